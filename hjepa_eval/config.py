@@ -1,0 +1,205 @@
+"""Settings: pydantic schemas filled from flags, environment and YAML, with one readable error for everything wrong.
+
+A schema's fields are the only place where an option is described and has its default; the command line and the
+YAML files are read against it. Precedence: flags, then environment, then YAML, then the schema.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hjepa_eval.errors import ConfigError, did_you_mean
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Parent of all schemas: unknown keys are errors, and settings do not change once they are read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML loader for which a key said twice is an error and `1e-4` is a number."""
+
+
+def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    mapping: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in mapping:
+            line = key_node.start_mark.line + 1
+            raise ConfigError(f"line {line}: the key {key!r} is said twice; keep one of them")
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+# YAML 1.1 reads `1e-4` as a string, because it has no dot.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the content of a YAML `text`.
+
+    Raises:
+        ConfigError: the text is not YAML, or says a key twice; the message names `source` and the line.
+    """
+    try:
+        # _StrictLoader is a SafeLoader: it builds plain values only.
+        return yaml.load(text, _StrictLoader)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{source}: {where}not valid YAML: {getattr(error, 'problem', error)}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in the YAML file at `path`.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or is not a mapping at its top.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from None
+    content = parse_yaml(text, str(path))
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys and values at the top, found {type(content).__name__}")
+    return content
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the nested mapping that `a.b=value` strings (the `--set` option) spell; values are read as YAML.
+
+    Raises:
+        ConfigError: a string has no `=`.
+    """
+    tree: dict[str, Any] = {}
+    for assignment in assignments:
+        dotted, equals, text = assignment.partition("=")
+        if not equals or not dotted:
+            raise ConfigError(f"--set {assignment!r}: expected KEY=VALUE, for example --set train.minutes=5")
+        *parents, leaf = dotted.strip().split(".")
+        node = tree
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"--set {assignment!r}: {parent!r} was set to a value already")
+            node = child
+        node[leaf] = parse_yaml(text, f"--set {assignment}")
+    return tree
+
+
+def merge(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one nested mapping; where two trees say the same key, the later one wins."""
+    merged: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            old = merged.get(key)
+            merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _known_keys(schema: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Return the keys that `schema` knows beside the unknown one at `location`."""
+    current: Any = schema
+    for part in location[:-1]:
+        field = current.model_fields.get(part) if isinstance(part, str) and hasattr(current, "model_fields") else None
+        current = getattr(field, "annotation", None)
+        if not (isinstance(current, type) and issubclass(current, BaseModel)):
+            return []
+    return list(current.model_fields)
+
+
+def describe_problems(schema: type[BaseModel], error: ValidationError, source: str) -> str:
+    """Return one line that lists every problem of a failed validation: key, value found, what was expected."""
+    problems = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(schema, problem["loc"])
+            problems.append(f"unknown key {key!r}{did_you_mean(str(problem['loc'][-1]), known)}")
+        elif problem["type"] == "missing":
+            problems.append(f"{key} is missing")
+        elif problem["type"] in ("value_error", "assertion_error"):
+            problems.append(f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"]))
+        else:
+            problems.append(f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}")
+    return f"{source}: " + "; ".join(problems)
+
+
+def build(schema: type[SettingsT], values: Mapping[str, Any], source: str) -> SettingsT:
+    """Return the settings that `values` spell.
+
+    Raises:
+        ConfigError: one or more values do not fit; the message names `source` and lists them all.
+    """
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(describe_problems(schema, error, source)) from None
+
+
+def environment_values(schema: type[Settings], environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the values that environment variables give to fields which name one (`json_schema_extra={"env": ...}`)."""
+    variables = os.environ if environment is None else environment
+    found = {}
+    for name, field in schema.model_fields.items():
+        extra = field.json_schema_extra
+        variable = extra.get("env") if isinstance(extra, dict) else None
+        if isinstance(variable, str) and variables.get(variable):
+            found[name] = variables[variable]
+    return found
+
+
+def load(
+    schema: type[SettingsT],
+    *,
+    config: Path | None = None,
+    assignments: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> SettingsT:
+    """Return `schema` filled from a YAML file, the environment, `--set` assignments and flags, the later ones winning.
+
+    Raises:
+        ConfigError: anything does not fit; nothing has been done yet.
+    """
+    from_yaml = read_yaml(config) if config is not None else {}
+    given = merge(from_yaml, environment_values(schema), parse_assignments(assignments), flags or {})
+    return build(schema, given, str(config) if config is not None else "options")
+
+
+def find_preset(name: str, folder: str) -> Path:
+    """Return the YAML file that `name` means: an existing file, or a preset of `configs/<folder>` by its stem.
+
+    Raises:
+        ConfigError: there is no such file; the message lists the presets.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    here = Path(__file__).resolve().parent
+    # A wheel carries the presets inside the package; a checkout has them beside it.
+    roots = [here / "configs", here.parent / "configs"]
+    presets = {path.stem: path for root in roots for path in sorted((root / folder).glob("*.yaml"))}
+    stem = Path(name).stem if Path(name).parent == Path("configs", folder) else name
+    if stem in presets:
+        return presets[stem]
+    hint = did_you_mean(stem, presets)
+    raise ConfigError(f"no configuration {name!r}{hint}; give a YAML file or one of: {', '.join(presets)}")

@@ -1,0 +1,127 @@
+"""What an encoder is: images in, one tensor of tokens per level out, finest level first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hjepa_eval.errors import EncoderError
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of an encoder.
+
+    Attributes:
+        index: 0 is the finest.
+        name: what the level reads, for people, such as `block 4, 1x1 cells`.
+        dim: width `D` of each token.
+        grid: cells as (rows, columns).
+        prefix: tokens before the grid's cells, such as a class token; the first of them is the class token.
+    """
+
+    index: int
+    name: str
+    dim: int
+    grid: tuple[int, int]
+    prefix: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens `T` that the encoder returns for this level: prefix, then cells row by row."""
+        return self.prefix + self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How an image becomes the encoder's input: resize the short side to `resize`, crop `size` x `size`, normalise.
+
+    Attributes:
+        size: side of the square input in pixels.
+        resize: short side in pixels before the centre crop.
+        interpolation: `bilinear` or `bicubic`, antialiased.
+        mean: per channel, for pixel values in [0, 1].
+        std: per channel, for pixel values in [0, 1].
+    """
+
+    size: int
+    resize: int
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return uint8 images `[B, 3, H, W]` as float32, scaled to [0, 1], minus the mean, over the deviation."""
+        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
+        return (images.float() / 255 - mean) / std
+
+
+class Encoder(nn.Module):
+    """Parent of all encoders; a user's own `file.py:build` returns one.
+
+    A child sets the attributes and defines `forward`.
+
+    Attributes:
+        name: how reports call it.
+        levels: finest first.
+        transform: how images become its input.
+        settings: everything besides weights and transform that changes a feature, as JSON values.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    transform: Transform
+    settings: dict[str, Any]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return one `[B, T_l, D_l]` per level for normalised float images `[B, 3, H, W]`."""
+        raise EncoderError(f"the encoder {type(self).__name__} does not define forward(images)")
+
+    def weights_hash(self) -> str:
+        """Return the sha256 of all parameters and buffers: names, dtypes, shapes and bytes."""
+        return hash_tensors(self.state_dict())
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this encoder from all others: class, levels, settings, transform and weights."""
+        return {
+            "class": type(self).__name__,
+            "levels": [asdict(level) for level in self.levels],
+            "settings": self.settings,
+            "transform": asdict(self.transform),
+            "weights": self.weights_hash(),
+        }
+
+
+def hash_tensors(tensors: dict[str, Tensor]) -> str:
+    """Return the sha256 of named tensors, independent of their order in the mapping."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_outputs(encoder: Encoder, outputs: Sequence[Tensor], batch: int) -> None:
+    """Check that an encoder returned what its levels declare.
+
+    Raises:
+        EncoderError: the number of levels or a shape differs; the message names the level and both shapes.
+    """
+    if len(outputs) != len(encoder.levels):
+        raise EncoderError(
+            f"{encoder.name} declares {len(encoder.levels)} levels and returned {len(outputs)} tensors; make them agree"
+        )
+    for level, output in zip(encoder.levels, outputs, strict=True):
+        expected = (batch, level.tokens, level.dim)
+        if tuple(output.shape) != expected:
+            raise EncoderError(
+                f"{encoder.name} level {level.index} declares {list(expected)} and returned {list(output.shape)}; "
+                "make its grid, prefix and dim agree with what forward returns"
+            )

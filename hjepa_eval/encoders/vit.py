@@ -1,0 +1,162 @@
+"""timm vision transformers by name, with any patch and image size, and the geometry of their levels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import build_sincos2d_pos_embed
+from timm.models import VisionTransformer
+from torch import Tensor
+
+from hjepa_eval.encoders.protocol import Level
+from hjepa_eval.errors import EncoderError, unknown
+
+Taps = Literal["depth", "final"] | Sequence[int]
+
+_NAME = re.compile(r"^(?P<size>vit_[a-z0-9]+)_patch(?P<patch>\d+)_(?P<image>\d+)$")
+
+
+def vit_arguments(name: str) -> tuple[str, dict[str, int]]:
+    """Return the timm model and the arguments that a ViT name means.
+
+    `vit_tiny_patch4_32` is timm's ViT of that size with patches of 4 and images of 32 pixels, whether or not timm
+    lists that name itself.
+
+    Raises:
+        UnknownNameError: neither timm nor the grammar `vit_SIZE_patchP_IMAGE` knows the name.
+    """
+    known = timm.list_models("vit_*")
+    if name in known:
+        return name, {}
+    parsed = _NAME.match(name)
+    if parsed is None:
+        raise unknown("ViT", name, known)
+    relatives = [model for model in known if model.startswith(f"{parsed['size']}_patch")]
+    standard = [model for model in relatives if re.fullmatch(rf"{parsed['size']}_patch\d+_\d+", model)]
+    if not standard:
+        sizes = sorted({match["size"] for model in known if (match := _NAME.match(model))})
+        raise unknown("ViT size", parsed["size"], sizes)
+    patch, image = int(parsed["patch"]), int(parsed["image"])
+    if image % patch:
+        raise EncoderError(f"{name}: the patch size {patch} does not divide the image size {image}")
+    preferred = f"{parsed['size']}_patch16_224"
+    base = preferred if preferred in standard else standard[0]
+    return base, {"patch_size": patch, "img_size": image}
+
+
+def create_vit(
+    name: str, *, seed: int = 0, positions: Literal["learned", "sincos"] = "learned", **overrides: Any
+) -> VisionTransformer:
+    """Return an untrained timm ViT without a classifier; the same seed gives the same weights.
+
+    Args:
+        name: a timm name, or `vit_SIZE_patchP_IMAGE`.
+        seed: of the initial weights; the global generator is left as it was.
+        positions: `learned` is timm's own initialisation; `sincos` is fixed 2-D sine-cosine, as in I-JEPA and MAE.
+        **overrides: passed on to timm, such as `img_size`, `depth`, `drop_path_rate` or `class_token`.
+
+    Raises:
+        UnknownNameError: there is no such ViT.
+        EncoderError: timm builds something else than a `VisionTransformer` for it.
+    """
+    base, arguments = vit_arguments(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = timm.create_model(base, pretrained=False, num_classes=0, **{**arguments, **overrides})
+    if not isinstance(model, VisionTransformer):
+        raise EncoderError(
+            f"{name} is not a plain ViT but {type(model).__name__}; choose one such as vit_small_patch16_224"
+        )
+    if positions == "sincos":
+        fix_sincos_positions(model)
+    return model
+
+
+def fix_sincos_positions(model: VisionTransformer) -> None:
+    """Replace a ViT's position embedding by fixed 2-D sine-cosine positions; prefix tokens get zeros.
+
+    Source: MAE, `util/pos_embed.py`; I-JEPA, section A.1.
+    """
+    rows, columns = model.patch_embed.grid_size
+    table = build_sincos2d_pos_embed([rows, columns], dim=model.embed_dim)
+    with torch.no_grad():
+        model.pos_embed.zero_()
+        model.pos_embed[0, model.pos_embed.shape[1] - rows * columns :] = table
+    model.pos_embed.requires_grad_(False)
+
+
+def spread_taps(depth: int, num_levels: int) -> tuple[int, ...]:
+    """Return the block after which each level reads, counted from 1, spread evenly: 12 blocks, 3 levels: 4, 8, 12.
+
+    Raises:
+        EncoderError: there are more levels than blocks.
+    """
+    if not 1 <= num_levels <= depth:
+        raise EncoderError(f"{num_levels} levels do not fit an encoder of {depth} blocks; ask for 1 to {depth}")
+    return tuple(round(depth * (level + 1) / num_levels) for level in range(num_levels))
+
+
+def resolve_taps(taps: Taps, depth: int, num_levels: int) -> tuple[int, ...]:
+    """Return one block number (from 1) per level for `depth`, `final` or an explicit list.
+
+    Raises:
+        EncoderError: the list has another length than the levels, falls, or goes beyond the depth.
+    """
+    if taps == "depth":
+        return spread_taps(depth, num_levels)
+    if taps == "final":
+        return (depth,) * num_levels
+    blocks = tuple(int(tap) for tap in taps)
+    if len(blocks) != num_levels:
+        raise EncoderError(
+            f"taps {list(blocks)} are {len(blocks)}, the levels are {num_levels}; give one block per level"
+        )
+    if any(not 1 <= block <= depth for block in blocks) or list(blocks) != sorted(blocks):
+        raise EncoderError(f"taps {list(blocks)} must rise and lie between 1 and the encoder's {depth} blocks")
+    return blocks
+
+
+def cells(grid: tuple[int, int], level: int) -> tuple[int, int]:
+    """Return rows and columns of a level's cells, 2^level x 2^level tokens each, ceil mode: 14 -> 7 -> 4 -> 2."""
+    size = 2**level
+    return -(-grid[0] // size), -(-grid[1] // size)
+
+
+def check_levels(grid: tuple[int, int], num_levels: int) -> None:
+    """Check that every level is coarser than the one before.
+
+    Raises:
+        EncoderError: the grid has been one cell already; the message says how many levels fit.
+    """
+    most = 1
+    while cells(grid, most) != cells(grid, most - 1):
+        most += 1
+    if num_levels > most:
+        raise EncoderError(f"{num_levels} levels do not fit a grid of {grid[0]}x{grid[1]} tokens; at most {most} do")
+
+
+def pool_cells(tokens: Tensor, grid: tuple[int, int], level: int) -> Tensor:
+    """Return the means `[B, cells, D]` of 2^level x 2^level neighbours of the tokens `[B, rows * columns, D]`.
+
+    Cells at the lower and right border hold fewer tokens when the grid does not divide; padding is not counted.
+    """
+    if level == 0:
+        return tokens
+    batch, _, dim = tokens.shape
+    image = tokens.transpose(1, 2).reshape(batch, dim, *grid)
+    pooled = F.avg_pool2d(image, 2**level, ceil_mode=True, count_include_pad=False)
+    return pooled.flatten(2).transpose(1, 2)
+
+
+def vit_levels(dim: int, grid: tuple[int, int], taps: Sequence[int], prefix: int) -> tuple[Level, ...]:
+    """Return the levels of a ViT: level l reads block `taps[l]` and pools 2^l x 2^l cells."""
+    check_levels(grid, len(taps))
+    return tuple(
+        Level(index, f"block {tap}, {2**index}x{2**index} cells", dim, cells(grid, index), prefix)
+        for index, tap in enumerate(taps)
+    )

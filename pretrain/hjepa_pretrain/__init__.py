@@ -1,0 +1,1 @@
+"""H-JEPA pretraining: from images to an encoder whose levels `hjepa_eval` can read."""
