@@ -1,0 +1,80 @@
+"""Datasets by name. To add one: a file beside this one, and a line in `DATASETS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hjepa_eval.datasets.cifar import load_cifar
+from hjepa_eval.datasets.digits import Digits
+from hjepa_eval.datasets.folder import ImageFolder
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.errors import unknown
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a split comes from: the part of the name after `:`, the data folder, and what may be done to get it."""
+
+    argument: str
+    split: str
+    root: Path
+    download: bool
+    memo: Path | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of `hjepa datasets`."""
+
+    load: Callable[[Source], ImageDataset]
+    usage: str
+    description: str
+
+
+def _digits(source: Source) -> ImageDataset:
+    return Digits(source.split)
+
+
+def _cifar10(source: Source) -> ImageDataset:
+    return load_cifar("cifar10", source.root, source.split, download=source.download, memo=source.memo)
+
+
+def _cifar100(source: Source) -> ImageDataset:
+    return load_cifar("cifar100", source.root, source.split, download=source.download, memo=source.memo)
+
+
+def _folder(source: Source) -> ImageDataset:
+    folder = Path(source.argument) if source.argument else source.root
+    return ImageFolder(f"folder:{folder.resolve().name}", folder, source.split, memo=source.memo)
+
+
+DATASETS: dict[str, Entry] = {
+    "digits": Entry(_digits, "digits", "1,797 scanned digits, 8x8 grey, 10 classes; ships with scikit-learn"),
+    "cifar10": Entry(_cifar10, "cifar10", "60,000 photographs, 32x32, 10 classes; official files or class folders"),
+    "cifar100": Entry(_cifar100, "cifar100", "60,000 photographs, 32x32, 100 classes; official files or class folders"),
+    "folder": Entry(_folder, "folder:PATH", "your own: PATH/train/<class>/<image> and PATH/test/ or PATH/val/"),
+}
+
+
+def load_dataset(
+    spec: str, split: str, *, root: Path | None = None, download: bool = False, memo: Path | None = None
+) -> ImageDataset:
+    """Return one split of the dataset that `spec` names.
+
+    Args:
+        spec: a name from `DATASETS`, with its argument after a colon, such as `folder:photos`.
+        split: `train` or `test`.
+        root: folder that holds the files; `data` when not given.
+        download: fetch official files that are missing.
+        memo: folder for remembered fingerprints.
+
+    Raises:
+        UnknownNameError: there is no such dataset.
+        DataError: its files are missing, incomplete, or have an empty class.
+    """
+    name, _, argument = spec.partition(":")
+    if name not in DATASETS:
+        raise unknown("dataset", name, [entry.usage for entry in DATASETS.values()])
+    return DATASETS[name].load(Source(argument, split, root or Path("data"), download, memo))

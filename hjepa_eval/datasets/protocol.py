@@ -21,7 +21,7 @@ class ImageDataset(ABC):
         class_names: name of each label.
         labels: int64 `[N]`, each an index into `class_names`.
         fingerprint: sha256 over the order, the labels and the content of all images.
-        skipped: images left out because they cannot be read (`on_bad_image="skip"`).
+        notes: what a reader of the results must know, such as a copy that is not complete.
     """
 
     name: str
@@ -29,7 +29,7 @@ class ImageDataset(ABC):
     class_names: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     fingerprint: str
-    skipped: int = 0
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -43,10 +43,15 @@ class ImageDataset(ABC):
         """
 
 
-def interleave(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the order that takes the first sample of each class, then the second of each, and so on."""
-    rank = np.empty(len(labels), dtype=np.int64)
+def class_ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return for each sample how many samples of its class come before it."""
+    ranks = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        rank[members] = np.arange(len(members))
-    return np.lexsort((labels, rank))
+        ranks[members] = np.arange(len(members))
+    return ranks
+
+
+def interleave(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the order that takes the first sample of each class, then the second of each, and so on."""
+    return np.lexsort((labels, class_ranks(labels)))

@@ -1,0 +1,134 @@
+"""From image files to uint8 batches: decode, resize, crop, in threads that run ahead of the consumer."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders.protocol import Transform
+from hjepa_eval.errors import DataError, first_few
+
+Batch = tuple[Tensor, list[int], list[str]]
+
+
+def decode(content: bytes, name: str) -> Tensor:
+    """Return the image in JPEG, PNG, GIF or WebP bytes as uint8 RGB `[3, H, W]`.
+
+    Raises:
+        DataError: the bytes are no image, or a truncated one; the message gives `name`.
+    """
+    if not content:
+        raise DataError(f"{name} is empty (0 bytes)")
+    try:
+        # frombuffer needs a writable buffer; the copy is small next to the decoding.
+        image = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{name} is not a readable image: {reason}") from None
+    return image[0] if image.ndim == 4 else image
+
+
+def fit(image: Tensor, transform: Transform) -> Tensor:
+    """Return a uint8 image `[3, H, W]` resized and centre-cropped to `[3, size, size]` as the transform says."""
+    height, width = image.shape[-2:]
+    if (height, width) == (transform.size, transform.size) and transform.resize == transform.size:
+        return image
+    scale = transform.resize / min(height, width)
+    target = [max(transform.size, round(height * scale)), max(transform.size, round(width * scale))]
+    mode = InterpolationMode.BICUBIC if transform.interpolation == "bicubic" else InterpolationMode.BILINEAR
+    resized = TF.resize(image, target, interpolation=mode, antialias=True)
+    return TF.center_crop(resized, [transform.size, transform.size])
+
+
+def image_batches(
+    dataset: ImageDataset,
+    transform: Transform,
+    *,
+    indices: Sequence[int],
+    batch_size: int,
+    workers: int,
+    skip_bad: bool = False,
+) -> Iterator[Batch]:
+    """Yield (uint8 images `[B, 3, size, size]`, their indices, what was skipped and why), decoding ahead in threads.
+
+    Args:
+        dataset: where the images come from.
+        transform: how they are resized and cropped.
+        indices: positions in the dataset, in the order wanted.
+        batch_size: images a batch before any are skipped.
+        workers: decoding threads; torchvision releases the interpreter lock while it decodes.
+        skip_bad: leave out what cannot be decoded instead of raising.
+
+    Raises:
+        DataError: an image cannot be decoded and `skip_bad` is false.
+    """
+
+    def load(part: Sequence[int]) -> Batch:
+        images, kept, skipped = [], [], []
+        for index in part:
+            try:
+                images.append(fit(dataset.image(index), transform))
+            except DataError as error:
+                if not skip_bad:
+                    raise
+                skipped.append(str(error))
+            else:
+                kept.append(index)
+        stacked = torch.stack(images) if images else torch.empty(0, 3, transform.size, transform.size).byte()
+        return stacked, kept, skipped
+
+    parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    yield from _ahead(load, parts, workers=max(1, workers))
+
+
+def _ahead(load: Callable[[Sequence[int]], Batch], parts: list[Sequence[int]], *, workers: int) -> Iterator[Batch]:
+    pending: deque[Future[Batch]] = deque()
+    remaining = iter(parts)
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        try:
+            for part in remaining:
+                pending.append(pool.submit(load, part))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def stack_images(dataset: ImageDataset, transform: Transform, *, workers: int = 4) -> Tensor:
+    """Return all images of a dataset as one uint8 tensor `[N, 3, size, size]`.
+
+    Raises:
+        DataError: an image cannot be decoded; the message names it.
+    """
+    images = torch.empty(len(dataset), 3, transform.size, transform.size, dtype=torch.uint8)
+    start = 0
+    for batch, kept, _ in image_batches(
+        dataset, transform, indices=range(len(dataset)), batch_size=256, workers=workers
+    ):
+        images[start : start + len(kept)] = batch
+        start += len(kept)
+    return images
+
+
+def check_classes(names: Sequence[str], labels: np.ndarray, where: str) -> None:
+    """Check that every class has an image.
+
+    Raises:
+        DataError: a class is empty; the message names the first few.
+    """
+    counts = np.bincount(labels, minlength=len(names))
+    empty = [name for name, count in zip(names, counts, strict=True) if count == 0]
+    if empty:
+        raise DataError(f"{where}: no images in class {first_few(empty)}; add images or remove the folder")
