@@ -59,7 +59,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Return the error for a `name` that is not among the `known` names of its `kind`."""
     names = list(known)
     hint = did_you_mean(name, names)
-    return UnknownNameError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
+    return UnknownNameError(f"unknown {kind} {name!r}{hint}; known: {first_few(names, 20)}")
 
 
 def first_few(items: Iterable[object], count: int = 5) -> str:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.protocol import Transform
+from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import DataError, first_few
 
 Batch = tuple[Tensor, list[int], list[str]]
@@ -34,7 +34,8 @@ def decode(content: bytes, name: str) -> Tensor:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"{name} is not a readable image: {reason}") from None
-    return image[0] if image.ndim == 4 else image
+    first: Tensor = image[0] if image.ndim == 4 else image
+    return first
 
 
 def fit(image: Tensor, transform: Transform) -> Tensor:
@@ -46,7 +47,8 @@ def fit(image: Tensor, transform: Transform) -> Tensor:
     target = [max(transform.size, round(height * scale)), max(transform.size, round(width * scale))]
     mode = InterpolationMode.BICUBIC if transform.interpolation == "bicubic" else InterpolationMode.BILINEAR
     resized = TF.resize(image, target, interpolation=mode, antialias=True)
-    return TF.center_crop(resized, [transform.size, transform.size])
+    cropped: Tensor = TF.center_crop(resized, [transform.size, transform.size])
+    return cropped
 
 
 def image_batches(

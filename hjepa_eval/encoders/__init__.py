@@ -1,0 +1,118 @@
+"""Encoders by name. To add a kind: a file beside this one, and a line in `ENCODERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hjepa_eval.encoders.pixels import load_pixels
+from hjepa_eval.encoders.protocol import Encoder, Level
+from hjepa_eval.encoders.run import is_run, load_run, load_untrained_run
+from hjepa_eval.encoders.timm_models import load_random, load_timm
+from hjepa_eval.encoders.user_file import load_user_file
+from hjepa_eval.errors import EncoderError, did_you_mean, unknown
+
+__all__ = ["ENCODERS", "Encoder", "EncoderKind", "Level", "load_encoder"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for: the part after the kind, the `?key=value` options, the seed, and what may be done."""
+
+    argument: str
+    options: Mapping[str, str]
+    seed: int
+    download: bool
+
+
+@dataclass(frozen=True)
+class EncoderKind:
+    """One line of `hjepa models`."""
+
+    load: Callable[[Request], Encoder]
+    usage: str
+    description: str
+    options: tuple[str, ...] = ()
+
+
+def _random(request: Request) -> Encoder:
+    if is_run(Path(request.argument)):
+        if request.options:
+            raise EncoderError(f"random:{request.argument} takes no options; the run's configuration says it all")
+        return load_untrained_run(Path(request.argument))
+    return load_random(request.argument, request.options, seed=request.seed)
+
+
+ENCODERS: dict[str, EncoderKind] = {
+    "run": EncoderKind(
+        lambda request: load_run(Path(request.argument), request.options),
+        "RUN",
+        "a pretraining run's folder, or one of its checkpoints; the EMA (target) encoder unless ?encoder=context",
+        ("encoder",),
+    ),
+    "timm": EncoderKind(
+        lambda request: load_timm(request.argument, request.options, download=request.download),
+        "timm:NAME",
+        "a pretrained timm model: ?checkpoint=FILE, a copy on this machine, or --download",
+        ("checkpoint", "levels", "taps"),
+    ),
+    "random": EncoderKind(
+        _random,
+        "random:NAME",
+        "untrained, from --seed: a timm name, vit_SIZE_patchP_IMAGE, or a run's folder",
+        ("levels", "taps"),
+    ),
+    "pixels": EncoderKind(
+        lambda request: load_pixels(request.argument), "pixels[:SIZE]", "raw pixels at SIZE x SIZE, 32 when not given"
+    ),
+    "file": EncoderKind(
+        lambda request: load_user_file(request.argument), "FILE.py:FUNCTION", "what your own function returns"
+    ),
+}
+
+
+def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
+    name, *queries = spec.split("?")
+    options = {}
+    for query in queries:
+        key, equals, value = query.partition("=")
+        if not equals:
+            raise EncoderError(f"--model {spec}: expected ?key=value after the name, found ?{query}")
+        options[key] = value
+    kind, colon, argument = name.partition(":")
+    if kind in ("timm", "random", "pixels"):
+        if kind != "pixels" and not argument:
+            raise EncoderError(f"--model {spec}: expected a name after the colon: {ENCODERS[kind].usage}")
+        return kind, argument, options
+    if colon and name.rpartition(":")[0].endswith(".py"):
+        return "file", name, options
+    if is_run(Path(name)):
+        return "run", name, options
+    if Path(name).is_dir():
+        raise EncoderError(f"{name} is a folder without config.json, so no pretraining run")
+    if name.startswith("vit_"):
+        raise EncoderError(f"unknown model {name!r} (did you mean 'random:{name}' or 'timm:{name}'?)")
+    kinds = ", ".join(entry.usage for entry in ENCODERS.values())
+    raise EncoderError(f"unknown model {spec!r}{did_you_mean(kind, list(ENCODERS))}; give one of: {kinds}")
+
+
+def load_encoder(spec: str, *, seed: int = 0, download: bool = False) -> Encoder:
+    """Return the encoder that `spec` names, ready for inference on the CPU.
+
+    Args:
+        spec: as `hjepa models` lists them: a run's folder, `timm:NAME`, `random:NAME`, `pixels`, `file.py:build`,
+            each with `?key=value` options where it has some.
+        seed: of untrained weights.
+        download: fetch pretrained weights that are not on this machine.
+
+    Raises:
+        EncoderError: there is no such encoder, or an option does not fit it.
+        UnknownNameError: a name or an option's key is unknown.
+        CheckpointError: weights are absent, damaged, or do not fit.
+    """
+    kind, argument, options = _parse(spec)
+    for key in options:
+        if key not in ENCODERS[kind].options:
+            raise unknown(f"option of {ENCODERS[kind].usage}", key, ENCODERS[kind].options)
+    return ENCODERS[kind].load(Request(argument, options, seed, download)).eval()

@@ -1,0 +1,75 @@
+"""Readouts: how the tokens of a level become one vector per image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hjepa_eval.encoders.protocol import Level
+from hjepa_eval.errors import EncoderError, unknown
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A function from tokens `[B, T, D]` to features `[B, F]`, and the width `F` for a level."""
+
+    read: Callable[[Tensor, Level], Tensor]
+    width: Callable[[Level], int]
+    description: str
+
+
+def _cells(tokens: Tensor, level: Level) -> Tensor:
+    return tokens[:, level.prefix :]
+
+
+def _mean(tokens: Tensor, level: Level) -> Tensor:
+    return _cells(tokens, level).mean(1)
+
+
+def _max(tokens: Tensor, level: Level) -> Tensor:
+    return _cells(tokens, level).amax(1)
+
+
+def _cls(tokens: Tensor, level: Level) -> Tensor:
+    if level.prefix == 0:
+        raise EncoderError(f"level {level.index} ({level.name}) has no class token; use --readout mean")
+    return tokens[:, 0]
+
+
+def _quadrants(level: Level) -> tuple[int, int]:
+    return min(2, level.grid[0]), min(2, level.grid[1])
+
+
+def _grid(tokens: Tensor, level: Level) -> Tensor:
+    cells = _cells(tokens, level).transpose(1, 2)
+    image = cells.reshape(*cells.shape[:2], *level.grid)
+    return F.adaptive_avg_pool2d(image, _quadrants(level)).flatten(1)
+
+
+def _tokens(tokens: Tensor, level: Level) -> Tensor:
+    return _cells(tokens, level).flatten(1)
+
+
+READOUTS: dict[str, Readout] = {
+    "mean": Readout(_mean, lambda level: level.dim, "mean of the level's cells"),
+    "max": Readout(_max, lambda level: level.dim, "maximum over the level's cells"),
+    "cls": Readout(_cls, lambda level: level.dim, "class token"),
+    "grid": Readout(
+        _grid, lambda level: level.dim * _quadrants(level)[0] * _quadrants(level)[1], "means of the 2x2 quadrants"
+    ),
+    "tokens": Readout(_tokens, lambda level: level.dim * level.grid[0] * level.grid[1], "all cells, one after another"),
+}
+
+
+def get_readout(name: str) -> Readout:
+    """Return the readout of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in READOUTS:
+        raise unknown("readout", name, READOUTS)
+    return READOUTS[name]

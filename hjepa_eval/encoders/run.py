@@ -1,0 +1,107 @@
+"""Encoders from pretraining runs: `config.json` says how to build one, `encoder.safetensors` fills it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.encoders.protocol import Encoder
+from hjepa_eval.encoders.timm_models import ViTEncoder
+from hjepa_eval.encoders.vit import create_vit
+from hjepa_eval.encoders.weights import load_strict, read_tensors
+from hjepa_eval.errors import CheckpointError, EncoderError, unknown
+
+FORMAT_VERSION = 1
+BRANCHES = ("target", "context")
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder looks like a pretraining run or a checkpoint."""
+    return (folder / "config.json").is_file()
+
+
+def newest_run(runs: Path) -> Path:
+    """Return the newest finished run in a folder of runs.
+
+    Raises:
+        EncoderError: there is none; the message says which command makes one.
+    """
+    finished = [path.parent for path in runs.glob("*/summary.json") if is_run(path.parent)]
+    if not finished:
+        raise EncoderError(
+            f"no --model given and no finished run under {runs}/; make one with "
+            "'hjepa pretrain --config configs/pretrain/digits.yaml' or 'hjepa demo', "
+            "or name an encoder such as --model random:vit_tiny_patch4_32"
+        )
+    return max(finished, key=lambda run: (run / "summary.json").stat().st_mtime_ns)
+
+
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a run's `config.json`.
+
+    Raises:
+        CheckpointError: it is absent, damaged, of another version, or lacks a part.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: expected format_version {FORMAT_VERSION}; was it made by another program?")
+    absent = [name for name in ("encoder", "transform", "dataset") if name not in config]
+    if absent:
+        raise CheckpointError(f"{path} lacks {', '.join(absent)}; take the file of the run again")
+    return config
+
+
+def weights_folder(run: Path) -> Path:
+    """Return the folder with the run's weights: the run itself when finished, else its newest checkpoint.
+
+    Raises:
+        CheckpointError: there are no weights yet.
+    """
+    if (run / "encoder.safetensors").is_file():
+        return run
+    checkpoints = sorted(run.glob("checkpoints/step-*/encoder.safetensors"))
+    if not checkpoints:
+        raise CheckpointError(f"{run} has no encoder.safetensors and no checkpoint; let the run go on with --resume")
+    return checkpoints[-1].parent
+
+
+def _build(run: Path, name: str) -> ViTEncoder:
+    config = read_run_config(run)
+    try:
+        encoder, transform = config["encoder"], config["transform"]
+        model = create_vit(encoder["vit"], **encoder["arguments"])
+        preparation = Transform(**{**transform, "mean": tuple(transform["mean"]), "std": tuple(transform["std"])})
+        return ViTEncoder(model, name, taps=tuple(encoder["taps"]), transform=preparation)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{run / 'config.json'} does not describe an encoder: {error}") from None
+
+
+def load_run(run: Path, options: Mapping[str, str]) -> Encoder:
+    """Return the encoder of a run or checkpoint folder; `?encoder=context` takes the trained branch, not the EMA.
+
+    Raises:
+        CheckpointError: the folder lacks a file, or its tensors do not fit; the first five are listed.
+        UnknownNameError: `?encoder=` is neither `target` nor `context`.
+    """
+    branch = options.get("encoder", "target")
+    if branch not in BRANCHES:
+        raise unknown("encoder branch", branch, BRANCHES)
+    folder = weights_folder(run)
+    built = _build(folder, str(run) if branch == "target" else f"{run}?encoder={branch}")
+    file = folder / "encoder.safetensors"
+    prefix = f"{branch}."
+    tensors = {name.removeprefix(prefix): t for name, t in read_tensors(file).items() if name.startswith(prefix)}
+    load_strict(built.model, tensors, source=f"{file} ({branch} encoder)")
+    return built
+
+
+def load_untrained_run(run: Path) -> Encoder:
+    """Return a run's encoder as it was before the first step: `random:RUN`."""
+    return _build(weights_folder(run), f"random:{run}")

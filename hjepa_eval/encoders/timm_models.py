@@ -1,0 +1,202 @@
+"""Any timm model as an encoder: ViTs read at depth taps, convolutional and Swin models at their stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.encoders.protocol import Encoder, Level
+from hjepa_eval.encoders.vit import Taps, create_vit, pool_cells, resolve_taps, vit_levels
+from hjepa_eval.encoders.weights import load_strict, read_tensors
+from hjepa_eval.errors import EncoderError, unknown
+
+DEFAULT_LEVELS = 3
+MAX_STAGES = 4
+
+
+class ViTEncoder(Encoder):
+    """A timm ViT whose level l reads block `taps[l]` through the final norm and pools 2^l x 2^l cells.
+
+    Source: the norm at every tap follows DINOv2's `get_intermediate_layers`.
+    """
+
+    model: Any
+
+    def __init__(self, model: Any, name: str, *, taps: tuple[int, ...], transform: Transform) -> None:
+        """Wrap `model`; `taps` are block numbers from 1, one per level."""
+        super().__init__()
+        self.model = model.eval()
+        self.name = name
+        self.taps = taps
+        self.grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
+        self.levels = vit_levels(model.embed_dim, self.grid, taps, model.num_prefix_tokens)
+        self.transform = transform
+        self.settings = {"taps": list(taps), "norm": "final norm at every tap"}
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return one `[B, prefix + cells, D]` per level for images `[B, 3, H, W]`."""
+        blocks = sorted({tap - 1 for tap in self.taps})
+        outputs = self.model.forward_intermediates(
+            images,
+            indices=blocks,
+            norm=True,
+            output_fmt="NLC",
+            return_prefix_tokens=True,
+            intermediates_only=True,
+            stop_early=True,
+        )
+        at_block = dict(zip(blocks, outputs, strict=True))
+        tokens = []
+        for level, tap in zip(self.levels, self.taps, strict=True):
+            output = at_block[tap - 1]
+            patches, prefix = output if isinstance(output, tuple) else (output, output[:, :0])
+            tokens.append(torch.cat([prefix, pool_cells(patches, self.grid, level.index)], dim=1))
+        return tokens
+
+
+class StageEncoder(Encoder):
+    """A timm model with stages (ResNet, ConvNeXt, Swin, ...): each of the last four stages is a level."""
+
+    model: Any
+
+    def __init__(self, model: Any, name: str, *, transform: Transform) -> None:
+        """Wrap `model`; the stages' sizes are read off one blank image."""
+        super().__init__()
+        self.model = model.eval()
+        self.name = name
+        self.transform = transform
+        stages = list(model.feature_info)
+        self.indices = list(range(len(stages)))[-MAX_STAGES:]
+        with torch.no_grad():
+            maps = self._maps(torch.zeros(1, 3, transform.size, transform.size))
+        self.levels = tuple(
+            Level(index, str(stages[stage]["module"]), image.shape[1], (image.shape[2], image.shape[3]))
+            for index, (stage, image) in enumerate(zip(self.indices, maps, strict=True))
+        )
+        self.settings = {"stages": self.indices}
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.model.forward_intermediates(
+            images, indices=self.indices, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return one `[B, cells, D]` per stage for images `[B, 3, H, W]`."""
+        return [image.flatten(2).transpose(1, 2) for image in self._maps(images)]
+
+
+def wrap_timm(model: Any, name: str, *, levels: int | None, taps: Taps, size: int | None = None) -> Encoder:
+    """Return a timm model as an encoder, with the preprocessing of its own `pretrained_cfg`.
+
+    Args:
+        model: built without a classifier.
+        name: how reports call it.
+        levels: number of levels of a ViT; 3 when not given.
+        taps: of a ViT.
+        size: input size in pixels when it is not the `pretrained_cfg`'s.
+
+    Raises:
+        EncoderError: timm cannot return this model's intermediate features, or the levels do not fit it.
+    """
+    if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
+        raise EncoderError(f"{name}: timm offers no intermediate features for {type(model).__name__}; choose another")
+    config = timm.data.resolve_data_config(model=model)
+    pixels = size or config["input_size"][-1]
+    transform = Transform(
+        size=pixels,
+        resize=pixels if size else int(pixels / config["crop_pct"]),
+        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+    if len({stage["reduction"] for stage in model.feature_info}) > 1:
+        if levels is not None or taps != "depth":
+            raise EncoderError(f"{name} has stages; its levels are those, so leave out ?levels and ?taps")
+        return StageEncoder(model, name, transform=transform)
+    depth = len(model.feature_info)
+    count = levels or (DEFAULT_LEVELS if isinstance(taps, str) else len(taps))
+    return ViTEncoder(model, name, taps=resolve_taps(taps, depth, count), transform=transform)
+
+
+def build_untrained(name: str, *, seed: int) -> tuple[Any, int | None]:
+    """Return an untrained timm model without a classifier, and its image size when the name sets one.
+
+    Raises:
+        UnknownNameError: neither timm nor the ViT grammar knows the name.
+    """
+    known = timm.list_models()
+    if name.partition(".")[0] in known:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return timm.create_model(name, pretrained=False, num_classes=0), None
+    if not name.startswith("vit_"):
+        raise unknown("timm model", name, known) if len(name) > 3 else EncoderError(f"no timm model {name!r}")
+    model = create_vit(name, seed=seed)
+    return model, int(model.patch_embed.img_size[0])
+
+
+def _parse_options(options: Mapping[str, str]) -> dict[str, Any]:
+    taps: Taps = "depth"
+    spelled = options.get("taps", "depth")
+    if spelled in ("depth", "final"):
+        taps = "final" if spelled == "final" else "depth"
+    else:
+        try:
+            taps = tuple(int(block) for block in spelled.split(","))
+        except ValueError:
+            raise EncoderError(f"?taps={spelled}: expected depth, final, or blocks such as 4,8,12") from None
+    levels = options.get("levels")
+    if levels is not None and not levels.isdigit():
+        raise EncoderError(f"?levels={levels}: expected a number")
+    return {"taps": taps, "levels": int(levels) if levels else None}
+
+
+def load_random(name: str, options: Mapping[str, str], *, seed: int) -> Encoder:
+    """Return the untrained encoder `random:NAME`; the seed is part of its identity through its weights."""
+    model, size = build_untrained(name, seed=seed)
+    return wrap_timm(model, f"random:{name}", size=size, **_parse_options(options))
+
+
+def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encoder:
+    """Return `timm:NAME` with weights from `?checkpoint=FILE`, this machine's Hugging Face cache, or a download.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        CheckpointError: the checkpoint does not fit.
+        EncoderError: the weights are not on this machine and `download` is false.
+    """
+    model, size = build_untrained(name, seed=0)
+    checkpoint = options.get("checkpoint") or _cached_weights(model)
+    if checkpoint is not None:
+        classifier = model.pretrained_cfg.get("classifier") or ()
+        ignore = [classifier] if isinstance(classifier, str) else list(classifier)
+        load_strict(model, read_tensors(Path(checkpoint)), source=checkpoint, ignore=ignore)
+    elif download and size is None:
+        try:
+            model = timm.create_model(name, pretrained=True, num_classes=0)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise EncoderError(f"timm:{name}: the download failed: {str(error).splitlines()[0]}") from None
+    else:
+        raise EncoderError(
+            f"timm:{name}: its pretrained weights are not on this machine; fetch them with --download, "
+            f"name a file with timm:{name}?checkpoint=FILE, or take it untrained with random:{name}"
+        )
+    return wrap_timm(model, f"timm:{name}", size=size, **_parse_options(options))
+
+
+def _cached_weights(model: Any) -> str | None:
+    """Return the file in the Hugging Face cache that holds this model's pretrained weights, without any request."""
+    repository = model.pretrained_cfg.get("hf_hub_id")
+    if not repository:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, "model.safetensors")
+    return found if isinstance(found, str) else None

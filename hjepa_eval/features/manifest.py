@@ -1,0 +1,125 @@
+"""The manifest of a feature store: what it holds, which shards, and a checksum over itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hjepa_eval.errors import StoreError
+from hjepa_eval.features.fingerprint import canonical_json, hash_json, write_atomically
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a store: images `start` to `stop` of the dataset's order, less those that were skipped."""
+
+    file: str
+    start: int
+    stop: int
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoredLevel:
+    """One level as stored: its place in the encoder, and the width of its features after the readout."""
+
+    index: int
+    name: str
+    width: int
+    grid: tuple[int, int]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a reader needs to know about a store.
+
+    Attributes:
+        identity: what the features depend on; the key is its sha256.
+        encoder: name of the encoder, for people.
+        dataset: name of the dataset.
+        split: `train` or `test`.
+        readout: how tokens became a vector.
+        levels: finest first.
+        class_names: name of each label.
+        dataset_size: images in the whole split.
+        num_images: images asked for; a prefix of the split when smaller than `dataset_size`.
+        skipped: images that could not be read, and why.
+        notes: what a reader of the results must know about the dataset.
+        shards: in order; together they cover `num_images`.
+    """
+
+    identity: dict[str, Any]
+    encoder: str
+    dataset: str
+    split: str
+    readout: str
+    levels: tuple[StoredLevel, ...]
+    class_names: tuple[str, ...]
+    dataset_size: int
+    num_images: int
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    shards: tuple[Shard, ...] = field(default=())
+
+    @property
+    def key(self) -> str:
+        """The sha256 of the identity: equal keys mean equal features."""
+        return hash_json(self.identity)
+
+    @property
+    def rows(self) -> int:
+        """Number of samples stored."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest atomically; its presence says that the store is complete.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    content = {"format_version": FORMAT_VERSION, "key": manifest.key, **asdict(manifest)}
+    content["checksum"] = hash_json(content)
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+    write_atomically(folder / MANIFEST, text.encode(errors="surrogateescape"))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of the store in `folder`.
+
+    Raises:
+        StoreError: it is absent, not JSON, of another version, or was edited.
+    """
+    path = folder / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except FileNotFoundError:
+        raise StoreError(f"{folder} holds no complete store (no {MANIFEST}); run hjepa extract again") from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}; run hjepa extract again to repair it") from None
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        found = content.get("format_version") if isinstance(content, dict) else type(content).__name__
+        raise StoreError(f"{path}: format_version is {found!r}, this program reads {FORMAT_VERSION}; extract again")
+    checksum = content.pop("checksum", None)
+    if checksum != hash_json(json.loads(canonical_json(content))):
+        raise StoreError(f"{path} was edited or damaged: its checksum does not match; run hjepa extract again")
+    known = {item.name for item in fields(Manifest)}
+    values = {name: value for name, value in content.items() if name in known}
+    levels = tuple(StoredLevel(**{**level, "grid": tuple(level["grid"])}) for level in values.pop("levels"))
+    shards = tuple(Shard(**shard) for shard in values.pop("shards"))
+    for name in ("class_names", "skipped", "notes"):
+        values[name] = tuple(values[name])
+    return Manifest(levels=levels, shards=shards, **values)
