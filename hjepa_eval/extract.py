@@ -21,7 +21,7 @@ from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.encoders.readouts import get_readout
 from hjepa_eval.errors import DataError, StoreError, first_few
 from hjepa_eval.features.cache import store_folder
-from hjepa_eval.features.manifest import Manifest, StoredLevel, read_manifest
+from hjepa_eval.features.manifest import Manifest, StoredLevel
 from hjepa_eval.features.store import FeatureStore, Range, StoreWriter
 
 Progress = Callable[[int, int], None]
@@ -260,14 +260,3 @@ def encode(
         ]
         for readout in readouts
     }
-
-
-def cached(
-    encoder: Encoder, dataset: ImageDataset, readout: str, *, cache_dir: Path, settings: ExtractSettings
-) -> bool:
-    """Tell whether the store that an extraction would return is in the cache, by its manifest alone."""
-    manifest = describe(encoder, dataset, readout, settings)
-    try:
-        return read_manifest(store_folder(cache_dir, manifest)).num_images >= manifest.num_images
-    except StoreError:
-        return False

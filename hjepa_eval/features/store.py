@@ -17,7 +17,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from hjepa_eval.errors import StoreError, unknown
-from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.features.fingerprint import canonical_json, write_atomically
 from hjepa_eval.features.manifest import MANIFEST, Manifest, Shard, StoredLevel, read_manifest, write_manifest
 
 SHARD_SIZE = 4096
@@ -167,11 +167,11 @@ class StoreWriter:
         except SafetensorError:
             return None
         (length,) = struct.unpack("<Q", content[:8])
-        metadata = _metadata(content[8 : 8 + length])
+        about = json.loads(json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("hjepa", "{}"))
         payload = hashlib.sha256(content[8 + length :]).hexdigest()
-        if metadata.get("payload") != payload or metadata.get("key") != self.manifest.key:
+        if about.get("payload") != payload or about.get("key") != self.manifest.key:
             return None
-        skipped = tuple(metadata["skipped"].splitlines())
+        skipped = tuple(about["skipped"])
         rows = part.stop - part.start - len(skipped)
         digest = hashlib.sha256(content).hexdigest()
         return Shard(part.file, part.start, part.stop, rows, len(content), digest), skipped
@@ -185,12 +185,13 @@ class StoreWriter:
         arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         plain = save_tensors(arrays)
         (length,) = struct.unpack("<Q", plain[:8])
-        metadata = {
+        about = {
             "key": self.manifest.key,
             "payload": hashlib.sha256(plain[8 + length :]).hexdigest(),
-            "skipped": "\n".join(" ".join(reason.split()) for reason in skipped),
+            "skipped": [" ".join(reason.split()) for reason in skipped],
         }
-        content = save_tensors(arrays, metadata=metadata)
+        # One entry only: safetensors writes several in an order that differs from process to process.
+        content = save_tensors(arrays, metadata={"hjepa": canonical_json(about)})
         try:
             write_atomically(self.folder / part.file, content)
         except OSError as error:
@@ -220,9 +221,3 @@ class StoreWriter:
         except OSError as error:
             raise StoreError(f"cannot write {self.folder / MANIFEST}: {error.strerror}; the shards stay") from None
         return FeatureStore(self.folder, verify=False)
-
-
-def _metadata(header: bytes) -> dict[str, str]:
-
-    found = json.loads(header).get("__metadata__", {})
-    return {str(name): str(value) for name, value in found.items()}

@@ -1,0 +1,1 @@
+"""Reports: result records in, tables and pictures out."""

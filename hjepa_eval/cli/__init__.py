@@ -1,0 +1,55 @@
+"""The program `hjepa`. One file per command; nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from hjepa_eval import __version__
+from hjepa_eval.cli import cache, demo, doctor, extract, listings, pretrain, probe_commands, report
+from hjepa_eval.cli.console import say_error
+
+app = typer.Typer(
+    name="hjepa",
+    help="What does each level of a hierarchical vision encoder know?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# The parent of typer's own errors; releases differ in where they keep it.
+_UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hjepa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    pass
+
+
+for module in (demo, pretrain, extract, probe_commands, report, cache, listings, doctor):
+    module.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program and exit: 0 when all went well, 2 for what the user can mend, 130 after Ctrl-C."""
+    try:
+        code = app(args=None if arguments is None else list(arguments), prog_name="hjepa", standalone_mode=False)
+    except _UsageProblem as error:
+        text = error.format_message() if hasattr(error, "format_message") else str(error)
+        if text:
+            say_error(f"{text} (hjepa COMMAND --help shows what there is)")
+        sys.exit(getattr(error, "exit_code", 2))
+    sys.exit(code if isinstance(code, int) else 0)

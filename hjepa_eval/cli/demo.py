@@ -1,0 +1,75 @@
+"""`hjepa demo`: from real images to a level-by-level table, with nothing to download."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hjepa_eval.cli.console import Talk, guarded
+from hjepa_eval.errors import ConfigError
+
+FAST = ("train.minutes=0.1",)
+
+
+def _make_room(out: Path) -> None:
+    """Remove an earlier demo; refuse to touch anything else.
+
+    Raises:
+        ConfigError: the folder holds something that no demo made.
+    """
+    if out.exists() and any(out.iterdir()):
+        if not (out / "DEMO").is_file():
+            raise ConfigError(f"{out} is not empty and no earlier demo; name another folder with --out")
+        shutil.rmtree(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "DEMO").write_text("Made by hjepa demo, which replaces this folder when it runs again.\n")
+    except OSError as error:
+        raise ConfigError(f"cannot write {out}: {error.strerror}; name another folder with --out") from None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @app.command("demo")
+    @guarded
+    def demo(
+        seed: Annotated[int, typer.Option("--seed", help="of pretraining, held-out splits and episodes")] = 0,
+        out: Annotated[Path, typer.Option("--out", help="folder for the run and its report")] = Path("runs/demo"),
+        fast: Annotated[bool, typer.Option("--fast", help="a few seconds of pretraining, to see the road")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", help="no progress and no notes; the table only")] = False,
+    ) -> None:
+        """Pretrain on scanned digits, measure every level against untrained and raw pixels, report."""
+        from hjepa_eval.cli.pretrain import load_pretrain_settings, run_pretraining
+        from hjepa_eval.cli.probe_commands import evaluate
+        from hjepa_eval.cli.report import write_report
+        from hjepa_eval.cli.settings import EvalSettings
+        from hjepa_eval.report.formats import terminal
+        from hjepa_eval.results import write_record
+
+        started = time.monotonic()
+        talk = Talk(quiet=quiet)
+        settings = load_pretrain_settings("digits", [f"train.seed={seed}", *(FAST if fast else ())])
+        _make_room(out)
+        run_pretraining(settings, out, talk)
+        evaluation = EvalSettings(
+            model=str(out),
+            dataset="digits",
+            baselines=(f"random:{out}", "pixels:8"),
+            seed=seed,
+            episodes=200 if fast else 1000,
+            out=out / "results",
+            quiet=quiet,
+        )
+        records = evaluate(evaluation, talk)
+        for record in records:
+            write_record(record, evaluation.out)
+        paths = write_report(records, out)
+        print(terminal(records), end="")
+        talk.note(f"written: {', '.join(str(path) for path in paths)} and {evaluation.out}/")
+        talk.note(f"the run is {out}; the whole demo took {time.monotonic() - started:.0f} s")
+        talk.note("next: hjepa knn --dataset cifar10 --root FOLDER, or hjepa eval --model random:vit_tiny_patch4_32")

@@ -1,0 +1,62 @@
+"""`hjepa datasets` and `hjepa models`: what there is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from hjepa_eval.cli.console import guarded, print_json
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON on stdout instead of a table")]
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows) + 2
+    for name, description in rows:
+        print(f"{name:<{width}}{description}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+
+    @app.command("datasets")
+    @guarded
+    def datasets(as_json: AsJson = False) -> None:
+        """List the datasets."""
+        from hjepa_eval.datasets import DATASETS
+
+        rows = [(entry.usage, entry.description) for entry in DATASETS.values()]
+        if as_json:
+            print_json([{"dataset": usage, "description": description} for usage, description in rows])
+        else:
+            _print_rows(rows)
+
+    @app.command("models")
+    @guarded
+    def models(
+        model: Annotated[str | None, typer.Argument(help="an encoder to look at, such as random:resnet18")] = None,
+        seed: Annotated[int, typer.Option("--seed", help="of untrained weights")] = 0,
+        as_json: AsJson = False,
+    ) -> None:
+        """List the kinds of encoders, or one encoder's levels."""
+        from hjepa_eval.encoders import ENCODERS, load_encoder
+
+        if model is None:
+            rows = [(kind.usage, kind.description) for kind in ENCODERS.values()]
+            if as_json:
+                print_json([{"model": usage, "description": description} for usage, description in rows])
+            else:
+                _print_rows(rows)
+            return
+        encoder = load_encoder(model, seed=seed)
+        parameters = sum(parameter.numel() for parameter in encoder.parameters())
+        if as_json:
+            levels = [{**asdict(level), "tokens": level.tokens} for level in encoder.levels]
+            print_json({"model": encoder.name, "parameters": parameters, "levels": levels})
+            return
+        size = encoder.transform.size
+        print(f"{encoder.name}: {parameters / 1e6:.2f}M parameters, images {size}x{size}")
+        for level in encoder.levels:
+            print(f"  level {level.index}: {level.name}, {level.grid[0]}x{level.grid[1]} cells, width {level.dim}")

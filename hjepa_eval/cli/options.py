@@ -1,0 +1,96 @@
+"""A command is a function of a settings object: the schema's fields become its options."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic.fields import FieldInfo
+
+from hjepa_eval.cli.console import guarded
+from hjepa_eval.config import Settings, load
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+Arguments = dict[str, tuple[Any, Any]]
+
+
+def _plain(annotation: Any) -> set[Any]:
+    """Return the plain types in an annotation: `tuple[int, ...] | None` holds tuple and int."""
+    if typing.get_origin(annotation) is Annotated:
+        return _plain(typing.get_args(annotation)[0])
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType, tuple, list):
+        inside = set().union(*(_plain(argument) for argument in typing.get_args(annotation)))
+        return inside | {tuple} if origin in (tuple, list) else inside
+    return {annotation} if isinstance(annotation, type) else set()
+
+
+def _metavar(field: FieldInfo) -> str:
+    if typing.get_origin(field.annotation) is typing.Literal:
+        return "[" + "|".join(typing.get_args(field.annotation)) + "]"
+    kinds = _plain(field.annotation)
+    for kind, name in ((Path, "PATH"), (int, "N"), (float, "X")):
+        if kind in kinds:
+            return name
+    return "TEXT"
+
+
+def _shown_default(field: FieldInfo) -> str | bool:
+    if field.default is None or field.default == () or isinstance(field.default, bool):
+        return False
+    if isinstance(field.default, tuple):
+        return ",".join(str(item) for item in field.default)
+    return str(field.default)
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    flag = "--" + str(extra.get("flag", name)).replace("_", "-")
+    kinds = _plain(field.annotation)
+    kind: Any = bool if bool in kinds else (list[str] if tuple in kinds else str)
+    info = typer.Option(
+        flag,
+        help=field.description,
+        show_default=_shown_default(field),
+        metavar=None if kind is bool else _metavar(field),
+        rich_help_panel=str(extra.get("panel", "Options")),
+    )
+    # Every value travels as text: the schema converts it, and says what is wrong with it in its one message.
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
+    )
+
+
+def settings_command(
+    app: typer.Typer, name: str, schema: type[SettingsT]
+) -> Callable[[Callable[[SettingsT], None]], Callable[[SettingsT], None]]:
+    """Register a function of `schema` as the command `name`, with an option per field, `--config` and `--set`."""
+    config = typer.Option("--config", help="YAML file with any of these options", rich_help_panel="How to run")
+    assign = typer.Option("--set", metavar="KEY=VALUE", help="one setting, repeatable", rich_help_panel="How to run")
+    parameters = [_parameter(field_name, field) for field_name, field in schema.model_fields.items()]
+    parameters += [
+        inspect.Parameter(
+            "config_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, config]
+        ),
+        inspect.Parameter(
+            "assignments", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[list[str] | None, assign]
+        ),
+    ]
+
+    def register(function: Callable[[SettingsT], None]) -> Callable[[SettingsT], None]:
+        def run(config_file: Path | None = None, assignments: list[str] | None = None, **options: Any) -> None:
+            flags = {key: value for key, value in options.items() if value is not None and value != []}
+            function(load(schema, config=config_file, assignments=assignments or (), flags=flags))
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__doc__ = function.__doc__
+        app.command(name)(guarded(run))
+        return function
+
+    return register

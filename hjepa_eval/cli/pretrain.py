@@ -1,0 +1,127 @@
+"""`hjepa pretrain`: make an encoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hjepa_eval.cli.console import Talk, guarded, print_json
+from hjepa_eval.errors import CheckpointError, ConfigError
+
+
+def pretraining() -> Any:
+    """Return the package `hjepa_pretrain`; this is the only place where the toolkit knows it."""
+    import hjepa_pretrain.loop
+
+    return hjepa_pretrain
+
+
+def load_pretrain_settings(config: str, assignments: Sequence[str]) -> Any:
+    """Return the settings of a preset or YAML file with assignments on top.
+
+    Raises:
+        ConfigError: anything does not fit; no data has been read.
+    """
+    from hjepa_eval.config import find_preset, load
+
+    path = find_preset(config, "pretrain")
+    return load(pretraining().config.PretrainSettings, config=path, assignments=assignments)
+
+
+def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = False, download: bool = False) -> Any:
+    """Pretrain with progress and return the summary; Ctrl-C leaves a checkpoint and says how to go on.
+
+    Raises:
+        HjepaError: data, configuration or training; what was finished stays.
+    """
+    from hjepa_eval.datasets import load_dataset
+    from hjepa_eval.features.cache import default_cache_dir, memo_dir
+
+    root = Path(settings.data.root) if settings.data.root else None
+    memo = memo_dir(default_cache_dir())
+    dataset = load_dataset(settings.data.dataset, "train", root=root, download=download, memo=memo)
+    talk.note(f"pretraining on {dataset.name}, {len(dataset):,} images, into {run_dir}")
+    try:
+        with talk.progress("pretrain", "permille") as report:
+            return pretraining().loop.pretrain(
+                settings,
+                dataset,
+                run_dir=run_dir,
+                resume=resume,
+                progress=lambda state: report(round(1000 * state.fraction), 1000, describe_state(state)),
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the last checkpoint stays; go on with: hjepa pretrain --resume {run_dir}") from None
+
+
+def describe_state(state: Any) -> str:
+    """Return a progress remark: step, loss per level, images per second."""
+    losses = "/".join(f"{loss:.3f}" for loss in state.losses)
+    return f"step {state.step}, loss {losses}, {state.images_per_second:,.0f} images/s"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @app.command("pretrain")
+    @guarded
+    def pretrain(
+        config: Annotated[
+            str | None, typer.Option("--config", help="YAML file or preset, such as digits or cifar10_cpu")
+        ] = None,
+        assignments: Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="KEY=VALUE", help="a setting, repeatable: train.minutes=5"),
+        ] = None,
+        dataset: Annotated[str | None, typer.Option("--dataset", help="instead of the preset's data.dataset")] = None,
+        root: Annotated[
+            Path | None, typer.Option("--root", envvar="HJEPA_DATA", help="folder that holds the dataset; else ./data")
+        ] = None,
+        seed: Annotated[int | None, typer.Option("--seed", help="instead of the preset's train.seed")] = None,
+        out: Annotated[Path | None, typer.Option("--out", help="run folder; else runs/PRESET-DATE-TIME")] = None,
+        resume: Annotated[Path | None, typer.Option("--resume", help="go on with this run folder")] = None,
+        download: Annotated[bool, typer.Option("--download", help="fetch missing official dataset files")] = False,
+        show_settings: Annotated[bool, typer.Option("--show-settings", help="print every setting and stop")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", help="no progress and no notes")] = False,
+    ) -> None:
+        """Pretrain an H-JEPA; without --config the digits preset, which takes about a minute."""
+        talk = Talk(quiet=quiet)
+        given = list(assignments or [])
+        given += [f"data.dataset={dataset}"] if dataset is not None else []
+        given += [f"train.seed={seed}"] if seed is not None else []
+        given += [f"data.root={root}"] if root is not None else []
+        if resume is not None:
+            settings = _settings_of(resume, config, given)
+            run_dir = resume
+        else:
+            settings = load_pretrain_settings(config or "digits", given)
+            run_dir = out or Path("runs") / f"{Path(config or 'digits').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+            if not show_settings and (run_dir / "config.json").exists():
+                raise ConfigError(f"{run_dir} holds a run; go on with --resume {run_dir}, or name another --out")
+        if show_settings:
+            print_json(settings.model_dump(mode="json"))
+            return
+        summary = run_pretraining(settings, run_dir, talk, resume=resume is not None, download=download)
+        if as_json:
+            print_json(summary.to_json())
+        else:
+            print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s")
+            print(f"next: hjepa eval --model {run_dir}")
+
+
+def _settings_of(run_dir: Path, config: str | None, given: list[str]) -> Any:
+    """Return the settings with which a run goes on: its own, unless a configuration is named again."""
+    from hjepa_eval.config import build, merge, parse_assignments
+    from hjepa_eval.encoders.run import read_run_config
+
+    if not (run_dir / "config.json").is_file():
+        raise CheckpointError(f"{run_dir} holds no run to go on with; it has no config.json")
+    if config is not None:
+        return load_pretrain_settings(config, given)
+    own = read_run_config(run_dir).get("settings", {})
+    return build(pretraining().config.PretrainSettings, merge(own, parse_assignments(given)), str(run_dir))

@@ -1,0 +1,74 @@
+"""`hjepa report`: result records in, a table out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hjepa_eval.cli.console import guarded
+from hjepa_eval.errors import ResultError, unknown
+
+if TYPE_CHECKING:
+    from hjepa_eval.results import Record
+
+
+def write_report(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write `report.md` and `levels.png` into a folder and return their paths.
+
+    Raises:
+        ResultError: the folder cannot be written.
+    """
+    from hjepa_eval.report.formats import markdown
+    from hjepa_eval.report.plot import describe_plot, write_plot
+    from hjepa_eval.report.table import build_table
+
+    picture = write_plot(records, folder / "levels.png")
+    text = f"# What each level knows\n\n{markdown(records)}\n![{describe_plot(build_table(records))}](levels.png)\n"
+    text += f"\nMade by `{records[0].provenance.command}`, {_how(records[0])}.\n"
+    return [_write(folder / "report.md", text), picture]
+
+
+def _how(record: Record) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in record.provenance.versions.items())
+    return f"seed {record.provenance.seed}, {record.extraction.precision} on {record.provenance.device}; {versions}"
+
+
+def _write(path: Path, text: str) -> Path:
+    from hjepa_eval.features.fingerprint import write_atomically
+
+    try:
+        write_atomically(path, text.encode(errors="surrogateescape"))
+    except OSError as error:
+        raise ResultError(f"cannot write {path}: {error.strerror}; choose another with --out") from None
+    return path
+
+
+def _tables(records: Sequence[Record], text: Callable[[Sequence[Record]], str]) -> str:
+    names = dict.fromkeys(record.dataset.name for record in records)
+    return "\n".join(text([record for record in records if record.dataset.name == name]) for name in names)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @app.command("report")
+    @guarded
+    def report(
+        results: Annotated[list[Path] | None, typer.Argument(help="result files or folders", metavar="RESULTS")] = None,
+        format_name: Annotated[str, typer.Option("--format", help="table, md, csv or json")] = "table",
+        out: Annotated[Path | None, typer.Option("--out", help="file to write instead of printing")] = None,
+    ) -> None:
+        """Show result records level by level, a table per dataset; results/ when none is named."""
+        from hjepa_eval.report.formats import FORMATS
+        from hjepa_eval.results import find_records
+
+        if format_name not in FORMATS:
+            raise unknown("format", format_name, FORMATS)
+        text = _tables(find_records(results or [Path("results")]), FORMATS[format_name])
+        if out is None:
+            print(text, end="")
+        else:
+            _write(out, text)

@@ -1,0 +1,177 @@
+"""From settings to samples: find the encoder and the images, fill what the cache lacks, read the levels asked for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hjepa_eval.cli.console import Talk
+from hjepa_eval.cli.settings import ExtractionSettings
+from hjepa_eval.datasets import load_dataset
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders import Encoder, load_encoder
+from hjepa_eval.encoders.precision import resolve_device, resolve_precision
+from hjepa_eval.encoders.run import is_run, newest_run, read_run_config
+from hjepa_eval.errors import unknown
+from hjepa_eval.extract import Extraction, ExtractSettings, extract
+from hjepa_eval.features.cache import default_cache_dir, memo_dir
+from hjepa_eval.features.manifest import StoredLevel
+from hjepa_eval.probes.samples import Samples
+from hjepa_eval.results import DatasetInfo, Extracted, ModelInfo
+
+RUNS = Path("runs")
+DEFAULT_DATASET = "digits"
+SPLITS = ("train", "test")
+
+
+@dataclass
+class Features:
+    """Stores of both splits of one encoder, and what a record says about them.
+
+    Attributes:
+        encoder: the encoder's name and identity.
+        splits: one extraction per split.
+        levels: the levels asked for.
+        precision: `bf16` or `fp32`.
+        device: where the forward pass runs or would run.
+        seconds: wall time per phase.
+    """
+
+    encoder: ModelInfo
+    splits: dict[str, Extraction]
+    levels: tuple[StoredLevel, ...]
+    precision: str
+    device: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each label."""
+        return self.splits["train"].store.manifest.class_names
+
+    def samples(self, split: str, level: int) -> Samples:
+        """Return the features and labels of a level."""
+        extraction = self.splits[split]
+        limit = extraction.limit
+        return Samples(extraction.store.features(level, limit=limit), extraction.store.labels(limit=limit))
+
+    def dataset_info(self) -> DatasetInfo:
+        """Return what a record says about the images."""
+        train, test = (self.splits[split] for split in SPLITS)
+        manifests = (train.store.manifest, test.store.manifest)
+        return DatasetInfo(
+            name=manifests[0].dataset,
+            train_fingerprint=manifests[0].identity["dataset"]["fingerprint"],
+            test_fingerprint=manifests[1].identity["dataset"]["fingerprint"],
+            num_classes=len(self.class_names),
+            train_images=len(train.store.labels(limit=train.limit)),
+            test_images=len(test.store.labels(limit=test.limit)),
+            skipped_images=sum(len(manifest.skipped) for manifest in manifests),
+            notes=tuple(dict.fromkeys(note for manifest in manifests for note in manifest.notes)),
+        )
+
+    def extracted(self) -> Extracted:
+        """Return what a record says about the extraction."""
+        train, test = (self.splits[split] for split in SPLITS)
+        return Extracted(
+            readout=train.store.manifest.readout,
+            precision=self.precision,
+            train_store=train.store.manifest.key,
+            test_store=test.store.manifest.key,
+            forward_images=train.images + test.images,
+        )
+
+
+def resolve_model(model: str | None) -> str:
+    """Return the encoder asked for, or the newest finished run.
+
+    Raises:
+        EncoderError: none was asked for and there is no finished run.
+    """
+    return model if model is not None else str(newest_run(RUNS))
+
+
+def resolve_dataset(dataset: str | None, model: str) -> tuple[str, Path | None]:
+    """Return the dataset asked for, or the one a run was pretrained on with its folder, or digits."""
+    if dataset is not None:
+        return dataset, None
+    folder = Path(model.partition("?")[0].removeprefix("random:"))
+    if is_run(folder):
+        data = read_run_config(folder).get("settings", {}).get("data", {})
+        root = data.get("root")
+        return str(data.get("dataset", DEFAULT_DATASET)), Path(root) if root else None
+    return DEFAULT_DATASET, None
+
+
+def cache_folder(settings: ExtractionSettings) -> Path:
+    """Return the cache folder that the settings mean."""
+    return settings.cache_dir or default_cache_dir()
+
+
+def choose_levels(encoder: Encoder, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the wanted level numbers, all of them for none.
+
+    Raises:
+        UnknownNameError: the encoder lacks one; the message says which exist.
+    """
+    known = [level.index for level in encoder.levels]
+    for level in wanted:
+        if level not in known:
+            raise unknown(f"level of {encoder.name}", str(level), [str(index) for index in known])
+    return tuple(sorted(set(wanted))) or tuple(known)
+
+
+def collect_features(settings: ExtractionSettings, talk: Talk, *, splits: tuple[str, ...] = SPLITS) -> Features:
+    """Return the features that the settings ask for; what the cache lacks is extracted on the way.
+
+    Raises:
+        HjepaError: anything that the user can mend: names, data, weights, the cache.
+    """
+    spec = resolve_model(settings.model)
+    started = time.perf_counter()
+    device = resolve_device(settings.device)
+    precision = resolve_precision(settings.precision, device)
+    encoder = load_encoder(spec, seed=settings.seed, download=settings.download)
+    levels = choose_levels(encoder, settings.level)
+    seconds = {"load encoder": time.perf_counter() - started}
+    name, root = resolve_dataset(settings.dataset, spec)
+    cache = cache_folder(settings)
+    how = ExtractSettings(
+        device,
+        precision,
+        batch_size=settings.batch_size,
+        workers=settings.num_workers,
+        max_samples=settings.max_samples,
+        on_bad_image=settings.on_bad_image,
+    )
+    extractions = {}
+    for split in splits:
+        started = time.perf_counter()
+        dataset = load_dataset(
+            name, split, root=settings.root or root, download=settings.download, memo=memo_dir(cache)
+        )
+        extractions[split] = _extract_split(encoder, dataset, settings.readout, cache, how, talk)
+        seconds[f"extract {split}"] = time.perf_counter() - started
+    identity = encoder.identity()
+    manifest = extractions[splits[0]].store.manifest
+    chosen = tuple(level for level in manifest.levels if level.index in levels)
+    model = ModelInfo(name=encoder.name, weights=identity["weights"], identity=identity)
+    return Features(model, extractions, chosen, precision, str(device), seconds)
+
+
+def _extract_split(
+    encoder: Encoder, dataset: ImageDataset, readout: str, cache: Path, how: ExtractSettings, talk: Talk
+) -> Extraction:
+    with talk.progress(f"extract {encoder.name}, {dataset.name} {dataset.split}", "images") as report:
+        found = extract(
+            encoder,
+            dataset,
+            readouts=[readout],
+            cache_dir=cache,
+            settings=how,
+            progress=lambda done, total: report(done, total, ""),
+        )[readout]
+    if found.images == 0:
+        talk.note(f"{encoder.name}, {dataset.name} {dataset.split}: from the cache, no forward pass")
+    return found

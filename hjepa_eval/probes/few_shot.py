@@ -1,0 +1,209 @@
+"""Few-shot classification: all episodes in batched products, the same episodes for every level."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hjepa_eval.errors import ProbeError, unknown
+from hjepa_eval.metrics.intervals import Interval, mean_interval
+from hjepa_eval.probes.episodes import Episodes, draw_episodes
+from hjepa_eval.probes.samples import Samples, check_features, check_one, zero_rows_note
+
+Classifier = Literal["prototype", "simpleshot-un", "simpleshot-l2n", "simpleshot-cl2n", "ridge"]
+# Scores [E, W * Q, W] of the queries [E, W * Q, D] given the support [E, W, S, D].
+Solver = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+_CHUNK_ELEMENTS = 1 << 23
+
+
+@dataclass(frozen=True)
+class FewShotResult:
+    """Accuracy over few-shot episodes.
+
+    Attributes:
+        score: mean accuracy over episodes with 1.96 * std / sqrt(episodes); `num_samples` counts episodes.
+        episode_accuracies: float32 [E], in the order of the episodes, so that levels can be compared in pairs.
+        classifier: the name asked for.
+        ways: W.
+        shots: S.
+        queries: Q, per class.
+        seconds: wall-clock time.
+        notes: what a reader of the numbers must know; empty when all is well.
+    """
+
+    score: Interval
+    episode_accuracies: NDArray[np.float32]
+    classifier: str
+    ways: int
+    shots: int
+    queries: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def few_shot(
+    test: Samples,
+    *,
+    num_classes: int,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    episodes: int = 10_000,
+    seed: int = 0,
+    classifier: Classifier = "prototype",
+    base_mean: NDArray[np.float32] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> FewShotResult:
+    """Draw episodes from `test`, fit `classifier` on the support of each and report the mean accuracy on its queries.
+
+    Args:
+        test: the pool that episodes are drawn from, features [N, D].
+        num_classes: C; labels lie in [0, C).
+        ways: classes in an episode.
+        shots: labelled samples per class.
+        queries: samples to classify per class.
+        episodes: how many; 10,000 as in SimpleShot.
+        seed: the same seed draws the same episodes for every level.
+        classifier: nearest centroid by Euclidean distance on features as they are (`simpleshot-un`), L2-normalised
+            (`simpleshot-l2n`, also called `prototype`), or less the base mean and then L2-normalised
+            (`simpleshot-cl2n`); or `ridge` regression on L2-normalised features.
+        base_mean: float32 [D], the mean feature of the TRAIN split; `simpleshot-cl2n` needs it, the others ignore none.
+        class_names: names for messages.
+
+    Raises:
+        ProbeError: NaN, labels outside the range, too few classes or samples, or a base mean missing or of wrong width.
+        UnknownNameError: an unknown classifier.
+
+    Source: SimpleShot (arXiv:1911.04623) for the transforms, 10,000 episodes, 15 queries and the interval.
+    """
+    started = time.perf_counter()
+    test, notes = check_one(test, "few-shot", num_classes=num_classes)
+    drawn = draw_episodes(
+        test.labels,
+        num_classes=num_classes,
+        ways=ways,
+        shots=shots,
+        queries=queries,
+        episodes=episodes,
+        seed=seed,
+        class_names=class_names,
+    )
+    absent = num_classes - len(np.unique(test.labels))
+    if absent:
+        notes = (*notes, f"{absent} of {num_classes} classes have no sample and are never drawn")
+    result = classify_episodes(test.features, drawn, classifier=classifier, base_mean=base_mean)
+    return replace(result, seconds=time.perf_counter() - started, notes=(*notes, *result.notes))
+
+
+def classify_episodes(
+    features: NDArray[np.float32],
+    episodes: Episodes,
+    *,
+    classifier: Classifier = "prototype",
+    base_mean: NDArray[np.float32] | None = None,
+) -> FewShotResult:
+    """Return the result of `classifier` on given `episodes`; `few_shot` says what the arguments mean.
+
+    Raises:
+        ProbeError: NaN, or a base mean missing or of wrong width.
+        UnknownNameError: an unknown classifier.
+    """
+    started = time.perf_counter()
+    if classifier not in SOLVERS:
+        raise unknown("few-shot classifier", classifier, SOLVERS)
+    placed, notes = _placed(check_features(features, "few-shot"), classifier, base_mean)
+    solve = SOLVERS[classifier]
+    count, ways, shots = episodes.support.shape
+    truth = torch.arange(ways).repeat_interleave(episodes.queries.shape[2])
+    accuracies = []
+    per_episode = ways * (shots + episodes.queries.shape[2]) * placed.shape[1]
+    for piece in torch.arange(count).split(max(1, _CHUNK_ELEMENTS // per_episode)):
+        support = placed[torch.from_numpy(episodes.support)[piece]]
+        queries = placed[torch.from_numpy(episodes.queries)[piece].flatten(1)]
+        right = solve(support, queries).argmax(dim=2) == truth
+        accuracies.append(right.to(torch.float32).mean(dim=1))
+    each = torch.cat(accuracies).numpy()
+    return FewShotResult(
+        score=mean_interval(each),
+        episode_accuracies=each,
+        classifier=classifier,
+        ways=ways,
+        shots=shots,
+        queries=episodes.queries.shape[2],
+        seconds=time.perf_counter() - started,
+        notes=notes,
+    )
+
+
+def _placed(
+    features: NDArray[np.float32], classifier: Classifier, base_mean: NDArray[np.float32] | None
+) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Return the features [N, D] after the classifier's transform, once for all episodes."""
+    if (base_mean is None) == (classifier == "simpleshot-cl2n"):
+        raise ProbeError(
+            "simpleshot-cl2n needs base_mean, the mean feature of the train split"
+            if base_mean is None
+            else f"base_mean has no part in {classifier}; use simpleshot-cl2n, or leave it out"
+        )
+    rows = torch.from_numpy(features)
+    if classifier == "simpleshot-un":
+        return rows, ()
+    if base_mean is not None:
+        if base_mean.shape != (rows.shape[1],):
+            raise ProbeError(f"base_mean has shape {list(base_mean.shape)}; expected [{rows.shape[1]}], as the features")
+        rows = rows - torch.from_numpy(np.asarray(base_mean, dtype=np.float32))
+    return torch.nn.functional.normalize(rows, dim=1), zero_rows_note(rows.numpy(), "few-shot")
+
+
+def nearest_centroid(support: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+    """Return scores [E, Q, W]: minus half the squared Euclidean distance to the mean of each class, but for |q|^2 / 2.
+
+    |q - c|^2 = |q|^2 - 2 q.c + |c|^2, and |q|^2 is the same for every class of a query.
+
+    Source: Snell et al., arXiv:1703.05175; centroids of normalised features are not normalised again, as in SimpleShot.
+
+    Args:
+        support: float32 [E, W, S, D].
+        queries: float32 [E, Q, D].
+    """
+    centroids = support.mean(dim=2)
+    return torch.baddbmm(-0.5 * centroids.square().sum(dim=2)[:, None, :], queries, centroids.transpose(1, 2))
+
+
+def ridge(support: torch.Tensor, queries: torch.Tensor, *, penalty: float = 1.0) -> torch.Tensor:
+    """Return scores [E, Q, W] of ridge regression to targets of 1 (own class) and 0, with an intercept.
+
+    With X [M, D] the centred support (M = W * S) and Y [M, W] the centred targets, W = X^T (X X^T + penalty I)^-1 Y: a
+    system of M unknowns per episode, not of D.
+
+    Source: big_vision `evaluators/fewshot_lsr.py`, and scikit-learn's `Ridge(alpha=penalty)`, whose answer this is.
+
+    Args:
+        support: float32 [E, W, S, D].
+        queries: float32 [E, Q, D].
+        penalty: alpha, on features of unit norm.
+    """
+    count, ways, shots, width = support.shape
+    rows = support.reshape(count, ways * shots, width)
+    centre = rows.mean(dim=1, keepdim=True)
+    rows = rows - centre
+    targets = torch.eye(ways).repeat_interleave(shots, dim=0) - 1 / ways
+    gram = rows @ rows.transpose(1, 2) + penalty * torch.eye(ways * shots)
+    dual = torch.cholesky_solve(targets.expand(count, -1, -1), torch.linalg.cholesky(gram))
+    return (queries - centre) @ (rows.transpose(1, 2) @ dual)
+
+
+SOLVERS: dict[str, Solver] = {
+    "prototype": nearest_centroid,
+    "simpleshot-un": nearest_centroid,
+    "simpleshot-l2n": nearest_centroid,
+    "simpleshot-cl2n": nearest_centroid,
+    "ridge": ridge,
+}

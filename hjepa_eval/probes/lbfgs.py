@@ -1,0 +1,143 @@
+"""L-BFGS for many independent problems at once, each with its own diagonal preconditioner and step length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+# (points [A, P], numbers of the problems [A]) -> values float64 [A], gradients [A, P]
+Evaluate = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+_SUFFICIENT = 1e-4
+_MAX_HALVINGS = 30
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where each problem ended.
+
+    Attributes:
+        point: float64 [B, P].
+        value: float64 [B].
+        iterations: int64 [B].
+        converged: bool [B].
+    """
+
+    point: torch.Tensor
+    value: torch.Tensor
+    iterations: torch.Tensor
+    converged: torch.Tensor
+
+
+class _Memory:
+    """The last `size` steps and gradient changes of A problems; a skipped pair has rho = 0 and changes nothing."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def add(self, step: torch.Tensor, change: torch.Tensor) -> None:
+        """Keep `step` [A, P] and `change` [A, P] where their product is positive."""
+        product = (step * change).sum(dim=1)
+        good = product > 1e-12 * step.norm(dim=1) * change.norm(dim=1)
+        self.pairs = [*self.pairs[1 - self.size :], (step, change, torch.where(good, 1 / product, 0.0))]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Forget all problems but `rows`."""
+        self.pairs = [(step[rows], change[rows], rho[rows]) for step, change, rho in self.pairs]
+
+    def direction(self, gradient: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        """Return minus the inverse Hessian's estimate times `gradient` [A, P], starting from diag(`inverse`) [A, P].
+
+        Source: Nocedal and Wright, "Numerical Optimization", algorithm 7.4, with the diagonal in place of the identity.
+        """
+        result, weights = gradient.clone(), []
+        for step, change, rho in reversed(self.pairs):
+            weight = rho * (step * result).sum(dim=1)
+            weights.append(weight)
+            result -= weight[:, None] * change
+        result *= inverse
+        for (step, change, rho), weight in zip(self.pairs, reversed(weights), strict=True):
+            result += (weight - rho * (change * result).sum(dim=1))[:, None] * step
+        return result.neg_()
+
+
+def minimise(
+    evaluate: Evaluate,
+    start: torch.Tensor,
+    inverse: torch.Tensor,
+    *,
+    tol: float,
+    max_iter: int,
+    memory: int = 10,
+) -> Minimum:
+    """Minimise B smooth convex problems from `start` [B, P] by preconditioned L-BFGS with backtracking.
+
+    A problem is converged when the decrement g^T diag(inverse) g / 2, an estimate of how far its value is above the
+    minimum, is at most `tol` times the value. Converged problems leave the batch, so the others cost less.
+
+    Args:
+        evaluate: values and gradients of the problems still running.
+        start: float64 [B, P].
+        inverse: float64 [B, P], positive; the inverse of an approximate diagonal of the Hessian.
+        tol: relative accuracy of the value.
+        max_iter: iterations per problem.
+        memory: pairs kept for the Hessian's estimate.
+    """
+    count = len(start)
+    point, value = start.clone(), torch.empty(count, dtype=torch.float64)
+    iterations = torch.zeros(count, dtype=torch.int64)
+    converged = torch.zeros(count, dtype=torch.bool)
+    running = torch.arange(count)
+    kept = _Memory(memory)
+    f, g = evaluate(start, running)
+    x, scale = start, inverse
+    stuck = torch.zeros(count, dtype=torch.bool)
+    for iteration in range(max_iter + 1):
+        done = 0.5 * (g.square() * scale).sum(dim=1) <= tol * f.abs()
+        point[running], value[running], iterations[running] = x, f, iteration
+        converged[running] = done
+        rows = torch.nonzero(~(done | stuck))[:, 0]
+        if len(rows) == 0 or iteration == max_iter:
+            break
+        if len(rows) < len(running):
+            running, x, f, g, scale = running[rows], x[rows], f[rows], g[rows], scale[rows]
+            kept.keep(rows)
+        direction = kept.direction(g, scale)
+        slope = (g * direction).sum(dim=1)
+        new_x, new_f, new_g, stuck = _backtrack(evaluate, running, x, f, direction, slope)
+        kept.add(new_x - x, new_g - g)
+        x, f, g = new_x, new_f, new_g
+    return Minimum(point, value, iterations, converged)
+
+
+def _backtrack(
+    evaluate: Evaluate,
+    running: torch.Tensor,
+    x: torch.Tensor,
+    f: torch.Tensor,
+    direction: torch.Tensor,
+    slope: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return point, value and gradient after a step that lowers the value enough, and which problems found none."""
+    length = torch.ones(len(x), dtype=torch.float64)
+    new_x = x + direction
+    new_f, new_g = evaluate(new_x, running)
+    # Float32 sums of the loss are sure to about 1e-8 of it: below that, a rise is rounding.
+    slack = 1e-9 * f.abs()
+    for _ in range(_MAX_HALVINGS):
+        failed = torch.nonzero(~(new_f <= f + _SUFFICIENT * length * slope + slack))[:, 0]
+        if len(failed) == 0:
+            return new_x, new_f, new_g, torch.zeros(len(x), dtype=torch.bool)
+        # The parabola through both values and the slope, kept within a tenth and a half of the last length.
+        tried = length[failed]
+        curve = 2 * (new_f[failed] - f[failed] - slope[failed] * tried)
+        best = -slope[failed] * tried.square() / curve
+        best = torch.where(torch.isfinite(best), best, 0.0)
+        length[failed] = torch.minimum(torch.maximum(best, 0.1 * tried), 0.5 * tried)
+        new_x[failed] = x[failed] + length[failed, None] * direction[failed]
+        new_f[failed], new_g[failed] = evaluate(new_x[failed], running[failed])
+    stuck = ~(new_f <= f + _SUFFICIENT * length * slope + slack)
+    return torch.where(stuck[:, None], x, new_x), torch.where(stuck, f, new_f), new_g, stuck

@@ -1,0 +1,263 @@
+"""Exact nearest neighbours, with one tie rule for every backend: the nearer, then the lower index.
+
+A search in float32 finds a few candidates more than asked for. Its rounding (and so its order of near-ties) depends on
+the backend, the chunk and the position of a row, so candidates closer to each other than that rounding are compared again
+in float64. The answer is then a property of the data, not of the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+import numpy as np
+import torch  # before faiss: two CUDA runtimes can live in one process only in that order
+from numpy.typing import NDArray
+
+from hjepa_eval.errors import ProbeError, unknown
+
+Metric = Literal["cosine", "euclidean"]
+Backend = Literal["auto", "faiss", "torch"]
+
+# Above the rounding of float32 products of unit vectors (3e-7) and of distances of order 1 (1e-6), below any difference
+# that a vote could feel.
+_NEAR = {"cosine": 1e-6, "euclidean": 4e-6}
+# Similarities equal to this many binary places are a tie; float64 sums differ by less, whatever their order.
+_PLACES = 36
+_INDEX_BITS = 24
+_SPARE = 8
+_BLOCK_ROWS = 131_072
+_CHUNK_ELEMENTS = 1 << 25
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest bank rows of each query.
+
+    Attributes:
+        similarity: float32 [Q, k], falling along k. Cosine in [-1, 1], or minus the squared Euclidean distance.
+        index: int64 [Q, k], rows of the bank.
+        backend: `faiss` or `torch`, what did the search.
+    """
+
+    similarity: NDArray[np.float32]
+    index: NDArray[np.int64]
+    backend: str
+
+
+@dataclass(frozen=True)
+class _Space:
+    """Moves rows to where a dot product (cosine) or a distance of numbers of order 1 (Euclidean) compares them."""
+
+    metric: Metric
+    centre: torch.Tensor
+    scale: float
+
+    def place(self, rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Return `rows` [N, D] as unit vectors, or centred and scaled, computed in float64 where float32 would err."""
+        if self.metric == "euclidean":
+            return ((rows.to(torch.float64) - self.centre) / self.scale).to(dtype)
+        if dtype == torch.float32:
+            quick = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+            if bool(((quick > 1e-12) & (quick < 1e18)).all()):
+                return rows / quick
+        # Squares of 1e20 or 1e-25 leave the range of float32. Zero vectors stay zero.
+        exact = rows.to(torch.float64)
+        norm = exact.square().sum(dim=1, keepdim=True).sqrt()
+        return (exact / torch.where(norm > 0, norm, 1.0)).to(dtype)
+
+    def exact(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Return the float64 similarity [M] of `rows` [M, D] with `others` [M, D], on the grid that defines a tie."""
+        rows, others = self.place(rows, torch.float64), self.place(others, torch.float64)
+        if self.metric == "euclidean":
+            return _on_grid(rows.sub_(others).square_().sum(dim=1).neg_())
+        return _on_grid(rows.mul_(others).sum(dim=1))
+
+    def exact_matrix(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Return the float64 similarity [Q, N] of all pairs of `rows` [Q, D] and `others` [N, D]."""
+        rows, others = self.place(rows, torch.float64), self.place(others, torch.float64)
+        if self.metric == "cosine":
+            return _on_grid(rows @ others.T)
+        squares = rows.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1)
+        return _on_grid((2 * rows @ others.T - squares).clamp_max(0))
+
+
+def _on_grid(similarity: torch.Tensor) -> torch.Tensor:
+    return torch.round(similarity * 2.0**_PLACES) / 2.0**_PLACES
+
+
+def choose_backend(backend: Backend) -> str:
+    """Return `faiss` or `torch` for what was asked.
+
+    Raises:
+        UnknownNameError: there is no such backend.
+        ProbeError: FAISS was asked for by name and is not installed.
+    """
+    if backend not in get_args(Backend):
+        raise unknown("search backend", backend, get_args(Backend))
+    installed = find_spec("faiss") is not None
+    if backend == "faiss" and not installed:
+        raise ProbeError("FAISS is not installed; use the backend torch, or: pip install faiss-cpu")
+    return "faiss" if backend != "torch" and installed else "torch"
+
+
+def nearest(
+    bank: NDArray[np.float32],
+    queries: NDArray[np.float32] | None = None,
+    *,
+    k: int,
+    metric: Metric = "cosine",
+    backend: Backend = "auto",
+    block_rows: int = _BLOCK_ROWS,
+) -> Neighbours:
+    """Find the `k` nearest rows of `bank` [N, D] for every row of `queries` [Q, D].
+
+    Memory beyond the input: one block of the bank in float32 and the candidates, so the bank may be a memory map.
+
+    Args:
+        bank: float32 [N, D], finite; N < 2^24.
+        queries: float32 [Q, D], finite. None means leave-one-out: the queries are the bank, and no row finds itself.
+        k: how many; at most N (N - 1 for leave-one-out).
+        metric: `cosine` (rows are normalised here; a zero vector has cosine 0 with everything) or `euclidean`.
+        backend: `faiss` or `torch`; `auto` prefers FAISS where it is installed. The answer is the same.
+        block_rows: how many bank rows are searched at a time; the answer does not depend on it.
+
+    Raises:
+        ProbeError: k or the sizes do not fit together, or FAISS was asked for and is absent.
+        UnknownNameError: an unknown metric or backend.
+    """
+    if metric not in get_args(Metric):
+        raise unknown("metric", metric, get_args(Metric))
+    largest = len(bank) - (queries is None)
+    if not 1 <= k <= largest:
+        raise ProbeError(f"k = {k} neighbours do not exist in a bank of {len(bank)} rows; use 1 to {largest}")
+    if len(bank) >= 1 << _INDEX_BITS:
+        raise ProbeError(f"a bank of {len(bank)} rows is too large for one search; split it below {1 << _INDEX_BITS}")
+    used = choose_backend(backend)
+    rows = torch.from_numpy(bank)
+    asked = rows if queries is None else torch.from_numpy(queries)
+    space = _space(rows, asked, metric)
+    count = k + (queries is None)
+    similarity, index = _candidates(rows, asked, space, min(count + _SPARE, len(bank)), used, block_rows)
+    similarity, index = _settle(rows, asked, space, similarity, index, count)
+    if queries is None:
+        similarity, index = _without_self(similarity, index)
+    return Neighbours((similarity * space.scale**2).to(torch.float32).numpy(), index.numpy(), used)
+
+
+def _space(bank: torch.Tensor, queries: torch.Tensor, metric: Metric) -> _Space:
+    """Return the space of `metric`; for distances, centring on the bank's mean keeps their float32 rounding small."""
+    if metric == "cosine":
+        return _Space(metric, torch.zeros(1), 1.0)
+    centre = bank.mean(dim=0, dtype=torch.float64)
+    norms = [torch.linalg.vector_norm(rows - centre, dim=1).max() for rows in (bank, queries)]
+    return _Space(metric, centre, float(max(norms)) or 1.0)
+
+
+def _candidates(
+    bank: torch.Tensor, queries: torch.Tensor, space: _Space, count: int, backend: str, block_rows: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 similarity and index [Q, count], by a float32 search over blocks of the bank, merged."""
+    placed = space.place(queries)
+    search = _search_faiss if backend == "faiss" else _search_torch
+    best: tuple[torch.Tensor, torch.Tensor] | None = None
+    for start in range(0, len(bank), block_rows):
+        block = space.place(bank[start : start + block_rows])
+        similarity, index = search(block, placed, min(count, len(block)), space.metric)
+        index += start
+        if best is not None:
+            joined = torch.cat([best[0], similarity], dim=1)
+            similarity, order = joined.topk(min(count, joined.shape[1]), dim=1)
+            index = torch.cat([best[1], index], dim=1).gather(1, order)
+        best = similarity, index
+    assert best is not None  # a bank has at least one row
+    return best
+
+
+def _search_faiss(
+    block: torch.Tensor, queries: torch.Tensor, count: int, metric: Metric
+) -> tuple[torch.Tensor, torch.Tensor]:
+    import faiss
+
+    kind = faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2
+    score, index = faiss.knn(queries.numpy(), block.numpy(), count, metric=kind)
+    similarity = torch.from_numpy(score)
+    return (similarity if metric == "cosine" else similarity.neg_()), torch.from_numpy(index)
+
+
+def _search_torch(
+    block: torch.Tensor, queries: torch.Tensor, count: int, metric: Metric
+) -> tuple[torch.Tensor, torch.Tensor]:
+    squares = block.square().sum(dim=1)
+    parts = []
+    for chunk in _chunks(queries, len(block)):
+        product = chunk @ block.T
+        if metric == "euclidean":
+            product = product.mul_(2).sub_(squares).sub_(chunk.square().sum(dim=1, keepdim=True))
+        parts.append(product.topk(count, dim=1))
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _chunks(rows: torch.Tensor, width: int) -> Iterator[torch.Tensor]:
+    """Yield pieces of `rows` such that a piece times `width` numbers fit in the memory of a chunk."""
+    yield from rows.split(max(1, _CHUNK_ELEMENTS // width))
+
+
+def _settle(
+    bank: torch.Tensor,
+    queries: torch.Tensor,
+    space: _Space,
+    similarity: torch.Tensor,
+    index: torch.Tensor,
+    count: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first `count` of the candidates [Q, count + spare], near-ties ordered by float64, then by index."""
+    near = _NEAR[space.metric]
+    close = similarity[:, :-1] - similarity[:, 1:] <= near
+    similarity = similarity.to(torch.float64)
+    either = torch.zeros(similarity.shape, dtype=torch.bool)
+    either[:, :-1] = close
+    either[:, 1:] |= close
+    places = torch.nonzero(either)
+    for row, column in (piece.unbind(1) for piece in places.split(max(1, _CHUNK_ELEMENTS // (16 * bank.shape[1])))):
+        similarity[row, column] = space.exact(queries[row], bank[index[row, column]])
+    similarity, index = _in_order(similarity, index)
+    if index.shape[1] < len(bank):
+        # So many near-ties at the end that some were not even candidates: duplicates, or collapsed features.
+        crowded = torch.nonzero(similarity[:, count - 1] - similarity[:, -1] <= near)[:, 0]
+        # Splitting nothing gives one empty piece, and that would still convert the whole bank.
+        for piece in _chunks(crowded, 8 * len(bank)) if len(crowded) else ():
+            similarity[piece, :count], index[piece, :count] = _search_exact(bank, queries[piece], space, count)
+    return similarity[:, :count], index[:, :count]
+
+
+def _in_order(similarity: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return [Q, K] with every row ordered by falling similarity, then by rising index; few rows are not already."""
+    step = similarity[:, 1:] - similarity[:, :-1]
+    wrong = ((step > 0) | ((step == 0) & (index[:, 1:] < index[:, :-1]))).any(dim=1)
+    by_index = index[wrong].sort(dim=1)
+    ordered = similarity[wrong].gather(1, by_index.indices).sort(dim=1, descending=True, stable=True)
+    similarity[wrong], index[wrong] = ordered.values, by_index.values.gather(1, ordered.indices)
+    return similarity, index
+
+
+def _search_exact(
+    bank: torch.Tensor, queries: torch.Tensor, space: _Space, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float64 similarity and index [Q, count] by keys that join similarity and index, so that none are equal."""
+    similarity = space.exact_matrix(queries, bank)
+    last = (1 << _INDEX_BITS) - 1
+    key = (similarity * 2.0**_PLACES).to(torch.int64) * (last + 1) + (last - torch.arange(len(bank)))
+    index = last - (key.topk(count, dim=1).values & last)
+    return similarity.gather(1, index), index
+
+
+def _without_self(similarity: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return [Q, k] from [Q, k + 1]: each row without its own number or, if duplicates crowd it out, without its last."""
+    own = index == torch.arange(len(index))[:, None]
+    own[:, -1] |= ~own.any(dim=1)
+    keep = ~own
+    shape = (len(index), index.shape[1] - 1)
+    return similarity[keep].reshape(shape), index[keep].reshape(shape)

@@ -1,0 +1,149 @@
+"""The table as text: Markdown, CSV and JSON, and on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hjepa_eval.report.table import Table, build_table, interval, percent
+from hjepa_eval.results import Record
+
+FOOTNOTE = "Accuracy in percent, with its 95 % interval; * marks a model's highest level in that column."
+
+
+def caption(table: Table) -> str:
+    """Return what the table is about."""
+    return f"{table.dataset}: {table.train_images:,} train and {table.test_images:,} test images"
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """Return the records as a Markdown table with caption and notes."""
+    table = build_table(records)
+    header = ["model", "level", "reads", "width", *table.columns]
+    lines = [f"**{_escape(caption(table))}**", "", _line(header), _line(["---"] * 4 + ["---:"] * len(table.columns))]
+    for row in table.rows:
+        cells = [
+            f"{percent(cell.score)} [{interval(cell.score)}]{' *' if cell.best else ''}".replace(" *", r" \*")
+            if cell
+            else ""
+            for cell in row.cells
+        ]
+        lines.append(_line([_escape(row.model), str(row.level), _escape(row.level_name), str(row.width), *cells]))
+    lines += ["", FOOTNOTE.replace("*", r"\*"), *(f"- {_escape(note)}" for note in table.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _escape(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return escaped.replace("*", "\\*").replace("_", "\\_").replace("`", "\\`")
+
+
+def tidy(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return one flat row per number, all parameters included."""
+    return [
+        {
+            "model": record.model.name,
+            "weights": record.model.weights,
+            "dataset": record.dataset.name,
+            "readout": record.extraction.readout,
+            "probe": record.probe,
+            "protocol": record.protocol,
+            "level": level.level,
+            "level_name": level.name,
+            "width": level.width,
+            "metric": score.metric,
+            "parameters": ";".join(f"{name}={value}" for name, value in score.parameters.items()),
+            "value": score.value,
+            "low": score.low,
+            "high": score.high,
+            "interval": score.interval,
+            "num_samples": score.num_samples,
+            "seed": record.provenance.seed,
+        }
+        for record in records
+        for level in record.levels
+        for score in level.scores
+    ]
+
+
+def as_csv(records: Sequence[Record]) -> str:
+    """Return tidy CSV: one row per number."""
+    rows = tidy(records)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["model"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_json(records: Sequence[Record]) -> str:
+    """Return the table and the tidy numbers as JSON."""
+    return json.dumps({"table": asdict_table(build_table(records)), "scores": tidy(records)}, indent=2) + "\n"
+
+
+def asdict_table(table: Table) -> dict[str, Any]:
+    """Return a table as JSON values."""
+    rows = []
+    for row in table.rows:
+        cells = [
+            None if cell is None else {**cell.score.model_dump(mode="json"), "best": cell.best} for cell in row.cells
+        ]
+        rows.append({**asdict(row), "cells": dict(zip(table.columns, cells, strict=True))})
+    return {**asdict(table), "rows": rows}
+
+
+def terminal(records: Sequence[Record]) -> str:
+    """Return the table drawn for a terminal, with colours when stdout is one."""
+    import sys
+
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    table = build_table(records)
+    drawn = RichTable(title=escape(caption(table)), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    drawn.add_column("level")
+    for column in table.columns:
+        drawn.add_column(column, justify="right")
+    previous = None
+    for row in table.rows:
+        if row.model != previous:
+            if previous is not None:
+                drawn.add_section()
+            drawn.add_row(f"[bold]{escape(row.model)}[/bold]", *[""] * len(table.columns))
+            previous = row.model
+        cells = []
+        for cell in row.cells:
+            star = "*" if cell and cell.best else " "
+            style = "bold" if cell and cell.best else "none"
+            shown = f"[{style}]{percent(cell.score)}[/]{star}\n[dim]{interval(cell.score)}[/dim] " if cell else ""
+            cells.append(shown)
+        drawn.add_row(f"{row.level}  {escape(row.level_name)}\n[dim]   width {row.width}[/dim]", *cells)
+    drawn.caption = "\n".join([FOOTNOTE, *(escape(f"note: {note}") for note in table.notes)])
+    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=_width())
+    with console.capture() as capture:
+        console.print(drawn)
+    return capture.get()
+
+
+def _width() -> int:
+    import shutil
+
+    return max(80, shutil.get_terminal_size((100, 24)).columns)
+
+
+FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {
+    "table": terminal,
+    "md": markdown,
+    "csv": as_csv,
+    "json": as_json,
+}

@@ -1,0 +1,234 @@
+"""Result records: one JSON per model, dataset and probe, with everything needed to trust and repeat the numbers."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from hjepa_eval import __version__
+from hjepa_eval.config import Settings, describe_problems
+from hjepa_eval.errors import ResultError
+from hjepa_eval.features.fingerprint import write_atomically
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "safetensors")
+
+
+class Score(Settings):
+    """One number with its interval.
+
+    `parameters` are the probe's, such as `{"k": 20}`; `headline` marks the one that tables show.
+    """
+
+    metric: str
+    parameters: dict[str, int | float | str] = Field(default_factory=dict)
+    value: float
+    low: float
+    high: float
+    num_samples: int
+    interval: str
+    headline: bool = False
+
+
+class LevelResult(Settings):
+    """What a probe found at one level."""
+
+    level: int
+    name: str
+    width: int
+    tokens: int
+    scores: tuple[Score, ...]
+    chosen: dict[str, Any] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class ModelInfo(Settings):
+    """Which encoder: as the user named it, and by its weights."""
+
+    name: str
+    weights: str
+    identity: dict[str, Any]
+
+
+class DatasetInfo(Settings):
+    """Which images: by name and by content, and how many were used."""
+
+    name: str
+    train_fingerprint: str
+    test_fingerprint: str
+    num_classes: int
+    train_images: int
+    test_images: int
+    skipped_images: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class Extracted(Settings):
+    """Where the features came from; `forward_images` is 0 when the cache had them all."""
+
+    readout: str
+    precision: str
+    train_store: str
+    test_store: str
+    forward_images: int
+
+    @property
+    def from_cache(self) -> bool:
+        """True when no image went through the encoder."""
+        return self.forward_images == 0
+
+
+class Provenance(Settings):
+    """Who made the record, with what, when and how fast."""
+
+    created: str
+    command: str
+    seed: int
+    device: str
+    settings: dict[str, Any]
+    seconds: dict[str, float]
+    versions: dict[str, str]
+    git: str | None = None
+    platform: str = ""
+
+
+class Record(Settings):
+    """One probe on one model and one dataset, level by level."""
+
+    schema_version: int = SCHEMA_VERSION
+    probe: str
+    protocol: str
+    protocol_version: int = 1
+    model: ModelInfo
+    dataset: DatasetInfo
+    extraction: Extracted
+    levels: tuple[LevelResult, ...]
+    provenance: Provenance
+
+    @property
+    def file_name(self) -> str:
+        """Name of the record's file: model, weights, dataset and probe."""
+        parts = (self.model.name, self.model.weights[:8], self.dataset.name, self.extraction.readout, self.probe)
+        return "__".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-") for part in parts) + ".json"
+
+
+def make_provenance(*, seed: int, device: str, settings: Mapping[str, Any], seconds: Mapping[str, float]) -> Provenance:
+    """Return the provenance of a record that is made now, by this process."""
+    return Provenance(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=" ".join(["hjepa", *sys.argv[1:]]),
+        seed=seed,
+        device=device,
+        settings=dict(settings),
+        seconds={phase: round(value, 3) for phase, value in seconds.items()},
+        versions=package_versions(),
+        git=git_state(),
+        platform=platform.platform(),
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of this program, Python and the packages that numbers depend on."""
+    found = {"hjepa": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> str | None:
+    """Return the commit of the checkout that this program runs from, `-dirty` when files changed; None outside one."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write a record into a folder and return its path.
+
+    Raises:
+        ResultError: the folder cannot be written; no part of a file is left.
+    """
+    path = folder / record.file_name
+    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    try:
+        write_atomically(path, text.encode(errors="surrogateescape"))
+    except OSError as error:
+        raise ResultError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from None
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Return the record in a file.
+
+    Raises:
+        ResultError: the file cannot be read, is no record, or is newer than this program.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError) as error:
+        raise ResultError(f"cannot read the result {path}: {error}") from None
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(found, int):
+        raise ResultError(f"{path} is not a result record of hjepa (no schema_version)")
+    if found > SCHEMA_VERSION:
+        raise ResultError(f"{path} has schema version {found}, this program reads up to {SCHEMA_VERSION}; update hjepa")
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        raise ResultError(describe_problems(Record, error, str(path))) from None
+
+
+def find_records(paths: Sequence[Path]) -> list[Record]:
+    """Return the records in files and folders, in the order given, those of a folder by name.
+
+    Raises:
+        ResultError: a path does not exist, a file is no record, or there are none at all.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise ResultError(f"no result file or folder {path}; hjepa eval writes one")
+        files += sorted(path.glob("*.json")) if path.is_dir() else [path]
+    if not files:
+        raise ResultError(f"no result records in {', '.join(map(str, paths))}; hjepa eval writes some")
+    return [read_record(file) for file in files]
+
+
+def check_same_data(records: Iterable[Record]) -> None:
+    """Check that records belong in one table.
+
+    Raises:
+        ResultError: they are of different datasets, or of different versions of a protocol; the message says which.
+    """
+    data: dict[tuple[str, str, int], str] = {}
+    protocols: dict[str, str] = {}
+    for record in records:
+        info = record.dataset
+        data[(info.train_fingerprint, info.test_fingerprint, info.train_images * 10**9 + info.test_images)] = (
+            f"{info.name} ({info.train_images:,} train, {info.test_images:,} test images, "
+            f"content {info.test_fingerprint[:8]})"
+        )
+        name = f"{record.protocol} version {record.protocol_version}"
+        if protocols.setdefault(record.probe, name) != name:
+            raise ResultError(f"one table cannot mix protocols of {record.probe}: {protocols[record.probe]} and {name}")
+    if len(data) > 1:
+        raise ResultError(f"one table cannot mix datasets: {'; '.join(data.values())}; report them one by one")

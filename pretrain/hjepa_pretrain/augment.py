@@ -1,0 +1,90 @@
+"""Augmentation of whole batches of uint8 images as tensor operations, with their own generator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to an image.
+
+    Attributes:
+        crop_scale: smallest and largest share of the area that a crop keeps.
+        crop_ratio: smallest and largest width / height of a crop, drawn log-uniformly.
+        flip: whether half of the images are mirrored.
+        jitter: strength of brightness, contrast, saturation (as torchvision) and hue (turns of the colour wheel).
+        jitter_probability: share of images whose colours change.
+        gray_probability: share of images that lose their colour.
+    """
+
+    crop_scale: tuple[float, float] = (0.3, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    jitter_probability: float = 0.8
+    gray_probability: float = 0.2
+
+
+def crop_and_flip(images: Tensor, augmentation: Augmentation, *, generator: torch.Generator) -> Tensor:
+    """Return random crops of float images `[B, 3, S, S]`, resized to the same size, half of them mirrored.
+
+    Bilinear without antialiasing: a crop of an S x S image is never larger than S x S.
+    """
+    batch, device = len(images), images.device
+    draws = torch.rand(5, batch, generator=generator, device=device)
+    low, high = augmentation.crop_scale
+    area = low + draws[0] * (high - low)
+    ratio_low, ratio_high = (math.log(ratio) for ratio in augmentation.crop_ratio)
+    ratio = (ratio_low + draws[1] * (ratio_high - ratio_low)).exp()
+    width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
+    mirror = torch.where(draws[4] < 0.5, -1.0, 1.0) if augmentation.flip else torch.ones_like(width)
+    transform = images.new_zeros(batch, 2, 3)
+    transform[:, 0, 0], transform[:, 1, 1] = width * mirror, height
+    transform[:, 0, 2] = (2 * draws[2] - 1) * (1 - width)
+    transform[:, 1, 2] = (2 * draws[3] - 1) * (1 - height)
+    grid = F.affine_grid(transform, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def jitter_colours(images: Tensor, augmentation: Augmentation, *, generator: torch.Generator) -> Tensor:
+    """Return float images `[B, 3, H, W]` in [0, 1] with random brightness, contrast, saturation, hue and gray.
+
+    Hue turns the colours in the YIQ plane, which needs one 3x3 product where HSV needs branches.
+    """
+    batch, device = len(images), images.device
+    draws = torch.rand(6, batch, 1, 1, 1, generator=generator, device=device)
+    brightness, contrast, saturation, hue = augmentation.jitter
+    luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
+
+    def factor(index: int, strength: float) -> Tensor:
+        return 1 + (2 * draws[index] - 1) * strength
+
+    jittered = (images * factor(0, brightness)).clamp(0, 1)
+    mean = (jittered * luma).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
+    jittered = (mean + (jittered - mean) * factor(1, contrast)).clamp(0, 1)
+    gray = (jittered * luma).sum(dim=1, keepdim=True)
+    jittered = (gray + (jittered - gray) * factor(2, saturation)).clamp(0, 1)
+    if hue:
+        turn = _hue_rotation((2 * draws[3].flatten() - 1) * hue * 2 * math.pi)
+        jittered = torch.einsum("bij,bjhw->bihw", turn, jittered).clamp(0, 1)
+    result = torch.where(draws[4] < augmentation.jitter_probability, jittered, images)
+    gray = (result * luma).sum(dim=1, keepdim=True)
+    return torch.where(draws[5] < augmentation.gray_probability, gray, result)
+
+
+def _hue_rotation(angles: Tensor) -> Tensor:
+    """Return `[B, 3, 3]`, RGB to RGB, that turn the chroma of YIQ by `angles` `[B]` and keep the luma."""
+    to_yiq = torch.tensor(
+        [_LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)], device=angles.device
+    )
+    cosine, sine, zero, one = angles.cos(), angles.sin(), torch.zeros_like(angles), torch.ones_like(angles)
+    turn = torch.stack((one, zero, zero, zero, cosine, -sine, zero, sine, cosine), dim=1).view(-1, 3, 3)
+    return torch.linalg.inv(to_yiq) @ turn @ to_yiq

@@ -1,0 +1,142 @@
+"""Checkpoint directories: written under another name and renamed, checked when read, the newest few kept.
+
+`RUN/checkpoints/step-00000500/` holds `config.json`, `encoder.safetensors`, `trainer.safetensors` and `state.json`,
+which carries the sha256 of the others. Safetensors and JSON only: nothing in a checkpoint can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from hjepa_eval.encoders.weights import read_tensors
+from hjepa_eval.errors import CheckpointError
+from hjepa_eval.features.fingerprint import canonical_json
+
+_FILES = ("config.json", "encoder.safetensors", "trainer.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Content of a checkpoint.
+
+    Attributes:
+        config: what `config.json` says about encoder, settings and dataset.
+        encoder: tensors `context.*` and `target.*`.
+        trainer: everything else that is needed to go on.
+        state: JSON values such as step and seconds.
+    """
+
+    config: dict[str, Any]
+    encoder: dict[str, Tensor]
+    trainer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def folder(run_dir: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies."""
+    return run_dir / "checkpoints" / f"step-{step:08d}"
+
+
+def list_checkpoints(run_dir: Path) -> list[Path]:
+    """Return the checkpoint folders of a run, oldest first."""
+    return sorted((run_dir / "checkpoints").glob("step-*"))
+
+
+def to_json(value: Any) -> bytes:
+    """Return indented JSON in bytes."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
+def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """Return tensors of any device as the bytes of a safetensors file."""
+    content: bytes = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return content
+
+
+def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
+    """Write a checkpoint so that it is there whole or not at all; the newest `keep` stay.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; older checkpoints stay.
+    """
+    target = folder(run_dir, int(checkpoint.state["step"]))
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    contents = {
+        "config.json": to_json(checkpoint.config),
+        "encoder.safetensors": tensor_bytes(checkpoint.encoder),
+        "trainer.safetensors": tensor_bytes(checkpoint.trainer),
+    }
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    contents["state.json"] = to_json({**checkpoint.state, "sha256": hashes})
+    unfinished.mkdir(parents=True, exist_ok=True)
+    try:
+        for name, content in contents.items():
+            with (unfinished / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if target.exists():
+            shutil.rmtree(target)
+        unfinished.rename(target)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    for old in list_checkpoints(run_dir)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Return the content of a checkpoint folder.
+
+    Raises:
+        CheckpointError: a file is absent, unreadable, or not the one that was written.
+    """
+    try:
+        state = json.loads((path / "state.json").read_bytes())
+        for name in _FILES:
+            if hashlib.sha256((path / name).read_bytes()).hexdigest() != state["sha256"][name]:
+                raise CheckpointError(f"{path / name} is not what was written (its sha256 differs)")
+        config = json.loads((path / "config.json").read_bytes())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is no whole checkpoint: {type(error).__name__} {error}") from None
+    tensors = [read_tensors(path / name) for name in _FILES[1:]]
+    return Checkpoint(config, *tensors, state)
+
+
+def newest_checkpoint(run_dir: Path, *, say: Callable[[str], None]) -> Checkpoint:
+    """Return the newest whole checkpoint of a run; damaged ones are passed over, and `say` is told.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = list_checkpoints(run_dir)
+    for path in reversed(found):
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            say(f"{error}; trying the checkpoint before it")
+    damaged = f"; all {len(found)} are damaged" if found else ""
+    raise CheckpointError(f"{run_dir} has no checkpoint to go on from{damaged}; start again without --resume")
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Return where two nested JSON values differ, as `key: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            found += differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        return found
+    if canonical_json(old) == canonical_json(new):
+        return []
+    return [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]

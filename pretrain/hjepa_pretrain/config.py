@@ -1,0 +1,180 @@
+"""Settings of a pretraining run. Every default and every description is here and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from hjepa_eval.config import Settings
+from hjepa_pretrain.geometry import geometry_problems
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Range = tuple[Positive, Positive]
+
+
+class PredictorSettings(Settings):
+    """The predictor."""
+
+    depth: int = Field(default=6, ge=1, description="transformer blocks")
+    num_heads: int = Field(default=12, ge=1, description="attention heads; they divide embed_dim")
+    mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP over embed_dim")
+    embed_dim: int = Field(default=384, ge=4, description="width; narrower than the encoder")
+
+
+class EmaSettings(Settings):
+    """The target encoder's moving average."""
+
+    momentum: Share = Field(default=0.996, description="at the first step")
+    momentum_end: Share = Field(default=1.0, description="at the last step")
+    momentum_warmup_epochs: float = Field(default=0.0, ge=0, description="epochs held at the first value")
+    schedule: Literal["cosine", "linear"] = Field(default="cosine", description="shape of the rise over all steps")
+
+
+class ModelSettings(Settings):
+    """The networks."""
+
+    encoder_type: str = Field(default="vit_base_patch16_224", description="a timm ViT, or vit_SIZE_patchP_IMAGE")
+    embed_dim: int | None = Field(
+        default=None, description="width of the encoder; comes from timm, another value is an error"
+    )
+    encoder_depth: int | None = Field(default=None, ge=1, description="encoder blocks; the ViT's own when not given")
+    positions: Literal["learned", "sincos"] = Field(default="sincos", description="position embedding of the encoder")
+    class_token: bool = Field(default=False, description="whether the encoder has a class token")
+    drop_path: float = Field(default=0.0, ge=0, lt=1, description="drop path rate of the context encoder's last block")
+    num_hierarchies: int = Field(default=3, ge=1, le=4, description="levels; 1 is a flat I-JEPA")
+    taps: Literal["depth", "final"] | tuple[int, ...] = Field(
+        default="depth", description="block that each level reads: spread over the depth, all the final one, or a list"
+    )
+    mask_mode: Literal["drop", "zero"] = Field(default="drop", description="hidden tokens are left out, or set to zero")
+    predictor: PredictorSettings = PredictorSettings()
+    ema: EmaSettings = EmaSettings()
+
+
+class MaskingSettings(Settings):
+    """Context and targets."""
+
+    type: Literal["multi_block"] = Field(default="multi_block", description="generator of masks")
+    num_masks: int = Field(default=4, ge=1, description="target blocks per image")
+    mask_scale: Range = Field(default=(0.15, 0.2), description="share of the grid that a target block covers")
+    aspect_ratio: Range = Field(default=(0.75, 1.5), description="rows / columns of a target block")
+    num_context_masks: Literal[1] = Field(default=1, description="context blocks per image")
+    context_scale: Range = Field(default=(0.85, 1.0), description="share of the grid that the context block covers")
+    allow_target_overlap: bool = Field(
+        default=True, description="whether target blocks may overlap each other, as in I-JEPA"
+    )
+    max_attempts: int = Field(default=10, ge=1, description="layouts tried before blocks that must not overlap shrink")
+    context_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens that the context encoder sees of each image; 3/8 of the grid when not given",
+    )
+    target_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens of level 0 to predict per image, a random part of the blocks; all when not given",
+    )
+    cell_coverage: float = Field(
+        default=0.5, gt=0, le=1, description="share of a coarse cell hidden for it to be a target"
+    )
+
+
+class DataSettings(Settings):
+    """Images and what happens to them."""
+
+    dataset: str = Field(default="digits", description="dataset, as in 'hjepa datasets'; its train split is used")
+    root: Path | None = Field(default=None, description="folder that holds the dataset")
+    image_size: int | None = Field(default=None, ge=1, description="side in pixels; the encoder's own when not given")
+    max_samples: int | None = Field(default=None, ge=2, description="at most so many images, balanced over classes")
+    augmentation: Literal["none", "light", "asym", "asym+global"] = Field(
+        default="light",
+        description="none; light: crop and flip; asym: colours of the context view change too; "
+        "asym+global: and a second augmented view joins the objectives on whole images",
+    )
+    crop_scale: Range = Field(default=(0.3, 1.0), description="share of the image that a random crop keeps")
+    flip: bool = Field(default=True, description="whether half of the images are mirrored")
+    jitter: tuple[Share, Share, Share, Share] = Field(
+        default=(0.4, 0.4, 0.2, 0.1), description="brightness, contrast, saturation and hue changes of colour views"
+    )
+    gray: Share = Field(default=0.2, description="share of colour views that lose their colour")
+    mean: tuple[float, float, float] = Field(
+        default=(0.5, 0.5, 0.5), description="subtracted per channel, pixels in [0, 1]"
+    )
+    std: tuple[Positive, Positive, Positive] = Field(default=(0.5, 0.5, 0.5), description="divides each channel")
+
+
+class GlobalSettings(Settings):
+    """Objectives on the projected mean context token; a weight of 0 leaves a term out."""
+
+    invariance: float = Field(default=0.0, ge=0, description="weight: two views of one image agree (needs asym+global)")
+    contrast: float = Field(default=0.0, ge=0, description="weight: InfoNCE between two views (needs asym+global)")
+    temperature: float = Field(default=0.2, gt=0, description="of the contrast term")
+    variance: float = Field(default=0.0, ge=0, description="weight: VICReg variance hinge")
+    covariance: float = Field(default=0.0, ge=0, description="weight: VICReg covariance penalty")
+    sigreg: float = Field(default=0.0, ge=0, description="weight: projections look like N(0, I)")
+    sigreg_slices: int = Field(default=256, ge=1, description="random directions of sigreg per step")
+    hidden_dim: int = Field(default=1024, ge=1, description="hidden width of the projector")
+    out_dim: int = Field(default=128, ge=2, description="width of the projections")
+
+    @property
+    def active(self) -> bool:
+        """Whether any term has a weight, so that a projector is needed."""
+        return any((self.invariance, self.contrast, self.variance, self.covariance, self.sigreg))
+
+
+class TrainSettings(Settings):
+    """Optimisation, budget, and what is written when."""
+
+    epochs: float | None = Field(default=None, gt=0, description="length in passes over the data; or minutes, not both")
+    minutes: float | None = Field(default=None, gt=0, description="length in minutes of training; or epochs, not both")
+    batch_size: int = Field(default=256, ge=2, description="images per step")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    final_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
+    betas: tuple[Share, Share] = Field(default=(0.9, 0.95), description="of AdamW")
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="of matrices; none on biases, norms, positions and tokens"
+    )
+    warmup: Share = Field(default=0.05, description="share of the training during which the learning rate rises")
+    schedule: Literal["cosine", "constant", "cooldown"] = Field(
+        default="cosine", description="learning rate after the warm-up"
+    )
+    cooldown: float = Field(default=0.25, gt=0, le=1, description="last share of the training, for schedule cooldown")
+    clip: float = Field(default=3.0, gt=0, description="largest gradient norm")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        default="auto", description="auto is bf16 where the machine is fast at it"
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
+    seed: int = Field(default=0, ge=0, description="of weights, order, masks, augmentation and dropped paths")
+    loss: Literal["smooth_l1", "mse"] = Field(default="smooth_l1", description="error between prediction and target")
+    loss_beta: float = Field(default=1.0, gt=0, description="where smooth_l1 turns from squared to absolute")
+    level_weights: tuple[float, ...] | None = Field(
+        default=None, description="weight of each level's loss; all 1 when not given"
+    )
+    whole_image: GlobalSettings = GlobalSettings()
+    log_interval: int = Field(default=50, ge=1, description="steps between lines of metrics.jsonl")
+    checkpoint_interval: int = Field(default=500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints that stay")
+    diagnose: int = Field(
+        default=1024, ge=0, description="images whose features are measured at log intervals; 0: none"
+    )
+    collapse_std: float = Field(
+        default=1e-3, ge=0, description="stop when a level's features deviate less; 0: never stop"
+    )
+
+
+class PretrainSettings(Settings):
+    """Everything that decides what a pretraining run computes."""
+
+    model: ModelSettings = ModelSettings()
+    masking: MaskingSettings = MaskingSettings()
+    data: DataSettings = DataSettings()
+    train: TrainSettings = TrainSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> PretrainSettings:
+        problems = geometry_problems(self)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

@@ -1,0 +1,109 @@
+"""Masks as index tensors with names: `context` tokens are seen, `targets` are predicted; padding is marked as such.
+
+The source documents use two conventions: `[B, N]` with 1 = masked, and boolean masks with True = use. Both have a
+converter here with a name that says which one it reads; nothing guesses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hjepa_eval.encoders.vit import pool_cells
+from hjepa_eval.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Context and targets of a batch, as token numbers in raster order without prefix tokens.
+
+    Attributes:
+        context: int64 `[B, K]`, tokens that the context encoder sees.
+        targets: int64 `[B, T]`, tokens to predict at level 0.
+        targets_valid: bool `[B, T]`; False is padding.
+        target_flags: bool `[B, N]`; True where a token belongs to a target block, listed in `targets` or not.
+        context_valid: bool `[B, K]`, or None when no context is padded.
+    """
+
+    context: Tensor
+    targets: Tensor
+    targets_valid: Tensor
+    target_flags: Tensor
+    context_valid: Tensor | None = None
+
+    def cells_valid(self, grid: tuple[int, int], level: int, *, coverage: float = 0.5) -> Tensor:
+        """Return bool `[B, cells]`: True where at least `coverage` of a cell's tokens are targets."""
+        share = pool_cells(self.target_flags.float().unsqueeze(-1), grid, level).squeeze(-1)
+        return share >= coverage - 1e-6
+
+
+def pick(flags: Tensor, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """Return `count` flagged token numbers per row `[B, count]` in raster order, and which of them are valid.
+
+    Args:
+        flags: bool `[B, N]`.
+        count: of the slots; rows with fewer flags are padded with the number 0 and marked, of rows with more a
+            random subset is taken.
+        generator: draws the subset; without it the first ones are taken.
+    """
+    batch, num_patches = flags.shape
+    if generator is None:
+        score = torch.arange(num_patches, 0, -1, device=flags.device, dtype=torch.float32).expand(batch, -1)
+    else:
+        score = torch.rand(batch, num_patches, generator=generator, device=flags.device)
+    best, indices = (score + flags * (num_patches + 1)).topk(count, dim=1)
+    valid = best >= num_patches + 1
+    # Padding sorts to the end, then becomes token 0: what stands there must never matter.
+    indices = torch.where(valid, indices, num_patches).sort(dim=1).values
+    valid = indices < num_patches
+    return torch.where(valid, indices, 0), valid
+
+
+def masks_from_masked(mask: Tensor) -> Masks:
+    """Return the masks that a number tensor `[B, N]` spells with 1 = masked (target) and 0 = visible (context).
+
+    Raises:
+        TrainingError: `mask` is boolean (True could mean "use"), holds other values than 0 and 1, or leaves an
+            image without context or without targets.
+    """
+    if mask.dtype == torch.bool:
+        raise TrainingError(
+            "a boolean mask is ambiguous: for 1 = masked pass numbers (mask.float()); for True = use convert it with "
+            "masks_from_used(context_mask, target_masks)"
+        )
+    if mask.ndim != 2 or not bool(((mask == 0) | (mask == 1)).all()):
+        raise TrainingError(f"expected a mask [B, N] of zeros and ones (1 = masked), found shape {list(mask.shape)}")
+    masked = mask == 1
+    return _masks_from_flags(~masked, masked)
+
+
+def masks_from_used(context_mask: Tensor, target_masks: Tensor) -> Masks:
+    """Return the masks that boolean tensors spell with True = use: context `[B, N]`, target blocks `[B, M, N]`.
+
+    Raises:
+        TrainingError: a tensor is not boolean, the shapes do not fit each other, a token is both context and target,
+            or an image has no context or no targets.
+    """
+    if context_mask.dtype != torch.bool or target_masks.dtype != torch.bool:
+        raise TrainingError("masks with True = use must be boolean; for 1 = masked use masks_from_masked(mask)")
+    if target_masks.ndim != 3 or context_mask.shape != target_masks.shape[::2]:
+        raise TrainingError(
+            f"expected context [B, N] and targets [B, M, N], found {list(context_mask.shape)} and "
+            f"{list(target_masks.shape)}"
+        )
+    union = target_masks.any(dim=1)
+    if bool((union & context_mask).any()):
+        raise TrainingError("a token is context and target at once: the network would be shown what it must predict")
+    return _masks_from_flags(context_mask, union)
+
+
+def _masks_from_flags(context: Tensor, targets: Tensor) -> Masks:
+    seen, predicted = context.sum(dim=1), targets.sum(dim=1)
+    if int(seen.min()) == 0 or int(predicted.min()) == 0:
+        raise TrainingError("an image of the batch has no context or no targets; every image needs both")
+    context_indices, context_valid = pick(context, int(seen.max()))
+    target_indices, targets_valid = pick(targets, int(predicted.max()))
+    padded = None if bool(context_valid.all()) else context_valid
+    return Masks(context_indices, target_indices, targets_valid, targets, padded)

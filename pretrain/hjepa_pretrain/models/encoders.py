@@ -1,0 +1,120 @@
+"""Context and target encoder: a timm ViT that sees some tokens with gradient, its moving average that sees all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+MaskMode = Literal["drop", "zero"]
+
+
+def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Return the tokens `[B, K, D]` that `indices` `[B, K]` name among `tokens` `[B, N, D]`."""
+    return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def key_mask(valid: Tensor, prefix: int) -> Tensor:
+    """Return bool `[B, 1, 1, prefix + K]`, True = may be attended, for the validity `[B, K]` of tokens."""
+    always = valid.new_ones(len(valid), prefix)
+    return torch.cat((always, valid), dim=1)[:, None, None]
+
+
+class ContextEncoder(nn.Module):
+    """A ViT that sees the context tokens of an image and returns them after the blocks that levels tap."""
+
+    def __init__(self, vit: VisionTransformer, *, taps: Sequence[int], mask_mode: MaskMode = "drop") -> None:
+        """Wrap a `vit`.
+
+        Args:
+            vit: the network; its state dict is what an evaluation loads.
+            taps: one block number (from 1) per level.
+            mask_mode: `drop` removes hidden tokens before block 1; `zero` sets their patch embeddings to zero and
+                carries them along, as document 000 has it.
+        """
+        super().__init__()
+        self.vit = vit
+        self.taps = tuple(taps)
+        self.mask_mode = mask_mode
+        self.grid: tuple[int, int] = vit.patch_embed.grid_size
+        self.prefix: int = vit.num_prefix_tokens
+
+    def forward(
+        self,
+        images: Tensor,
+        context: Tensor | None = None,
+        *,
+        valid: Tensor | None = None,
+        hide_zeroed: bool = False,
+    ) -> list[Tensor]:
+        """Return the visible tokens at the tap of every level, then at the last block: each `[B, prefix + K, D]`.
+
+        Every output went through the ViT's final norm, as in DINOv2's `get_intermediate_layers`.
+
+        Args:
+            images: normalised `[B, 3, H, W]`.
+            context: int64 `[B, K]`, the visible tokens in the order they are returned; None shows all of them.
+            valid: bool `[B, K]`; False marks padding, which no token attends to.
+            hide_zeroed: in `zero` mode, keep attention from the zeroed tokens: then it equals `drop`.
+        """
+        embedded = self.vit.patch_embed(images)
+        if context is None:
+            return self._blocks(self._positioned(embedded), None)
+        if self.mask_mode == "drop":
+            tokens = self._positioned(embedded)
+            seen = gather_tokens(tokens[:, self.prefix :], context)
+            tokens = torch.cat((tokens[:, : self.prefix], seen), dim=1) if self.prefix else seen
+            return self._blocks(tokens, None if valid is None else key_mask(valid, self.prefix))
+        visible = torch.zeros(embedded.shape[:2], dtype=torch.bool, device=images.device)
+        visible.scatter_(1, context, True)
+        outputs = self._blocks(
+            self._positioned(embedded * visible.unsqueeze(-1)), key_mask(visible, self.prefix) if hide_zeroed else None
+        )
+        return [
+            torch.cat((output[:, : self.prefix], gather_tokens(output[:, self.prefix :], context)), dim=1)
+            for output in outputs
+        ]
+
+    def _positioned(self, embedded: Tensor) -> Tensor:
+        """Return prefix and patch tokens `[B, prefix + N, D]` with their positions."""
+        tokens: Tensor = self.vit.norm_pre(self.vit._pos_embed(embedded))
+        return tokens
+
+    def _blocks(self, tokens: Tensor, attn_mask: Tensor | None) -> list[Tensor]:
+        """Return the normed output of every tap, then of the last block; equal blocks share one tensor."""
+        read: dict[int, Tensor] = {}
+        last = len(self.vit.blocks)
+        for number, block in enumerate(self.vit.blocks, start=1):
+            tokens = block(tokens, attn_mask=attn_mask) if attn_mask is not None else block(tokens)
+            if number in self.taps or number == last:
+                read[number] = self.vit.norm(tokens)
+        return [read[tap] for tap in self.taps] + [read[last]]
+
+
+class TargetEncoder(ContextEncoder):
+    """The exponential moving average of a context encoder: no gradient, no dropped paths, the whole image."""
+
+    def __init__(self, context_encoder: ContextEncoder) -> None:
+        """Copy `context_encoder` as it is now, so that both are equal at step 0."""
+        super().__init__(
+            copy.deepcopy(context_encoder.vit), taps=context_encoder.taps, mask_mode=context_encoder.mask_mode
+        )
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> TargetEncoder:
+        """Stay in evaluation mode: a target must not depend on dropped paths."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def update(self, context_encoder: ContextEncoder, momentum: float) -> None:
+        """Set every parameter to `momentum` times itself plus `1 - momentum` times the context encoder's."""
+        ours, theirs = list(self.vit.parameters()), list(context_encoder.vit.parameters())
+        torch._foreach_lerp_(ours, theirs, 1.0 - momentum)
+        for mine, other in zip(self.vit.buffers(), context_encoder.vit.buffers(), strict=True):
+            mine.copy_(other)

@@ -1,0 +1,100 @@
+"""Build an H-JEPA from a few arguments or from settings; what does not fit is an error before anything is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hjepa_eval.config import build, merge
+from hjepa_eval.encoders.vit import create_vit
+from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.geometry import encoder_arguments, resolve_geometry
+from hjepa_pretrain.models.encoders import ContextEncoder
+from hjepa_pretrain.models.hjepa import HJEPA
+from hjepa_pretrain.models.predictor import Predictor
+from hjepa_pretrain.models.projector import Projector
+from hjepa_pretrain.randomness import derive_seed
+from hjepa_pretrain.schedules import EmaSchedule
+
+
+def create_hjepa(
+    encoder_type: str = "vit_base_patch16_224",
+    img_size: int | None = None,
+    *,
+    embed_dim: int | None = None,
+    predictor_depth: int = 6,
+    num_hierarchies: int = 3,
+    **model: Any,
+) -> HJEPA:
+    """Return an H-JEPA with fresh weights.
+
+    Args:
+        encoder_type: a timm ViT, or `vit_SIZE_patchP_IMAGE`.
+        img_size: side of the images in pixels; the ViT's own when not given.
+        embed_dim: width of the ViT, if you want it checked.
+        predictor_depth: blocks of the predictor.
+        num_hierarchies: levels.
+        **model: further keys of the settings' `model` section, such as `taps` or `predictor={"embed_dim": 512}`.
+
+    Raises:
+        ConfigError: a key is unknown or the parts do not fit together; the message lists everything.
+    """
+    given = {"encoder_type": encoder_type, "embed_dim": embed_dim, "num_hierarchies": num_hierarchies}
+    model = merge({"predictor": {"depth": predictor_depth}}, model)
+    return create_hjepa_from_config({"model": {**given, **model}, "data": {"image_size": img_size}})
+
+
+def create_hjepa_from_config(
+    config: Mapping[str, Any] | PretrainSettings, *, total_steps: int | None = None, steps_per_epoch: int = 0
+) -> HJEPA:
+    """Return an H-JEPA with fresh weights; the same settings give the same weights.
+
+    Args:
+        config: settings, or a nested mapping with their keys, of which `model` may be all there is.
+        total_steps: steps of the training, for the momentum's schedule.
+        steps_per_epoch: for `model.ema.momentum_warmup_epochs`.
+
+    Raises:
+        ConfigError: a key is unknown or the parts do not fit together; the message lists everything.
+    """
+    settings = config if isinstance(config, PretrainSettings) else _settings(config)
+    model, whole = settings.model, settings.train.whole_image
+    geometry = resolve_geometry(settings)
+    vit = create_vit(model.encoder_type, drop_path_rate=model.drop_path, **encoder_arguments(settings))
+    ema = EmaSchedule(
+        base=model.ema.momentum,
+        end=model.ema.momentum_end,
+        total_steps=total_steps,
+        warmup_steps=round(model.ema.momentum_warmup_epochs * steps_per_epoch),
+        shape=model.ema.schedule,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(settings.train.seed, 0, "predictor"))
+        context_encoder = ContextEncoder(vit, taps=geometry.taps, mask_mode=model.mask_mode)
+        predictor = Predictor(
+            encoder_dim=geometry.dim,
+            grid=geometry.grid,
+            num_levels=model.num_hierarchies,
+            embed_dim=model.predictor.embed_dim,
+            depth=model.predictor.depth,
+            num_heads=model.predictor.num_heads,
+            mlp_ratio=model.predictor.mlp_ratio,
+            prefix=context_encoder.prefix,
+        )
+        projector = (
+            Projector(encoder_dim=geometry.dim, hidden_dim=whole.hidden_dim, out_dim=whole.out_dim)
+            if whole.active
+            else None
+        )
+        return HJEPA(
+            context_encoder, predictor, ema=ema, cell_coverage=settings.masking.cell_coverage, projector=projector
+        )
+
+
+def _settings(config: Mapping[str, Any]) -> PretrainSettings:
+    """Return settings for a mapping that may not say how long to train."""
+    train = config.get("train") or {}
+    length = {} if "epochs" in train or "minutes" in train else {"train": {"epochs": 1}}
+    return build(PretrainSettings, merge(config, length), "model configuration")

@@ -1,0 +1,178 @@
+"""H-JEPA: predict, at every level, what the target encoder says about the parts of an image that are not shown."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hjepa_eval.encoders.vit import cells, check_levels, pool_cells
+from hjepa_eval.errors import UnknownNameError
+from hjepa_pretrain.masks.indices import Masks, masks_from_masked
+from hjepa_pretrain.models.encoders import ContextEncoder, TargetEncoder
+from hjepa_pretrain.models.predictor import Predictor
+from hjepa_pretrain.models.projector import Projector
+from hjepa_pretrain.schedules import EmaSchedule
+
+
+class HJEPA(nn.Module):
+    """Context encoder, its moving average as target encoder, one predictor, and a head per level."""
+
+    def __init__(
+        self,
+        context_encoder: ContextEncoder,
+        predictor: Predictor,
+        *,
+        ema: EmaSchedule,
+        cell_coverage: float = 0.5,
+        projector: Projector | None = None,
+    ) -> None:
+        """Assemble the parts; the target encoder is copied from `context_encoder` as it is now.
+
+        Args:
+            context_encoder: one tap per level.
+            predictor: for the same grid and width.
+            ema: momentum of the target encoder over the training.
+            cell_coverage: share of a cell's tokens that must be targets for the cell to count in the loss.
+            projector: of the mean context token, for objectives on whole images; dropped at evaluation.
+        """
+        super().__init__()
+        self.grid, self.taps = context_encoder.grid, context_encoder.taps
+        check_levels(self.grid, len(self.taps))
+        dim: int = context_encoder.vit.embed_dim
+        self.context_encoder = context_encoder
+        self.target_encoder = TargetEncoder(context_encoder)
+        self.predictor = predictor
+        self.heads = nn.ModuleList(nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim)) for _ in self.taps)
+        self.projector = projector
+        self.ema = ema
+        self.cell_coverage = cell_coverage
+
+    @property
+    def num_levels(self) -> int:
+        """Number of levels."""
+        return len(self.taps)
+
+    def forward(
+        self,
+        images: Tensor,
+        mask: Tensor | Masks,
+        return_all_levels: bool = True,
+        *,
+        target_images: Tensor | None = None,
+        second_images: Tensor | None = None,
+        second_context: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Return predictions and targets of every level.
+
+        Args:
+            images: normalised `[B, 3, H, W]`, what the context encoder sees parts of.
+            mask: numbers `[B, N]` with 1 = masked, or `Masks`.
+            return_all_levels: False returns level 0 alone.
+            target_images: `[B, 3, H, W]`, what the target encoder sees; `images` when absent. Same geometry.
+            second_images: `[B, 3, H, W]`, another view of the same images for objectives on whole images.
+            second_context: int64 `[B, K]`, the tokens of the second view that are seen.
+
+        Returns:
+            `predictions`, `targets` (lists of `[B, T_l, D]`), `valid` (list of bool `[B, T_l]`), and, when there is a
+            projector, `projections` `[V, B, P]` of the mean context token of the V = 1 or 2 views.
+
+        Raises:
+            TrainingError: the mask is ambiguous or leaves an image without context or targets.
+        """
+        masks = mask if isinstance(mask, Masks) else masks_from_masked(mask)
+        levels = range(self.num_levels if return_all_levels else 1)
+        seen, second = self._encode_context(images, masks, second_images, second_context)
+        queries: list[Tensor | None] = [masks.targets if level == 0 else None for level in levels]
+        answers = self.predictor(seen, masks.context, queries, context_valid=masks.context_valid)
+        outputs: dict[str, Any] = {
+            "predictions": [self.heads[level](answer) for level, answer in enumerate(answers)],
+            "targets": self._targets(images if target_images is None else target_images, masks, len(levels)),
+            "valid": [
+                masks.targets_valid if level == 0 else masks.cells_valid(self.grid, level, coverage=self.cell_coverage)
+                for level in levels
+            ],
+        }
+        if self.projector is not None:
+            outputs["projections"] = self.projector([seen] if second is None else [seen, second])
+        return outputs
+
+    def _encode_context(
+        self, images: Tensor, masks: Masks, second_images: Tensor | None, second_context: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the last block's context tokens `[B, prefix + K, D]` of one or two views, in one pass."""
+        if second_images is None or second_context is None:
+            return self.context_encoder(images, masks.context, valid=masks.context_valid)[-1], None
+        both = torch.cat((masks.context, second_context))
+        first, second = self.context_encoder(torch.cat((images, second_images)), both)[-1].chunk(2)
+        return first, second
+
+    @torch.no_grad()
+    def _targets(self, images: Tensor, masks: Masks, num_levels: int) -> list[Tensor]:
+        """Return the targets `[B, T_l, D]`: pooled target tokens, normalised without parameters, in fp32."""
+        prefix = self.target_encoder.prefix
+        taps = self.target_encoder(images)[:num_levels]
+        targets = []
+        for level, tokens in enumerate(taps):
+            pooled = pool_cells(tokens[:, prefix:].float(), self.grid, level)
+            if level == 0:
+                pooled = pooled.gather(1, masks.targets.unsqueeze(-1).expand(-1, -1, pooled.shape[-1]))
+            targets.append(F.layer_norm(pooled, pooled.shape[-1:]))
+        return targets
+
+    def extract_features(
+        self,
+        images: Tensor,
+        level: int,
+        *,
+        encoder: Literal["target", "context"] = "target",
+        head: bool = False,
+    ) -> Tensor:
+        """Return the features `[B, T_l, D]` of one level for whole images `[B, 3, H, W]`, without prefix tokens.
+
+        Args:
+            images: normalised.
+            level: 0 is the finest.
+            encoder: the moving average, or the context encoder itself.
+            head: whether the level's prediction head is applied.
+
+        Raises:
+            UnknownNameError: there is no such level.
+        """
+        if not 0 <= level < self.num_levels:
+            names = ", ".join(str(number) for number in range(self.num_levels))
+            raise UnknownNameError(f"unknown level {level}; known: {names}")
+        network = self.target_encoder if encoder == "target" else self.context_encoder
+        tokens = network(images)[level][:, network.prefix :]
+        pooled = pool_cells(tokens, self.grid, level)
+        return self.heads[level](pooled) if head else pooled
+
+    def update_target_encoder(self, current_step: int, *, progress: float | None = None) -> float:
+        """Move the target encoder towards the context encoder and return the momentum used.
+
+        Args:
+            current_step: steps done before this one.
+            progress: share of the training that is done, for runs whose number of steps is not known.
+        """
+        momentum = self.ema.momentum(current_step, progress=progress)
+        self.target_encoder.update(self.context_encoder, momentum)
+        return momentum
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Return the number of parameters of each part, of all of them, and of the trainable ones."""
+        parts = {
+            "context_encoder": self.context_encoder,
+            "target_encoder": self.target_encoder,
+            "predictor": self.predictor,
+            "heads": self.heads,
+            "projector": self.projector or nn.Module(),
+        }
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return {**counts, "total": sum(counts.values()), "trainable": trainable}
+
+    def level_shapes(self) -> list[tuple[int, int]]:
+        """Return rows and columns of every level."""
+        return [cells(self.grid, level) for level in range(self.num_levels)]

@@ -1,0 +1,24 @@
+"""A projector of whole-image vectors, used by objectives against collapse and dropped at evaluation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Projector(nn.Module):
+    """Mean of an image's context tokens, then Linear, BatchNorm, GELU, Linear; BatchNorm sees each view alone."""
+
+    def __init__(self, *, encoder_dim: int, hidden_dim: int, out_dim: int) -> None:
+        """Build a projector from width `encoder_dim` over `hidden_dim` to `out_dim`."""
+        super().__init__()
+        self.hidden = nn.Linear(encoder_dim, hidden_dim, bias=False)
+        self.norm = nn.BatchNorm1d(hidden_dim)
+        self.out = nn.Linear(hidden_dim, out_dim)
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        """Return fp32 projections `[V, B, out_dim]` of tokens `[B, T, encoder_dim]` of V views."""
+        means = torch.cat([tokens.mean(dim=1) for tokens in views])
+        hidden = self.hidden(means).chunk(len(views))
+        normed = torch.cat([self.norm(view.float()) for view in hidden])
+        return torch.stack(self.out(nn.functional.gelu(normed)).float().chunk(len(views)))

@@ -1,0 +1,113 @@
+"""The files of a run's own directory: what evaluation reads (`config.json`, `encoder.safetensors`) and the summary."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.encoders.run import FORMAT_VERSION
+from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.results import package_versions
+from hjepa_pretrain.checkpoint import Checkpoint, tensor_bytes, to_json
+from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.geometry import Geometry, encoder_arguments
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished run comes to; `summary.json` holds it, and its presence means finished.
+
+    Attributes:
+        run: the run's directory.
+        steps: optimiser steps done.
+        epochs: passes over the data.
+        seconds: of training, over all sessions.
+        images_per_second: mean over the training.
+        losses: mean of each term over the last log interval.
+        measures: std, RankMe and nearest-neighbour score per level at the end; empty when not measured.
+        dataset: name, fingerprint and number of images.
+        settings_hash: sha256 of the resolved settings.
+    """
+
+    run: str
+    steps: int
+    epochs: float
+    seconds: float
+    images_per_second: float
+    losses: dict[str, float]
+    measures: dict[str, Any]
+    dataset: dict[str, Any]
+    settings_hash: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
+
+
+def run_transform(settings: PretrainSettings, geometry: Geometry) -> Transform:
+    """Return how evaluation must prepare images for the run's encoder."""
+    data = settings.data
+    size = geometry.image_size
+    return Transform(size=size, resize=size, interpolation="bicubic", mean=data.mean, std=data.std)
+
+
+def run_config(
+    settings: PretrainSettings, geometry: Geometry, transform: Transform, dataset: ImageDataset, num_images: int
+) -> dict[str, Any]:
+    """Return the content of `config.json`; `hjepa_eval.encoders.run` reads it."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "encoder": {
+            "vit": settings.model.encoder_type,
+            "arguments": encoder_arguments(settings),
+            "taps": list(geometry.taps),
+        },
+        "transform": json.loads(to_json(asdict(transform))),
+        "settings": settings.model_dump(mode="json"),
+        "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint, "num_images": num_images},
+        "versions": package_versions(),
+    }
+
+
+def write_config(run_dir: Path, config: dict[str, Any]) -> None:
+    """Write `config.json`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    write_atomically(run_dir / "config.json", to_json(config))
+
+
+def write_finished(run_dir: Path, checkpoint: Checkpoint, summary: Summary) -> None:
+    """Write the weights and, last of all, `summary.json`.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full.
+    """
+    write_atomically(run_dir / "encoder.safetensors", tensor_bytes(checkpoint.encoder))
+    write_atomically(run_dir / "summary.json", to_json(summary.to_json()))
+
+
+def read_summary(run_dir: Path) -> Summary | None:
+    """Return the summary of a finished run, or None."""
+    path = run_dir / "summary.json"
+    return Summary(**json.loads(path.read_bytes())) if path.is_file() else None
+
+
+def trim_metrics(path: Path, *, step: int) -> None:
+    """Remove the lines of `metrics.jsonl` after `step`: a resumed run writes them again."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            whole = json.loads(line)["step"] <= step
+        except (ValueError, KeyError):
+            continue  # The last line of a run that was killed may be half a line.
+        if whole:
+            kept.append(line)
+    write_atomically(path, "".join(f"{line}\n" for line in kept).encode())

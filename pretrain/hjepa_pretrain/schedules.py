@@ -1,0 +1,78 @@
+"""Learning rate and target momentum as functions of progress: steps done over all steps, or time used over all time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from hjepa_eval.errors import ConfigError
+
+LearningRateShape = Literal["cosine", "constant", "cooldown"]
+EmaShape = Literal["cosine", "linear"]
+
+
+def learning_rate(
+    progress: float, *, peak: float, warmup: float, shape: LearningRateShape, cooldown: float = 0.25, final: float = 0.0
+) -> float:
+    """Return the learning rate at `progress` in [0, 1].
+
+    Args:
+        progress: share of the training that is done.
+        peak: highest rate.
+        warmup: share during which the rate rises linearly from zero.
+        shape: `cosine` falls to `final` right after the warm-up; `constant` stays; `cooldown` stays and falls linearly
+            to `final` over the last part, which time-boxed runs can be stopped before.
+        cooldown: share of that last part.
+        final: lowest rate at the end.
+    """
+    if progress < warmup:
+        return peak * progress / warmup
+    if shape == "cosine":
+        position = min((progress - warmup) / max(1.0 - warmup, 1e-12), 1.0)
+        return final + (peak - final) * (1.0 + math.cos(math.pi * position)) / 2.0
+    if shape == "cooldown" and progress > 1.0 - cooldown:
+        left = max(1.0 - progress, 0.0) / cooldown
+        return final + (peak - final) * left
+    return peak
+
+
+@dataclass(frozen=True)
+class EmaSchedule:
+    """Momentum of the target encoder: `end - (end - base)(1 + cos(pi t / T)) / 2` over ALL steps T, or linear.
+
+    Erratum: document 000 prints `base + (end - base)(1 + cos(pi t / T)) / 2`, which falls from `end` to `base`.
+
+    Attributes:
+        base: momentum at step 0 and during the warm-up.
+        end: momentum at the last step.
+        total_steps: all steps `T`; None when only the progress is known.
+        warmup_steps: steps held at `base` before the schedule begins.
+        shape: of the rise.
+    """
+
+    base: float = 0.996
+    end: float = 1.0
+    total_steps: int | None = None
+    warmup_steps: int = 0
+    shape: EmaShape = "cosine"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.base <= self.end <= 1.0:
+            raise ConfigError(f"EMA momentum must rise within [0, 1], found {self.base} to {self.end}")
+
+    def momentum(self, step: int, *, progress: float | None = None) -> float:
+        """Return the momentum at `step`; `progress` in [0, 1] replaces step / total_steps.
+
+        Without a progress and without `total_steps` the momentum stays at `base`.
+        """
+        if step < self.warmup_steps:
+            return self.base
+        if progress is None:
+            if self.total_steps is None:
+                return self.base
+            span = max(self.total_steps - 1 - self.warmup_steps, 1)
+            progress = (step - self.warmup_steps) / span
+        progress = min(max(progress, 0.0), 1.0)
+        rest = (1.0 + math.cos(math.pi * progress)) / 2.0 if self.shape == "cosine" else 1.0 - progress
+        return self.end - (self.end - self.base) * rest

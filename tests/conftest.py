@@ -1,0 +1,52 @@
+"""Fixtures: real images, a cache of its own for every test, and few threads."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PER_CLASS = {"train": 40, "test": 20}
+
+
+def pytest_configure() -> None:
+    # Two xdist workers share two cores.
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+
+
+def shared_data() -> Path:
+    return Path(os.environ.get("HJEPA_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def cifar10_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real CIFAR-10 photographs in class folders: the first 40 train and 20 test images of each class."""
+    archive = shared_data() / "cifar10-jpeg.tar.gz"
+    if not archive.is_file():
+        pytest.skip(f"no real images at {archive}; name their folder with HJEPA_SHARED_DATA")
+    folder = tmp_path_factory.mktemp("cifar10")
+    taken: Counter[tuple[str, str]] = Counter()
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            parts = Path(member.name).parts
+            if member.isfile() and len(parts) == 4 and taken[parts[1:3]] < PER_CLASS[parts[1]]:
+                taken[parts[1:3]] += 1
+                target = folder.joinpath(*parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(tar.extractfile(member).read())
+            if len(taken) == 20 and all(taken[key] == PER_CLASS[key[0]] for key in taken):
+                break
+    return folder / "cifar10"
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test in an empty folder with an empty cache, and without the user's environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HJEPA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HJEPA_DATA", raising=False)

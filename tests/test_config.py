@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from hjepa_eval.config import Settings, find_preset, load, parse_assignments, parse_yaml
+from hjepa_eval.errors import ConfigError, HjepaError, did_you_mean, unknown
+
+
+class Inner(Settings):
+    depth: int = 6
+    rate: float = 0.1
+
+
+class Outer(Settings):
+    inner: Inner = Inner()
+    name: str = "schema"
+    cache: str = Field("schema", json_schema_extra={"env": "HJEPA_TEST_CACHE"})
+
+
+def test_load__flags_beat_environment_beats_yaml_beats_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load(Outer).cache == "schema"
+    file = tmp_path / "x.yaml"
+    file.write_text("cache: yaml\n")
+    assert load(Outer, config=file).cache == "yaml"
+    monkeypatch.setenv("HJEPA_TEST_CACHE", "environment")
+    assert load(Outer, config=file).cache == "environment"
+    assert load(Outer, config=file, flags={"cache": "flag"}).cache == "flag"
+
+
+def test_load__lists_everything_wrong_in_one_line_with_suggestions(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("inner: {dpeth: 3, rate: fast}\nnmae: x\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Outer, config=file)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (str(file), "'inner.dpeth' (did you mean 'depth'?)", "inner.rate", "'fast'", "(did you mean 'name'?)"):
+        assert part in message
+
+
+def test_parse_yaml__reads_scientific_numbers_without_a_dot() -> None:
+    assert parse_yaml("lr: 1e-4\nn: 3E+2\nword: e-4", "x") == {"lr": 1e-4, "n": 300.0, "word": "e-4"}
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("type: a\nnum: 1\ntype: b\n", "line 3: the key 'type' is said twice"),
+        ("a: [1, 2\nb: 3", "line 2"),
+        ("a: !!python/object/apply:os.getcwd []", "not valid YAML"),
+    ],
+)
+def test_parse_yaml__names_the_line_of_a_mistake(text: str, part: str) -> None:
+    with pytest.raises(ConfigError, match=part) as caught:
+        parse_yaml(text, "file.yaml")
+    assert str(caught.value).startswith("file.yaml")
+
+
+def test_parse_assignments__nests_and_types() -> None:
+    assert parse_assignments(["train.minutes=5", "train.lr=1e-3", "name=x"]) == {
+        "train": {"minutes": 5, "lr": 1e-3},
+        "name": "x",
+    }
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parse_assignments(["train.minutes"])
+
+
+def test_find_preset__suggests_the_nearest_name() -> None:
+    assert find_preset("digits", "pretrain").name == "digits.yaml"
+    assert find_preset("configs/pretrain/digits.yaml", "pretrain").name == "digits.yaml"
+    with pytest.raises(ConfigError, match="did you mean 'digits'"):
+        find_preset("digit", "pretrain")
+
+
+def test_errors__share_one_parent_and_suggest() -> None:
+    error = unknown("dataset", "cifra10", ["cifar10", "digits"])
+    assert isinstance(error, HjepaError)
+    assert str(error) == "unknown dataset 'cifra10' (did you mean 'cifar10'?); known: cifar10, digits"
+    assert did_you_mean("zzzz", ["cifar10"]) == ""
