@@ -20,9 +20,7 @@ class Outer(Settings):
     cache: str = Field("schema", json_schema_extra={"env": "HJEPA_TEST_CACHE"})
 
 
-def test_load__flags_beat_environment_beats_yaml_beats_schema(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_load__flags_beat_environment_beats_yaml_beats_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(Outer).cache == "schema"
     file = tmp_path / "x.yaml"
     file.write_text("cache: yaml\n")

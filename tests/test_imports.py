@@ -11,7 +11,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "torchvision", "faiss", "timm", "sklearn", "matplotlib", "hjepa_pretrain")
-COMMANDS = "demo pretrain extract knn linear fewshot eval report datasets models doctor cache".split()
+COMMANDS = [
+    "demo",
+    "pretrain",
+    "extract",
+    "knn",
+    "linear",
+    "fewshot",
+    "eval",
+    "report",
+    "datasets",
+    "models",
+    "doctor",
+    "cache",
+]
 
 CORE = ["errors", "config", "features", "metrics"]
 LEFT = ["datasets", "encoders", "extract"]

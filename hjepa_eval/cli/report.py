@@ -28,12 +28,22 @@ def write_report(records: Sequence[Record], folder: Path) -> list[Path]:
     picture = write_plot(records, folder / "levels.png")
     text = f"# What each level knows\n\n{markdown(records)}\n![{describe_plot(build_table(records))}](levels.png)\n"
     text += f"\nMade by `{records[0].provenance.command}`, {_how(records[0])}.\n"
+    text += "".join(f"- {line}\n" for line in _sources(records))
     return [_write(folder / "report.md", text), picture]
 
 
 def _how(record: Record) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in record.provenance.versions.items())
     return f"seed {record.provenance.seed}, {record.extraction.precision} on {record.provenance.device}; {versions}"
+
+
+def _sources(records: Sequence[Record]) -> list[str]:
+    lines = []
+    for record in records:
+        images = record.extraction.forward_images
+        how = f"{images:,} images went through the encoder" if images else "features from the cache, no forward pass"
+        lines.append(f"{record.model.name}: {how}")
+    return list(dict.fromkeys(lines))
 
 
 def _write(path: Path, text: str) -> Path:

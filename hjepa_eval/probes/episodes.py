@@ -1,4 +1,7 @@
-"""Few-shot episodes: which samples are support and which are queries. Drawn from labels alone, so every level sees the same."""
+"""Few-shot episodes: which samples are support and which are queries.
+
+They are drawn from labels alone, so every level sees the same ones.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,12 @@ def draw_episodes(
     Raises:
         ProbeError: sizes below 1, fewer classes than `ways`, or a class with fewer than `shots + queries` samples.
     """
-    for name, size, least in (("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1), ("episodes", episodes, 1)):
+    for name, size, least in (
+        ("ways", ways, 2),
+        ("shots", shots, 1),
+        ("queries", queries, 1),
+        ("episodes", episodes, 1),
+    ):
         if size < least:
             raise ProbeError(f"{name} = {size} is too few; use at least {least}")
     counts = np.bincount(labels, minlength=num_classes)
@@ -80,7 +88,9 @@ def _check_sizes(
     class_names: Sequence[str] | None,
 ) -> None:
     if ways > len(present):
-        raise ProbeError(f"{ways}-way episodes need {ways} classes; the samples have {len(present)}: use --ways {len(present)}")
+        raise ProbeError(
+            f"{ways}-way episodes need {ways} classes; the samples have {len(present)}: use --ways {len(present)}"
+        )
     rarest = int(present[np.argmin(counts[present])])
     have = int(counts[rarest])
     if have < shots + queries:
@@ -93,10 +103,11 @@ def _check_sizes(
 
 
 def _draw_distinct(generator: np.random.Generator, sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return int64 [M, count]: row m has `count` different numbers below `sizes[m]`, in random order, all draws equally likely.
+    """Return int64 [M, count]: row m has `count` different numbers below `sizes[m]`, all ordered draws equally likely.
 
-    Floyd's algorithm for all rows at once: `count` steps whatever the sizes, where shuffling would touch every sample of a
-    class for every episode. It gives a uniform set whose order is not uniform, hence the shuffle at the end.
+    Floyd's algorithm for all rows at once: `count` steps whatever the sizes, where shuffling would touch every
+    sample of a class for every episode. It gives a uniform set whose order is not uniform, hence the shuffle at the
+    end.
 
     Source: Bentley and Floyd, "A sample of brilliance", CACM 1987.
     """

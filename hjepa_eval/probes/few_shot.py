@@ -124,7 +124,7 @@ def classify_episodes(
     truth = torch.arange(ways).repeat_interleave(episodes.queries.shape[2])
     accuracies = []
     per_episode = ways * (shots + episodes.queries.shape[2]) * placed.shape[1]
-    for piece in torch.arange(count).split(max(1, _CHUNK_ELEMENTS // per_episode)):
+    for piece in torch.split(torch.arange(count), max(1, _CHUNK_ELEMENTS // per_episode)):
         support = placed[torch.from_numpy(episodes.support)[piece]]
         queries = placed[torch.from_numpy(episodes.queries)[piece].flatten(1)]
         right = solve(support, queries).argmax(dim=2) == truth
@@ -157,7 +157,9 @@ def _placed(
         return rows, ()
     if base_mean is not None:
         if base_mean.shape != (rows.shape[1],):
-            raise ProbeError(f"base_mean has shape {list(base_mean.shape)}; expected [{rows.shape[1]}], as the features")
+            raise ProbeError(
+                f"base_mean has shape {list(base_mean.shape)}; expected [{rows.shape[1]}], as the features"
+            )
         rows = rows - torch.from_numpy(np.asarray(base_mean, dtype=np.float32))
     return torch.nn.functional.normalize(rows, dim=1), zero_rows_note(rows.numpy(), "few-shot")
 

@@ -13,7 +13,8 @@ from hjepa_eval.errors import ProbeError
 from hjepa_eval.metrics.accuracy import accuracy
 from hjepa_eval.metrics.intervals import Interval, wilson
 from hjepa_eval.probes.samples import Samples, check_samples, zero_rows_note
-from hjepa_eval.probes.search import Backend, Metric, nearest
+from hjepa_eval.probes.search import Backend, nearest
+from hjepa_eval.probes.similarity import Metric
 from hjepa_eval.probes.voting import Weighting, count_votes
 
 DEFAULT_KS = (10, 20, 100, 200)
@@ -77,8 +78,8 @@ def knn(
         class_names: names for messages.
 
     Raises:
-        ProbeError: NaN, labels outside the range, unlike widths, a single class, k or temperature not positive, or a test
-            set given together with `leave_one_out`.
+        ProbeError: NaN, labels outside the range, unlike widths, a single class, k or temperature not positive, or a
+            test set given together with `leave_one_out`.
         UnknownNameError: an unknown metric, weighting or backend.
 
     Source: DINO (arXiv:2104.14294) and `eval_knn.py`: k in 10, 20, 100, 200, T = 0.07, cosine. DINOv2 and DINOv3 divide

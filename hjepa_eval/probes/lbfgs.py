@@ -69,6 +69,7 @@ def minimise(
     start: torch.Tensor,
     inverse: torch.Tensor,
     *,
+    trivial: float,
     tol: float,
     max_iter: int,
     memory: int = 10,
@@ -76,12 +77,15 @@ def minimise(
     """Minimise B smooth convex problems from `start` [B, P] by preconditioned L-BFGS with backtracking.
 
     A problem is converged when the decrement g^T diag(inverse) g / 2, an estimate of how far its value is above the
-    minimum, is at most `tol` times the value. Converged problems leave the batch, so the others cost less.
+    minimum, is at most `tol` times the value, and `tol` times what was gained over the trivial value: where a strong
+    penalty leaves little to gain, the value alone would be near enough long before the solution is. Converged
+    problems leave the batch, so the others cost less.
 
     Args:
         evaluate: values and gradients of the problems still running.
         start: float64 [B, P].
         inverse: float64 [B, P], positive; the inverse of an approximate diagonal of the Hessian.
+        trivial: value of a model that ignores its input.
         tol: relative accuracy of the value.
         max_iter: iterations per problem.
         memory: pairs kept for the Hessian's estimate.
@@ -96,7 +100,7 @@ def minimise(
     x, scale = start, inverse
     stuck = torch.zeros(count, dtype=torch.bool)
     for iteration in range(max_iter + 1):
-        done = 0.5 * (g.square() * scale).sum(dim=1) <= tol * f.abs()
+        done = 0.5 * (g.square() * scale).sum(dim=1) <= tol * torch.minimum(f, trivial - f).maximum(1e-12 * f)
         point[running], value[running], iterations[running] = x, f, iteration
         converged[running] = done
         rows = torch.nonzero(~(done | stuck))[:, 0]

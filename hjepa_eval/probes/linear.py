@@ -1,4 +1,4 @@
-"""Linear probe: multinomial logistic regression, its C chosen on a held-out part of train, the test set touched once."""
+"""Linear probe: multinomial logistic regression, C chosen on a held-out part of train, the test set touched once."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def fit_logistic(
 ) -> LogisticPath:
     """Minimise `C * sum_i CE(W x_i + b, y_i) + |W|^2 / 2` for every C; the bias is not penalised.
 
-    From the smallest C to the largest, a few neighbours at a time: they share their matrix products, and start where the
-    last ones ended. `softmax_loss.py` has the derivation.
+    From the smallest C to the largest, a few neighbours at a time: they share their matrix products, and start where
+    the last ones ended. `softmax_loss.py` has the derivation.
 
     Args:
         features: [N, D]; they are not standardised or normalised.
@@ -118,7 +118,7 @@ def fit_logistic(
         raise ProbeError(f"every C must be a number above 0, found {list(cs)}")
     loss = SoftmaxLoss(features, labels, num_classes)
     order = np.argsort(values, kind="stable")
-    start = torch.zeros(num_classes * (features.shape[1] + 1), dtype=torch.float64)
+    start = loss.trivial()
     parts = []
     for group in np.array_split(order, -(-len(order) // max(1, _COLUMNS // num_classes))):
         penalty = torch.from_numpy(1 / (values[group] * len(labels)))
@@ -149,7 +149,7 @@ def _fit_group(
         return value, gradient.flatten(1)
 
     inverse = 1 / loss.diagonal(first.view(shape), penalty).flatten(1)
-    found = minimise(evaluate, first, inverse, tol=tol, max_iter=max_iter)
+    found = minimise(evaluate, first, inverse, trivial=loss.entropy, tol=tol, max_iter=max_iter)
     return found.point.view(shape), found.value, found.iterations, found.converged
 
 
@@ -167,8 +167,8 @@ def logistic_regression(
 ) -> LinearResult:
     """Fit logistic regression on `train` and report its accuracy on `test`.
 
-    C is chosen by accuracy on a held-out stratified part of train (of equal accuracies the smallest C), then all of train
-    is fitted again with that C. The test set is used once, for the reported number.
+    C is chosen by accuracy on a held-out stratified part of train (of equal accuracies the smallest C), then all of
+    train is fitted again with that C. The test set is used once, for the reported number.
 
     Args:
         train: features [N, D], used as given: any normalisation belongs to the protocol that calls this.
@@ -182,8 +182,8 @@ def logistic_regression(
         class_names: names for messages.
 
     Raises:
-        ProbeError: NaN, labels outside the range, unlike widths, a single class, a C not above 0, or classes too small to
-            hold anything out.
+        ProbeError: NaN, labels outside the range, unlike widths, a single class, a C not above 0, or classes too
+            small to hold anything out.
 
     Source: DINOv2 `eval/log_regression.py` (10 % of train for the choice, refit on all of it).
 

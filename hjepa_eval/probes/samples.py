@@ -44,7 +44,9 @@ def check_features(features: NDArray, name: str) -> NDArray[np.float32]:
         ProbeError: the array is not [N, D] with N, D >= 1, or holds NaN or infinity.
     """
     if features.ndim != 2 or 0 in features.shape:
-        raise ProbeError(f"{name} features have shape {list(features.shape)}; expected [N, D] with at least one of each")
+        raise ProbeError(
+            f"{name} features have shape {list(features.shape)}; expected [N, D] with at least one of each"
+        )
     array = np.ascontiguousarray(features, dtype=np.float32)
     # The sum is finite if every element is; only a bad or huge one needs the slower look at each row.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -66,14 +68,16 @@ def check_labels(labels: NDArray, name: str, *, num_samples: int, num_classes: i
         ProbeError: the length or type is wrong, or a label lies outside [0, num_classes).
     """
     if labels.shape != (num_samples,):
-        raise ProbeError(f"{name} labels have shape {list(labels.shape)}; expected [{num_samples}], one per feature row")
+        raise ProbeError(
+            f"{name} labels have shape {list(labels.shape)}; expected [{num_samples}], one per feature row"
+        )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ProbeError(f"{name} labels are {labels.dtype}; expected whole numbers from 0 to {num_classes - 1}")
     outside = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if outside.size:
         raise ProbeError(
-            f"{outside.size} {name} labels lie outside 0 to {num_classes - 1}, the first is {labels[outside[0]]} at row "
-            f"{outside[0]}; check the number of classes ({num_classes})"
+            f"{outside.size} {name} labels lie outside 0 to {num_classes - 1}, the first is {labels[outside[0]]} "
+            f"at row {outside[0]}; check the number of classes ({num_classes})"
         )
     return labels.astype(np.int64, copy=False)
 

@@ -1,8 +1,8 @@
 """Exact nearest neighbours, with one tie rule for every backend: the nearer, then the lower index.
 
 A search in float32 finds a few candidates more than asked for. Its rounding (and so its order of near-ties) depends on
-the backend, the chunk and the position of a row, so candidates closer to each other than that rounding are compared again
-in float64. The answer is then a property of the data, not of the machine.
+the backend, the chunk and the position of a row, so candidates closer to each other than that rounding are compared
+again in float64. The answer is then a property of the data, not of the machine.
 """
 
 from __future__ import annotations
@@ -17,16 +17,12 @@ import torch  # before faiss: two CUDA runtimes can live in one process only in 
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import ProbeError, unknown
+from hjepa_eval.probes.similarity import NEAR, PLACES, Metric, Space, make_space
 
-Metric = Literal["cosine", "euclidean"]
 Backend = Literal["auto", "faiss", "torch"]
 
-# Above the rounding of float32 products of unit vectors (3e-7) and of distances of order 1 (1e-6), below any difference
-# that a vote could feel.
-_NEAR = {"cosine": 1e-6, "euclidean": 4e-6}
-# Similarities equal to this many binary places are a tie; float64 sums differ by less, whatever their order.
-_PLACES = 36
-_INDEX_BITS = 24
+# Rows are numbered in this many bits of a key that also holds the similarity.
+INDEX_BITS = 24
 _SPARE = 8
 _BLOCK_ROWS = 131_072
 _CHUNK_ELEMENTS = 1 << 25
@@ -45,47 +41,6 @@ class Neighbours:
     similarity: NDArray[np.float32]
     index: NDArray[np.int64]
     backend: str
-
-
-@dataclass(frozen=True)
-class _Space:
-    """Moves rows to where a dot product (cosine) or a distance of numbers of order 1 (Euclidean) compares them."""
-
-    metric: Metric
-    centre: torch.Tensor
-    scale: float
-
-    def place(self, rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Return `rows` [N, D] as unit vectors, or centred and scaled, computed in float64 where float32 would err."""
-        if self.metric == "euclidean":
-            return ((rows.to(torch.float64) - self.centre) / self.scale).to(dtype)
-        if dtype == torch.float32:
-            quick = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-            if bool(((quick > 1e-12) & (quick < 1e18)).all()):
-                return rows / quick
-        # Squares of 1e20 or 1e-25 leave the range of float32. Zero vectors stay zero.
-        exact = rows.to(torch.float64)
-        norm = exact.square().sum(dim=1, keepdim=True).sqrt()
-        return (exact / torch.where(norm > 0, norm, 1.0)).to(dtype)
-
-    def exact(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """Return the float64 similarity [M] of `rows` [M, D] with `others` [M, D], on the grid that defines a tie."""
-        rows, others = self.place(rows, torch.float64), self.place(others, torch.float64)
-        if self.metric == "euclidean":
-            return _on_grid(rows.sub_(others).square_().sum(dim=1).neg_())
-        return _on_grid(rows.mul_(others).sum(dim=1))
-
-    def exact_matrix(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """Return the float64 similarity [Q, N] of all pairs of `rows` [Q, D] and `others` [N, D]."""
-        rows, others = self.place(rows, torch.float64), self.place(others, torch.float64)
-        if self.metric == "cosine":
-            return _on_grid(rows @ others.T)
-        squares = rows.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1)
-        return _on_grid((2 * rows @ others.T - squares).clamp_max(0))
-
-
-def _on_grid(similarity: torch.Tensor) -> torch.Tensor:
-    return torch.round(similarity * 2.0**_PLACES) / 2.0**_PLACES
 
 
 def choose_backend(backend: Backend) -> str:
@@ -133,12 +88,12 @@ def nearest(
     largest = len(bank) - (queries is None)
     if not 1 <= k <= largest:
         raise ProbeError(f"k = {k} neighbours do not exist in a bank of {len(bank)} rows; use 1 to {largest}")
-    if len(bank) >= 1 << _INDEX_BITS:
-        raise ProbeError(f"a bank of {len(bank)} rows is too large for one search; split it below {1 << _INDEX_BITS}")
+    if len(bank) >= 1 << INDEX_BITS:
+        raise ProbeError(f"a bank of {len(bank)} rows is too large for one search; split it below {1 << INDEX_BITS}")
     used = choose_backend(backend)
     rows = torch.from_numpy(bank)
     asked = rows if queries is None else torch.from_numpy(queries)
-    space = _space(rows, asked, metric)
+    space = make_space(rows, asked, metric)
     count = k + (queries is None)
     similarity, index = _candidates(rows, asked, space, min(count + _SPARE, len(bank)), used, block_rows)
     similarity, index = _settle(rows, asked, space, similarity, index, count)
@@ -147,17 +102,8 @@ def nearest(
     return Neighbours((similarity * space.scale**2).to(torch.float32).numpy(), index.numpy(), used)
 
 
-def _space(bank: torch.Tensor, queries: torch.Tensor, metric: Metric) -> _Space:
-    """Return the space of `metric`; for distances, centring on the bank's mean keeps their float32 rounding small."""
-    if metric == "cosine":
-        return _Space(metric, torch.zeros(1), 1.0)
-    centre = bank.mean(dim=0, dtype=torch.float64)
-    norms = [torch.linalg.vector_norm(rows - centre, dim=1).max() for rows in (bank, queries)]
-    return _Space(metric, centre, float(max(norms)) or 1.0)
-
-
 def _candidates(
-    bank: torch.Tensor, queries: torch.Tensor, space: _Space, count: int, backend: str, block_rows: int
+    bank: torch.Tensor, queries: torch.Tensor, space: Space, count: int, backend: str, block_rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return float32 similarity and index [Q, count], by a float32 search over blocks of the bank, merged."""
     placed = space.place(queries)
@@ -202,26 +148,26 @@ def _search_torch(
 
 def _chunks(rows: torch.Tensor, width: int) -> Iterator[torch.Tensor]:
     """Yield pieces of `rows` such that a piece times `width` numbers fit in the memory of a chunk."""
-    yield from rows.split(max(1, _CHUNK_ELEMENTS // width))
+    yield from torch.split(rows, max(1, _CHUNK_ELEMENTS // width))
 
 
 def _settle(
     bank: torch.Tensor,
     queries: torch.Tensor,
-    space: _Space,
+    space: Space,
     similarity: torch.Tensor,
     index: torch.Tensor,
     count: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the first `count` of the candidates [Q, count + spare], near-ties ordered by float64, then by index."""
-    near = _NEAR[space.metric]
+    near = NEAR[space.metric]
     close = similarity[:, :-1] - similarity[:, 1:] <= near
     similarity = similarity.to(torch.float64)
     either = torch.zeros(similarity.shape, dtype=torch.bool)
     either[:, :-1] = close
     either[:, 1:] |= close
     places = torch.nonzero(either)
-    for row, column in (piece.unbind(1) for piece in places.split(max(1, _CHUNK_ELEMENTS // (16 * bank.shape[1])))):
+    for row, column in (piece.unbind(1) for piece in _chunks(places, 16 * bank.shape[1])):
         similarity[row, column] = space.exact(queries[row], bank[index[row, column]])
     similarity, index = _in_order(similarity, index)
     if index.shape[1] < len(bank):
@@ -244,18 +190,18 @@ def _in_order(similarity: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tens
 
 
 def _search_exact(
-    bank: torch.Tensor, queries: torch.Tensor, space: _Space, count: int
+    bank: torch.Tensor, queries: torch.Tensor, space: Space, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return float64 similarity and index [Q, count] by keys that join similarity and index, so that none are equal."""
     similarity = space.exact_matrix(queries, bank)
-    last = (1 << _INDEX_BITS) - 1
-    key = (similarity * 2.0**_PLACES).to(torch.int64) * (last + 1) + (last - torch.arange(len(bank)))
+    last = (1 << INDEX_BITS) - 1
+    key = (similarity * 2.0**PLACES).to(torch.int64) * (last + 1) + (last - torch.arange(len(bank)))
     index = last - (key.topk(count, dim=1).values & last)
     return similarity.gather(1, index), index
 
 
 def _without_self(similarity: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return [Q, k] from [Q, k + 1]: each row without its own number or, if duplicates crowd it out, without its last."""
+    """Return [Q, k] from [Q, k + 1]: each row without its own number or, if duplicates hide it, without its last."""
     own = index == torch.arange(len(index))[:, None]
     own[:, -1] |= ~own.any(dim=1)
     keep = ~own

@@ -1,18 +1,19 @@
 """The multinomial logistic loss for many penalties at once, in coordinates where its Hessian is nearly diagonal.
 
-Let X [N, D] be the features, m their mean, and X_c = X - m = Z V^T with V [D, D] the eigenvectors of the covariance. For
-weights W [K, D] and bias b [K], put U = W V and c = b + W m. Then
+Let X [N, D] be the features, m their mean, and X_c = X - m = Z V^T with V [D, D] the eigenvectors of the covariance.
+For weights W [K, D] and bias b [K], put U = W V and c = b + W m. Then
 
     logits     W x + b  =  U z + c                      (z a row of Z: the loss is the same function)
     penalty    |W|^2    =  |U|^2                        (V is orthogonal: so is the penalty)
     Hessian    mean_i (diag(p_i) - p_i p_i^T) kron z_i z_i^T + I / (C N)
 
-Were all p_i the same, the Hessian's D x D blocks would be the covariance of z, which is diagonal. So the diagonal of the
-Hessian, h_kj = mean_i p_ik (1 - p_ik) z_ij^2 + 1 / (C N), is a preconditioner that mends what makes logistic regression
+Were all p_i the same, the Hessian's D x D blocks would be the covariance of z, which is diagonal. So the diagonal of
+the Hessian, h_kj = mean_i p_ik (1 - p_ik) z_ij^2 + 1 / (C N), is a preconditioner that mends what makes logistic
+regression
 slow: features whose variances differ by factors of 10^6. And as z has mean 0, the bias hardly couples with the weights.
 
-Source: the bound (diag(p) - p p^T) <= (I - 11^T / K) / 2 of Boehning (1992) has the same eigenvectors; the diagonal taken
-at the current p follows the path of C, where the bound would be too pessimistic once the p_i are near 0 and 1.
+Source: the bound (diag(p) - p p^T) <= (I - 11^T / K) / 2 of Boehning (1992) has the same eigenvectors; the diagonal
+taken at the current p follows the path of C, where the bound would be too pessimistic once the p_i are near 0 and 1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _SMALL = 1 << 20
 
 
 class SoftmaxLoss:
-    """Mean cross-entropy plus |U|^2 / (2 C N) for several C, each with weights [K, D + 1] whose last column is the bias."""
+    """Mean cross-entropy plus |U|^2 / (2 C N) for several C, each weights [K, D + 1] with the bias as last column."""
 
     def __init__(self, features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> None:
         # Small problems in float64, where it costs nothing; large ones multiply in float32 and add up in float64.
@@ -41,20 +42,30 @@ class SoftmaxLoss:
         self.rotated[:, -1] = 1
         self.labels = torch.from_numpy(labels)
         self.num_classes = num_classes
-        self.num_weights = num_classes * self.rotated.shape[1]
+        counts = torch.bincount(self.labels, minlength=num_classes).to(torch.float64)
+        self.shares = counts / len(rows)
+        # The loss of the best model that ignores its input.
+        self.entropy = float(-torch.special.xlogy(self.shares, self.shares).sum())
+
+    def trivial(self) -> torch.Tensor:
+        """Return flat weights [K * (D + 1)] of the model that predicts the shares of the classes for every input."""
+        weights = torch.zeros(self.num_classes, self.rotated.shape[1], dtype=torch.float64)
+        # A class without samples has no logarithm; half a sample keeps its bias low and finite.
+        weights[:, -1] = self.shares.clamp_min(0.5 / len(self.labels)).log()
+        return weights.flatten()
 
     def _blocks(self, problems: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return pieces of rows and labels small enough that their logits stay in the processor's cache."""
         size = max(256, _BLOCK_ELEMENTS // (problems * self.num_classes))
-        return list(zip(self.rotated.split(size), self.labels.split(size), strict=True))
+        return list(zip(torch.split(self.rotated, size), torch.split(self.labels, size), strict=True))
 
     def _log_shares(self, weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the log-softmax [A, K, M] of the logits of `rows` [M, D + 1].
 
         Classes come before rows in memory: a softmax over the last axis of K = 10 numbers is many times slower.
         """
-        logits = (weights.flatten(0, 1) @ rows.T).unflatten(0, (-1, self.num_classes))
-        return torch.log_softmax(logits, dim=1)
+        logits = weights.flatten(0, 1) @ rows.T
+        return torch.log_softmax(logits.view(len(weights), self.num_classes, len(rows)), dim=1)
 
     def evaluate(self, weights: torch.Tensor, penalty: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss float64 [A] and its gradient float64 [A, K, D + 1].

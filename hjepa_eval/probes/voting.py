@@ -23,8 +23,8 @@ def vote_weights(
     """Return the weight [Q, k] of each neighbour's vote.
 
     - `exponential`: exp((s - s_1) / T), with s the cosine and s_1 that of the nearest. The papers write exp(s / T) or a
-      softmax over the neighbours; both differ by a factor per query, which changes no vote. For distances s is minus the
-      squared distance.
+      softmax over the neighbours; both differ by a factor per query, which changes no vote. For distances s is minus
+      the squared distance.
     - `inverse`: 1 / (d + 1e-5), d the Euclidean distance. - `majority`: 1.
 
     Source: DINO, `eval_knn.py` (Wu et al., arXiv:1805.01978, eq. 8); `inverse` as solo-learn's `utils/knn.py`.
@@ -43,9 +43,7 @@ def vote_weights(
     raise unknown("weighting", weighting, get_args(Weighting))
 
 
-def class_scores(
-    weights: NDArray[np.float64], classes: NDArray[np.int64], *, num_classes: int
-) -> NDArray[np.float64]:
+def class_scores(weights: NDArray[np.float64], classes: NDArray[np.int64], *, num_classes: int) -> NDArray[np.float64]:
     """Return each class's share of the votes, float64 [Q, C], rows summing to 1.
 
     Args:
@@ -70,9 +68,9 @@ def count_votes(
 ) -> dict[int, tuple[NDArray[np.int64], NDArray[np.bool_]]]:
     """Return for each k the predictions int64 [Q] and whether the label is among the five best classes, bool [Q].
 
-    The votes of a larger k are those of the smaller k plus the neighbours between, so every neighbour votes once. Classes
-    with equal votes are ranked by their nearest neighbour (a rule that does not depend on how classes are numbered); a
-    class without a vote is never among the best five.
+    The votes of a larger k are those of the smaller k plus the neighbours between, so every neighbour votes once.
+    Classes with equal votes are ranked by their nearest neighbour (a rule that does not depend on how classes are
+    numbered); a class without a vote is never among the best five.
 
     Args:
         neighbours: of Q queries, at least max(ks) each.

@@ -110,7 +110,7 @@ def terminal(records: Sequence[Record]) -> str:
     from rich.table import Table as RichTable
 
     table = build_table(records)
-    drawn = RichTable(title=escape(caption(table)), box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    drawn = RichTable(title=escape(caption(table)), box=box.SIMPLE_HEAD, title_justify="left")
     drawn.add_column("level")
     for column in table.columns:
         drawn.add_column(column, justify="right")
@@ -128,10 +128,11 @@ def terminal(records: Sequence[Record]) -> str:
             shown = f"[{style}]{percent(cell.score)}[/]{star}\n[dim]{interval(cell.score)}[/dim] " if cell else ""
             cells.append(shown)
         drawn.add_row(f"{row.level}  {escape(row.level_name)}\n[dim]   width {row.width}[/dim]", *cells)
-    drawn.caption = "\n".join([FOOTNOTE, *(escape(f"note: {note}") for note in table.notes)])
     console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=_width())
     with console.capture() as capture:
         console.print(drawn)
+        for line in (FOOTNOTE, *(f"note: {note}" for note in table.notes)):
+            console.print(line, style="dim", markup=False, highlight=False)
     return capture.get()
 
 

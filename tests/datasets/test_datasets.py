@@ -116,7 +116,9 @@ def test_folder__class_that_train_lacks_is_named(cifar10_sample: Path, tmp_path:
         load_dataset(f"folder:{root}", "test")
 
 
-@pytest.mark.parametrize(("make", "part"), [("none", "no folder"), ("empty", "no train/"), ("bare", "no class folders")])
+@pytest.mark.parametrize(
+    ("make", "part"), [("none", "no folder"), ("empty", "no train/"), ("bare", "no class folders")]
+)
 def test_folder__missing_parts_are_named(tmp_path: Path, make: str, part: str) -> None:
     root = tmp_path / "photos"
     if make != "none":
@@ -149,13 +151,13 @@ def test_load_dataset__suggests_the_nearest_name() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff\xe0 no jpeg"])
 def test_decode__names_what_is_no_image(content: bytes) -> None:
-    with pytest.raises(DataError, match="photo.jpg"):
+    with pytest.raises(DataError, match=r"photo\.jpg"):
         decode(content, "photo.jpg")
 
 
 def test_decode__truncated_photograph_is_refused(cifar10_sample: Path) -> None:
     content = next((cifar10_sample / "test" / "cat").iterdir()).read_bytes()
-    with pytest.raises(DataError, match="photo.jpg"):
+    with pytest.raises(DataError, match=r"photo\.jpg"):
         decode(content[: len(content) // 2], "photo.jpg")
 
 
@@ -194,9 +196,7 @@ def test_image_batches__bad_image_stops_or_is_skipped_and_counted(cifar10_sample
     dataset = load_dataset("cifar10", "test", root=root)
     with pytest.raises(DataError, match=victim.name):
         stack_images(dataset, SAME)
-    batches = list(
-        image_batches(dataset, SAME, indices=range(len(dataset)), batch_size=64, workers=2, skip_bad=True)
-    )
+    batches = list(image_batches(dataset, SAME, indices=range(len(dataset)), batch_size=64, workers=2, skip_bad=True))
     assert sum(len(images) for images, _, _ in batches) == 199
     skipped = [reason for _, _, reasons in batches for reason in reasons]
     assert len(skipped) == 2

@@ -1,0 +1,175 @@
+"""The commands as typed, on real images, in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+SMALL_VIT = "random:vit_tiny_patch8_32?taps=2,4,6"
+
+
+def test_eval__prints_three_levels_and_the_second_call_reads_the_cache(hjepa, cifar10_sample: Path) -> None:
+    arguments = ("eval", "--model", SMALL_VIT, "--dataset", "cifar10", "--root", cifar10_sample, "--episodes", 50)
+    first = hjepa(*arguments)
+    assert first.code == 0, first.err
+    for column in ("kNN k=20", "linear", "5-way 1-shot", "5-way 5-shot", "block 2", "block 4", "block 6"):
+        assert column in first.out
+    records = [json.loads(path.read_text()) for path in sorted(Path("results").glob("*.json"))]
+    assert [record["probe"] for record in records] == ["fewshot", "knn", "linear"]
+    assert all(record["extraction"]["forward_images"] == 600 for record in records)
+    assert all(len(record["levels"]) == 3 for record in records)
+    assert Path("results/report.md").is_file()
+    assert Path("results/levels.png").is_file()
+    second = hjepa(*arguments, "--json")
+    again = json.loads(second.out)
+    assert all(record["extraction"]["forward_images"] == 0 for record in again)
+    assert "no forward pass" in second.err
+    assert "no forward pass" in Path("results/report.md").read_text()
+    old = {(r["probe"], level["level"]): level["scores"] for r in records for level in r["levels"]}
+    new = {(r["probe"], level["level"]): level["scores"] for r in again for level in r["levels"]}
+    assert old == new
+
+
+@pytest.mark.parametrize("probe", ["knn", "linear", "fewshot"])
+def test_probes__every_accuracy_has_an_interval_and_a_count(hjepa, probe: str) -> None:
+    done = hjepa(probe, "--model", "pixels:8", "--dataset", "digits", "--json", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    (record,) = json.loads(done.out)
+    for score in record["levels"][0]["scores"]:
+        assert score["low"] <= score["value"] <= score["high"]
+        assert score["low"] < score["high"]
+        assert score["num_samples"] == (1000 if probe == "fewshot" else 355)
+    top = record["levels"][0]["scores"][0]["value"]
+    assert top > (0.6 if probe == "fewshot" else 0.95)
+
+
+def test_knn__k_larger_than_the_train_set_is_clipped_and_said(hjepa, cifar10_sample: Path) -> None:
+    done = hjepa("knn", "--model", "pixels:8", "--dataset", "cifar10", "--root", cifar10_sample, "--k", "20,1000")
+    assert done.code == 0
+    assert "1000" in done.out
+    assert "400" in done.out
+
+
+def test_level__picks_what_is_shown_and_stores_all(hjepa, cifar10_sample: Path) -> None:
+    common = ("--model", SMALL_VIT, "--dataset", "cifar10", "--root", cifar10_sample, "--max-samples", 40)
+    extracted = json.loads(hjepa("extract", "--level", 2, *common, "--json").out)
+    assert [level["level"] for level in extracted[0]["levels"]] == [2]
+    done = hjepa("knn", "--level", "0,1", "--level", "2", *common)
+    assert "no forward pass" in done.err
+    assert all(f"block {tap}" in done.out for tap in (2, 4, 6))
+
+
+def test_options__flags_beat_environment_beats_yaml(hjepa, cifar10_sample: Path, monkeypatch, tmp_path: Path) -> None:
+    Path("x.yaml").write_text(yaml.safe_dump({"model": "pixels:8", "dataset": "cifar10", "root": "nowhere", "k": [3]}))
+    assert "under nowhere" in hjepa("knn", "--config", "x.yaml").err
+    monkeypatch.setenv("HJEPA_DATA", str(cifar10_sample))
+    done = hjepa("knn", "--config", "x.yaml", "--max-samples", 30)
+    assert done.code == 0, done.err
+    assert "kNN k=3" in done.out
+    assert "under elsewhere" in hjepa("knn", "--config", "x.yaml", "--root", "elsewhere").err
+    assert list((tmp_path / "cache").rglob("manifest.json")), "HJEPA_CACHE names the cache"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["knn"], "no --model given and no finished run under runs/"),
+        (["knn", "--model", "pixels", "--dataset", "cifra10"], "did you mean 'cifar10'"),
+        (["knn", "--model", "pixles"], "did you mean 'pixels'"),
+        (["knn", "--model", "pixels", "--level", "2"], "unknown level of pixels '2'; known: 0"),
+        (["knn", "--model", "pixels", "--set", "btach_size=3"], "did you mean 'batch_size'"),
+        (["knn", "--model", "pixels", "--batch-size", "0", "--k", "many"], "k.0"),
+        (["knn", "--model", "pixels", "--modle", "x"], "--model"),
+        (["knn", "--model", "pixels", "--device", "cuda:99"], "hjepa doctor"),
+        (["knn", "--model", "pixels", "--dataset", "cifar10"], "--download"),
+        (["knn", "--config", "absent.yaml"], "absent.yaml"),
+        (["kmn"], "knn"),
+        (["report", "absent"], "no result file or folder absent"),
+        (["report", "--format", "pdf"], "unknown format 'pdf'"),
+        (["cache", "verify", "zzz"], "no store 'zzz'"),
+        (["cache", "rm", "zzz"], "no store 'zzz'"),
+        (["pretrain", "--config", "digts"], "did you mean 'digits'"),
+        (["pretrain", "--set", "train.mintues=5"], "did you mean 'minutes'"),
+        (["pretrain", "--resume", "absent"], "no run to go on with"),
+    ],
+)
+def test_mistakes__one_clear_line_and_exit_2(hjepa, arguments: list[str], part: str) -> None:
+    done = hjepa(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert part in done.err
+    assert done.err.startswith("hjepa: ")
+    assert done.err.count("\n") == 1
+
+
+def test_probes__refuse_a_damaged_store_and_extract_repairs_one_shard(hjepa) -> None:
+    common = ("--model", "pixels:8", "--dataset", "digits")
+    assert hjepa("extract", *common).code == 0
+    shard = next(Path(os.environ["HJEPA_CACHE"]).rglob("train/*/*.safetensors"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    verified = hjepa("cache", "verify")
+    assert verified.code == 2
+    assert shard.name in verified.out
+    from hjepa_eval.errors import StoreError
+    from hjepa_eval.features.store import FeatureStore
+
+    with pytest.raises(StoreError, match=shard.name):
+        FeatureStore(shard.parent)
+    repaired = json.loads(hjepa("extract", *common, "--json").out)
+    assert {store["split"]: store["forward_images"] for store in repaired} == {"train": 1442, "test": 0}
+    assert shard.read_bytes() == whole
+    assert hjepa("cache", "verify").code == 0
+
+
+def test_cache__lists_and_removes(hjepa) -> None:
+    assert "hjepa extract makes one" in hjepa("cache", "ls").out
+    hjepa("extract", "--model", "pixels:8", "--dataset", "digits", "--quiet")
+    rows = json.loads(hjepa("cache", "ls", "--json").out)
+    assert sorted((row["split"], row["images"]) for row in rows) == [("test", 355), ("train", 1442)]
+    assert hjepa("cache", "path").out.strip() == os.environ["HJEPA_CACHE"]
+    assert hjepa("cache", "rm", "digits").out.count("removed") == 2
+    assert json.loads(hjepa("cache", "ls", "--json").out) == []
+
+
+def test_report__reads_what_the_probes_wrote(hjepa) -> None:
+    hjepa("knn", "--model", "pixels:8", "--dataset", "digits", "--quiet")
+    for name, part in (("table", "kNN k=20"), ("md", "| kNN k=20 |"), ("csv", "model,weights"), ("json", '"table"')):
+        assert part in hjepa("report", "--format", name).out
+    assert hjepa("report", "--format", "md", "--out", "x/table.md").code == 0
+    assert "| pixels | 0 |" in Path("x/table.md").read_text()
+
+
+def test_listings_and_doctor__say_what_there_is(hjepa) -> None:
+    assert "cifar10" in hjepa("datasets").out
+    assert "random:NAME" in hjepa("models").out
+    looked = json.loads(hjepa("models", SMALL_VIT, "--json").out)
+    assert [level["grid"] for level in looked["levels"]] == [[4, 4], [2, 2], [1, 1]]
+    topics = {finding["topic"]: finding for finding in json.loads(hjepa("doctor", "--json").out)}
+    for topic in ("versions", "CUDA devices", "CPU", "--precision auto", "FAISS", "cache", "finished runs"):
+        assert topics[topic]["found"]
+    assert "hjepa demo" in topics["finished runs"]["advice"]
+
+
+def test_ctrl_c__keeps_finished_shards_and_exits_130(cifar10_sample: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hjepa_eval", "extract", "--model", "random:vit_base_patch4_32"]
+    command += ["--dataset", "cifar10", "--root", str(cifar10_sample), "--batch-size", "8"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 90
+    lock = tmp_path / "cache"
+    while not list(lock.rglob("*.lock")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors

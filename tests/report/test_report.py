@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from hjepa_eval.errors import ResultError
+from hjepa_eval.report.formats import FORMATS
+from hjepa_eval.report.plot import draw_levels, write_plot
+from hjepa_eval.report.table import build_table
+from hjepa_eval.results import (
+    DatasetInfo,
+    Extracted,
+    LevelResult,
+    ModelInfo,
+    Record,
+    Score,
+    find_records,
+    make_provenance,
+    read_record,
+    write_record,
+)
+
+
+def record_of(
+    probe: str = "knn",
+    *,
+    model: str = "runs/demo",
+    values: tuple[float, ...] = (0.5, 0.75),
+    dataset: str = "digits",
+    version: int = 1,
+    note: str = "",
+) -> Record:
+    parameters = {"k": 20} if probe == "knn" else {}
+    levels = tuple(
+        LevelResult(
+            level=level,
+            name=f"block {level + 1}",
+            width=8,
+            tokens=4,
+            notes=(note,) if note else (),
+            scores=(
+                Score(
+                    metric="top1",
+                    parameters=parameters,
+                    value=value,
+                    low=value - 0.1,
+                    high=value + 0.05,
+                    num_samples=360,
+                    interval="wilson 95%",
+                    headline=True,
+                ),
+                Score(metric="top5", value=0.99, low=0.9, high=1.0, num_samples=360, interval="wilson 95%"),
+            ),
+        )
+        for level, value in enumerate(values)
+    )
+    return Record(
+        probe=probe,
+        protocol=f"{probe}-protocol",
+        protocol_version=version,
+        model=ModelInfo(name=model, weights="abcdef0123456789", identity={}),
+        dataset=DatasetInfo(
+            name=dataset,
+            train_fingerprint=f"train {dataset}",
+            test_fingerprint=f"test {dataset}",
+            num_classes=10,
+            train_images=1442,
+            test_images=355,
+        ),
+        extraction=Extracted(readout="mean", precision="fp32", train_store="a", test_store="b", forward_images=0),
+        levels=levels,
+        provenance=make_provenance(seed=0, device="cpu", settings={"k": [20]}, seconds={"knn": 1.23456}),
+    )
+
+
+def test_record__survives_writing_and_reading(tmp_path: Path) -> None:
+    record = record_of()
+    path = write_record(record, tmp_path)
+    assert path.name == "runs-demo__abcdef01__digits__mean__knn.json"
+    assert read_record(path) == record
+    assert record.extraction.from_cache
+    for package in ("hjepa", "torch", "faiss-gpu", "numpy"):
+        assert record.provenance.versions[package]
+    assert record.provenance.seconds == {"knn": 1.235}
+
+
+def test_read_record__refuses_what_it_cannot_understand(tmp_path: Path) -> None:
+    path = write_record(record_of(), tmp_path)
+    content = json.loads(path.read_text())
+    for change, part in (
+        ({"schema_version": 99}, "update hjepa"),
+        ({"schema_version": None}, "not a result record"),
+        ({"levles": []}, "did you mean 'levels'"),
+    ):
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(ResultError, match=part):
+            read_record(path)
+    path.write_text("{")
+    with pytest.raises(ResultError, match="cannot read"):
+        read_record(path)
+
+
+def test_write_record__unwritable_folder_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ResultError, match="--out"):
+        write_record(record_of(), tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_find_records__empty_folder_says_what_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="hjepa eval writes some"):
+        find_records([tmp_path])
+
+
+def test_table__levels_down_probes_across_best_of_each_model_marked() -> None:
+    records = [
+        record_of("linear"),
+        record_of("knn", values=(0.9, 0.2)),
+        record_of("knn", model="pixels", values=(0.8,)),
+    ]
+    table = build_table(records)
+    assert table.columns == ("kNN k=20", "linear")
+    assert [(row.model, row.level) for row in table.rows] == [("runs/demo", 0), ("runs/demo", 1), ("pixels", 0)]
+    best = [[cell.best if cell else None for cell in row.cells] for row in table.rows]
+    assert best == [[True, False], [False, True], [False, None]]
+
+
+@pytest.mark.parametrize(
+    ("other", "part"),
+    [({"dataset": "cifar10"}, "cannot mix datasets: digits"), ({"version": 2}, "cannot mix protocols of knn")],
+)
+def test_table__refuses_records_that_do_not_belong_together(other: dict, part: str) -> None:
+    with pytest.raises(ResultError, match=part):
+        build_table([record_of(), record_of(**other)])
+
+
+def test_markdown__escapes_names_and_shows_intervals() -> None:
+    text = FORMATS["md"]([record_of(model="<script>|x", note="a * note")])
+    assert "| &lt;script>\\|x | 1 | block 2 | 8 | 75.0 [65.0-80.0] \\* |" in text
+    assert "a \\* note" in text
+
+
+def test_csv__is_tidy_one_row_per_number() -> None:
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"]([record_of()]))))
+    assert len(rows) == 4
+    assert rows[0]["parameters"] == "k=20"
+    assert float(rows[0]["low"]) == pytest.approx(0.4)
+
+
+def test_json__holds_table_and_scores() -> None:
+    content = json.loads(FORMATS["json"]([record_of()]))
+    assert content["table"]["rows"][1]["cells"]["kNN k=20"]["value"] == 0.75
+    assert content["table"]["rows"][1]["cells"]["kNN k=20"]["best"] is True
+
+
+def test_terminal__shows_every_number_of_the_table() -> None:
+    text = FORMATS["table"]([record_of(note="k was clipped")])
+    for part in ("digits: 1,442 train and 355 test images", "50.0", "75.0*", "65.0-80.0", "k was clipped"):
+        assert part in text
+
+
+def test_plot__draws_the_numbers_of_the_table(tmp_path: Path) -> None:
+    figure = draw_levels([record_of(), record_of(model="pixels", values=(0.8,))])
+    (panel,) = figure.axes
+    curve = panel.containers[0].lines[0]
+    assert list(curve.get_ydata()) == [50.0, 75.0]
+    assert [round(x) for x in curve.get_xdata()] == [0, 1]
+    dashed = [line for line in panel.lines if line.get_linestyle() == "--"]
+    assert [line.get_ydata()[0] for line in dashed] == [80.0]
+    content = write_plot([record_of()], tmp_path / "levels.png").read_bytes()
+    assert content.startswith(b"\x89PNG")

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hjepa_eval.datasets import load_dataset
+from hjepa_eval.encoders import Encoder, load_encoder
+from hjepa_eval.errors import DataError
+from hjepa_eval.extract import ExtractSettings, encode, extract
+from hjepa_eval.features import store as store_module
+
+CPU = torch.device("cpu")
+FP32 = ExtractSettings(CPU, "fp32", batch_size=16)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SHARD_SIZE", 64)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder("random:vit_tiny_patch8_32?taps=1,2,3")
+
+
+def run(encoder: Encoder, root: Path, cache: Path, settings: ExtractSettings = FP32, **more: object) -> dict:
+    dataset = load_dataset("cifar10", "test", root=root)
+    return extract(
+        encoder, dataset, readouts=more.pop("readouts", ["mean"]), cache_dir=cache, settings=settings, **more
+    )
+
+
+def test_extract__stored_features_are_the_encoders_in_the_datasets_order(
+    encoder: Encoder, cifar10_sample: Path, tmp_path: Path
+) -> None:
+    found = run(encoder, cifar10_sample, tmp_path, readouts=["mean", "cls"])
+    dataset = load_dataset("cifar10", "test", root=cifar10_sample)
+    images = torch.stack([dataset.image(i) for i in range(len(dataset))])
+    with torch.inference_mode():
+        outputs = encoder(encoder.transform.normalise(images))
+    for level, output in enumerate(outputs):
+        np.testing.assert_allclose(found["mean"].store.features(level), output[:, 1:].mean(1), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found["cls"].store.features(level), output[:, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found["mean"].store.labels(), dataset.labels)
+
+
+def test_extract__second_call_runs_no_forward_pass(encoder: Encoder, cifar10_sample: Path, tmp_path: Path) -> None:
+    assert run(encoder, cifar10_sample, tmp_path)["mean"].images == 200
+
+    def refuse(images: torch.Tensor) -> None:
+        raise AssertionError("the cache has these features")
+
+    handle = encoder.register_forward_pre_hook(lambda module, inputs: refuse(*inputs))
+    try:
+        again = run(encoder, cifar10_sample, tmp_path)["mean"]
+        shorter = run(encoder, cifar10_sample, tmp_path, ExtractSettings(CPU, "fp32", max_samples=70))["mean"]
+    finally:
+        handle.remove()
+    assert (again.images, shorter.images, shorter.limit) == (0, 0, 70)
+    np.testing.assert_array_equal(shorter.store.features(0, limit=70), again.store.features(0)[:70])
+
+
+def test_extract__longer_run_computes_only_what_is_missing(
+    encoder: Encoder, cifar10_sample: Path, tmp_path: Path
+) -> None:
+    run(encoder, cifar10_sample, tmp_path / "a", ExtractSettings(CPU, "fp32", batch_size=16, max_samples=128))
+    more = run(encoder, cifar10_sample, tmp_path / "a")["mean"]
+    whole = run(encoder, cifar10_sample, tmp_path / "b")["mean"]
+    assert (more.images, whole.images) == (72, 200)
+    for file in sorted(whole.store.folder.iterdir()):
+        assert (more.store.folder / file.name).read_bytes() == file.read_bytes()
+
+
+def test_extract__interrupted_run_goes_on_to_the_same_bytes(
+    encoder: Encoder, cifar10_sample: Path, tmp_path: Path
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done > 130:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(encoder, cifar10_sample, tmp_path / "a", progress=stop)
+    resumed = run(encoder, cifar10_sample, tmp_path / "a")["mean"]
+    whole = run(encoder, cifar10_sample, tmp_path / "b")["mean"]
+    assert resumed.images == 200 - 128
+    for file in sorted(whole.store.folder.iterdir()):
+        assert (resumed.store.folder / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("change", ["weights", "precision", "readout", "data", "taps"])
+def test_extract__key_holds_everything_that_changes_a_number(
+    encoder: Encoder, cifar10_sample: Path, tmp_path: Path, change: str
+) -> None:
+    settings = ExtractSettings(CPU, "fp32", max_samples=8)
+    before = run(encoder, cifar10_sample, tmp_path, settings)["mean"].store.folder
+    root, readout, other = cifar10_sample, "mean", encoder
+    if change == "weights":
+        other = load_encoder("random:vit_tiny_patch8_32?taps=1,2,3", seed=1)
+    elif change == "taps":
+        other = load_encoder("random:vit_tiny_patch8_32?taps=1,2,4")
+    elif change == "precision":
+        settings = ExtractSettings(CPU, "bf16", max_samples=8)
+    elif change == "readout":
+        readout = "max"
+    else:
+        root = Path(shutil.copytree(cifar10_sample, tmp_path / "copy"))
+        image = next((root / "test" / "cat").iterdir())
+        image.write_bytes(next((root / "test" / "dog").iterdir()).read_bytes())
+    after = run(other, root, tmp_path, settings, readouts=[readout])[readout]
+    assert after.images == 8
+    assert after.store.folder != before
+
+
+def test_extract__bad_images_stop_or_are_counted(encoder: Encoder, cifar10_sample: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(cifar10_sample, tmp_path / "copy"))
+    victim = sorted((root / "test" / "cat").iterdir())[-1]
+    victim.write_bytes(victim.read_bytes()[:50])
+    with pytest.raises(DataError, match=victim.name):
+        run(encoder, root, tmp_path / "cache")
+    skip = ExtractSettings(CPU, "fp32", batch_size=16, on_bad_image="skip")
+    found = run(encoder, root, tmp_path / "cache", skip)["mean"]
+    assert len(found.store.labels()) == 199
+    assert victim.name in found.store.manifest.skipped[0]
+    assert found.images == 200 - 192, "the shards before the bad image stay"
+    with pytest.raises(DataError, match="1 images were skipped"):
+        run(encoder, root, tmp_path / "cache")
+
+
+def test_encode__bf16_stays_close_to_fp32(cifar10_sample: Path) -> None:
+    encoder = load_encoder("random:vit_tiny_patch4_32")
+    dataset = load_dataset("cifar10", "test", root=cifar10_sample)
+    images = torch.stack([dataset.image(i) for i in range(64)])
+    exact = encode(encoder, images, ["mean"], FP32)["mean"]
+    rounded = encode(encoder, images, ["mean"], ExtractSettings(CPU, "bf16"))["mean"]
+    for a, b in zip(exact, rounded, strict=True):
+        assert torch.nn.functional.cosine_similarity(a, b).min() > 0.999
+        assert not torch.equal(a, b)
