@@ -110,7 +110,7 @@ def terminal(records: Sequence[Record]) -> str:
     from rich.table import Table as RichTable
 
     table = build_table(records)
-    drawn = RichTable(title=escape(caption(table)), box=box.SIMPLE_HEAD, title_justify="left")
+    drawn = RichTable(box=box.SIMPLE_HEAD)
     drawn.add_column("level")
     for column in table.columns:
         drawn.add_column(column, justify="right")
@@ -130,6 +130,7 @@ def terminal(records: Sequence[Record]) -> str:
         drawn.add_row(f"{row.level}  {escape(row.level_name)}\n[dim]   width {row.width}[/dim]", *cells)
     console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=_width())
     with console.capture() as capture:
+        console.print(caption(table), style="bold", markup=False, highlight=False)
         console.print(drawn)
         for line in (FOOTNOTE, *(f"note: {note}" for note in table.notes)):
             console.print(line, style="dim", markup=False, highlight=False)
