@@ -63,7 +63,7 @@ class Talk:
 
     @contextmanager
     def progress(self, title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-        """Give a function of (done, total, remark) that shows progress, throughput and the time left."""
+        """Give a function of (done, total, remark) that shows progress, throughput in `unit` and the time left."""
         if self.quiet:
             yield _silent
         elif sys.stderr.isatty():
@@ -96,9 +96,14 @@ def _bar(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
 
         def report(done: int, total: int, remark: str = "") -> None:
             rate = done / max(time.monotonic() - started, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:,.0f} {unit}/s", remark=remark)
+            bar.update(task, completed=done, total=total, rate=_speed(rate, unit), remark=remark)
 
         yield report
+
+
+def _speed(rate: float, unit: str) -> str:
+    """Return `310 images/s`; nothing where units have no name."""
+    return f"{rate:,.0f} {unit}/s" if unit else ""
 
 
 class _Lines:
@@ -113,5 +118,6 @@ class _Lines:
         self.said = now
         rate = done / max(now - self.started, 1e-9)
         left = (total - done) / rate if rate else 0.0
-        parts = [f"{self.title}: {done:,}/{total:,}", f"{rate:,.0f} {self.unit}/s", f"{left:.0f} s left", remark]
+        where = f"{done:,}/{total:,}" if self.unit else f"{done / total:.0%}"
+        parts = [f"{self.title}: {where}", _speed(rate, self.unit), f"{left:.0f} s left", remark]
         print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)

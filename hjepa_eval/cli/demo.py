@@ -43,7 +43,10 @@ def register(app: typer.Typer) -> None:
         fast: Annotated[bool, typer.Option("--fast", help="a few seconds of pretraining, to see the road")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", help="no progress and no notes; the table only")] = False,
     ) -> None:
-        """Pretrain on scanned digits, measure every level against untrained and raw pixels, report."""
+        """From images to the table in minutes.
+
+        Pretrains on scanned digits, measures every level against the same encoder untrained and raw pixels, reports.
+        """
         from hjepa_eval.cli.pretrain import load_pretrain_settings, run_pretraining
         from hjepa_eval.cli.probe_commands import evaluate
         from hjepa_eval.cli.report import write_report

@@ -87,7 +87,10 @@ def register(app: typer.Typer) -> None:
     @app.command("doctor")
     @guarded
     def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON on stdout")] = False) -> None:
-        """Show versions, devices, number formats, FAISS and folders, and what to do about each problem."""
+        """Look at this machine and say what to mend.
+
+        Versions, devices, number formats, FAISS, folders, and what to do about each problem.
+        """
         import torch  # noqa: F401  before faiss: two CUDA runtimes live in one process only in that order
 
         from hjepa_eval.results import package_versions

@@ -14,7 +14,10 @@ def register(app: typer.Typer) -> None:
 
     @settings_command(app, "extract", ExtractionSettings)
     def extract(settings: ExtractionSettings) -> None:
-        """Run the encoder once over both splits and store every level; --level picks what is listed."""
+        """Store the features of every level.
+
+        One forward pass over both splits fills the cache; --level picks what is listed.
+        """
         from hjepa_eval.cli.workflow import collect_features
 
         features = collect_features(settings, Talk(quiet=settings.quiet))

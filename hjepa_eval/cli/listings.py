@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option("--seed", help="of untrained weights")] = 0,
         as_json: AsJson = False,
     ) -> None:
-        """List the kinds of encoders, or one encoder's levels."""
+        """List encoders, or one encoder's levels."""
         from hjepa_eval.encoders import ENCODERS, load_encoder
 
         if model is None:

@@ -40,12 +40,16 @@ def _metavar(field: FieldInfo) -> str:
     return "TEXT"
 
 
-def _shown_default(field: FieldInfo) -> str | bool:
+def _help(field: FieldInfo) -> str:
     if field.default is None or field.default == () or isinstance(field.default, bool):
-        return False
-    if isinstance(field.default, tuple):
-        return ",".join(str(item) for item in field.default)
-    return str(field.default)
+        return str(field.description)
+    value = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    return f"{field.description}  [default: {value}]"
+
+
+def _group(field: FieldInfo) -> int:
+    extra = field.json_schema_extra
+    return int(str(extra["group"])) if isinstance(extra, dict) else 0
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -55,10 +59,9 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     kind: Any = bool if bool in kinds else (list[str] if tuple in kinds else str)
     info = typer.Option(
         flag,
-        help=field.description,
-        show_default=_shown_default(field),
+        help=_help(field),
+        show_default=False,
         metavar=None if kind is bool else _metavar(field),
-        rich_help_panel=str(extra.get("panel", "Options")),
     )
     # Every value travels as text: the schema converts it, and says what is wrong with it in its one message.
     return inspect.Parameter(
@@ -70,9 +73,10 @@ def settings_command(
     app: typer.Typer, name: str, schema: type[SettingsT]
 ) -> Callable[[Callable[[SettingsT], None]], Callable[[SettingsT], None]]:
     """Register a function of `schema` as the command `name`, with an option per field, `--config` and `--set`."""
-    config = typer.Option("--config", help="YAML file with any of these options", rich_help_panel="How to run")
-    assign = typer.Option("--set", metavar="KEY=VALUE", help="one setting, repeatable", rich_help_panel="How to run")
-    parameters = [_parameter(field_name, field) for field_name, field in schema.model_fields.items()]
+    config = typer.Option("--config", help="YAML file with any of these options", metavar="PATH")
+    assign = typer.Option("--set", metavar="KEY=VALUE", help="one setting, repeatable")
+    fields = sorted(schema.model_fields.items(), key=lambda item: _group(item[1]))
+    parameters = [_parameter(field_name, field) for field_name, field in fields]
     parameters += [
         inspect.Parameter(
             "config_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, config]

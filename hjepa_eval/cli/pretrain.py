@@ -46,12 +46,13 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
     dataset = load_dataset(settings.data.dataset, "train", root=root, download=download, memo=memo)
     talk.note(f"pretraining on {dataset.name}, {len(dataset):,} images, into {run_dir}")
     try:
-        with talk.progress("pretrain", "permille") as report:
+        with talk.progress("pretrain", "") as report:
             return pretraining().loop.pretrain(
                 settings,
                 dataset,
                 run_dir=run_dir,
                 resume=resume,
+                say=talk.note,
                 progress=lambda state: report(round(1000 * state.fraction), 1000, describe_state(state)),
             )
     except KeyboardInterrupt:
@@ -60,8 +61,8 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
 
 def describe_state(state: Any) -> str:
     """Return a progress remark: step, loss per level, images per second."""
-    losses = "/".join(f"{loss:.3f}" for loss in state.losses)
-    return f"step {state.step}, loss {losses}, {state.images_per_second:,.0f} images/s"
+    losses = f", loss {'/'.join(f'{loss:.3f}' for loss in state.losses)}" if state.losses else ""
+    return f"step {state.step:,}{losses}, {state.images_per_second:,.0f} images/s"
 
 
 def register(app: typer.Typer) -> None:
@@ -89,7 +90,10 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", help="no progress and no notes")] = False,
     ) -> None:
-        """Pretrain an H-JEPA; without --config the digits preset, which takes about a minute."""
+        """Pretrain an H-JEPA.
+
+        Without --config it is the digits preset, which takes about a minute.
+        """
         talk = Talk(quiet=quiet)
         given = list(assignments or [])
         given += [f"data.dataset={dataset}"] if dataset is not None else []

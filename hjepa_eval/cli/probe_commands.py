@@ -50,7 +50,10 @@ def register(app: typer.Typer) -> None:
 
     @settings_command(app, "knn", KnnSettings)
     def knn(settings: KnnSettings) -> None:
-        """Classify by nearest neighbours at every level (FAISS, exact, DINO's weighting)."""
+        """Nearest neighbours at every level.
+
+        FAISS exact search, cosine, DINO's weighting; all k from one search.
+        """
         from hjepa_eval.cli.probing import run_knn
         from hjepa_eval.cli.workflow import collect_features
 
@@ -59,7 +62,10 @@ def register(app: typer.Typer) -> None:
 
     @settings_command(app, "linear", LinearSettings)
     def linear(settings: LinearSettings) -> None:
-        """Fit logistic regression at every level; C is chosen on a held-out part of train."""
+        """Logistic regression at every level.
+
+        C is chosen on a held-out part of train, then all of train is fitted; test is touched once.
+        """
         from hjepa_eval.cli.probing import run_linear
         from hjepa_eval.cli.workflow import collect_features
 
@@ -68,7 +74,10 @@ def register(app: typer.Typer) -> None:
 
     @settings_command(app, "fewshot", FewShotSettings)
     def fewshot(settings: FewShotSettings) -> None:
-        """Run few-shot episodes at every level, drawn from the test images."""
+        """Few-shot episodes at every level.
+
+        Drawn from the test images, the same episodes for every level; nearest class mean of normalised features.
+        """
         from hjepa_eval.cli.probing import run_few_shot
         from hjepa_eval.cli.workflow import collect_features
 
@@ -77,7 +86,7 @@ def register(app: typer.Typer) -> None:
 
     @settings_command(app, "eval", EvalSettings)
     def eval_(settings: EvalSettings) -> None:
-        """Extract, run every probe at every level, and report."""
+        """Extract, run every probe, and report."""
         from hjepa_eval.cli.report import write_report
 
         talk = Talk(quiet=settings.quiet)

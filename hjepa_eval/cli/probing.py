@@ -112,7 +112,7 @@ def _record(
 ) -> Record:
     started = time.perf_counter()
     levels = []
-    with talk.progress(f"{name} {features.encoder.name}", "levels") as report:
+    with talk.progress(f"{name}, {features.encoder.name}", "") as report:
         for done, level in enumerate(features.levels, start=1):
             scores, chosen, notes = probe(level.index)
             levels.append(

@@ -71,7 +71,10 @@ def register(app: typer.Typer) -> None:
         format_name: Annotated[str, typer.Option("--format", help="table, md, csv or json")] = "table",
         out: Annotated[Path | None, typer.Option("--out", help="file to write instead of printing")] = None,
     ) -> None:
-        """Show result records level by level, a table per dataset; results/ when none is named."""
+        """Show result records level by level.
+
+        A table per dataset, from results/ when no file or folder is named.
+        """
         from hjepa_eval.report.formats import FORMATS
         from hjepa_eval.results import find_records
 

@@ -30,12 +30,13 @@ Numbers = Annotated[tuple[int, ...], BeforeValidator(_split)]
 Reals = Annotated[tuple[float, ...], BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
-DATA, RUNNING, OUTPUT, PROBE = "What to measure", "How to run", "Output", "Probe"
+# The order in which a command's help lists its options: what, which probe, how, where to.
+DATA, PROBE, RUNNING, OUTPUT = range(4)
 
 
-def option(default: Any, description: str, *, panel: str, flag: str = "", env: str = "", **checks: Any) -> Any:
+def option(default: Any, description: str, *, group: int, flag: str = "", env: str = "", **checks: Any) -> Any:
     """Return a schema field that is also a command-line option; an empty `flag` takes the field's name."""
-    extra: dict[str, Any] = {"panel": panel}
+    extra: dict[str, Any] = {"group": group}
     if flag:
         extra["flag"] = flag
     if env:
@@ -46,47 +47,47 @@ def option(default: Any, description: str, *, panel: str, flag: str = "", env: s
 class OutputSettings(Settings):
     """Where results go and how much is said on the way."""
 
-    out: Path = option(Path("results"), "folder for result records (JSON)", panel=OUTPUT)
-    as_json: bool = option(False, "print JSON on stdout instead of a table", panel=OUTPUT, flag="json")
-    quiet: bool = option(False, "no progress, no notes; errors and the result only", panel=OUTPUT)
+    out: Path = option(Path("results"), "folder for result records (JSON)", group=OUTPUT)
+    as_json: bool = option(False, "print JSON on stdout instead of a table", group=OUTPUT, flag="json")
+    quiet: bool = option(False, "no progress, no notes; errors and the result only", group=OUTPUT)
 
 
 class ExtractionSettings(OutputSettings):
     """Which features, of which images, and how they are computed."""
 
     model: str | None = option(
-        None, "encoder, as in 'hjepa models'; the newest finished run under runs/ when not given", panel=DATA
+        None, "encoder, as in 'hjepa models'; the newest finished run under runs/ when not given", group=DATA
     )
     dataset: str | None = option(
         None,
         "dataset, as in 'hjepa datasets'; the one the run was pretrained on, else digits, when not given",
-        panel=DATA,
+        group=DATA,
     )
     root: Path | None = option(
-        None, "folder that holds the dataset (HJEPA_DATA; else ./data)", panel=DATA, env="HJEPA_DATA"
+        None, "folder that holds the dataset (HJEPA_DATA; else ./data)", group=DATA, env="HJEPA_DATA"
     )
-    level: Levels = option((), "levels, repeatable: 2, or 0,2, or all", panel=DATA)
-    readout: Literal["mean", "max", "cls", "grid", "tokens"] = option("mean", "tokens to one vector", panel=DATA)
-    max_samples: int | None = option(None, "at most so many images per split, balanced over classes", panel=DATA, ge=1)
-    on_bad_image: Literal["error", "skip"] = option("error", "what to do with an unreadable image", panel=DATA)
-    download: bool = option(False, "fetch official dataset files or pretrained weights that are missing", panel=DATA)
-    batch_size: int = option(256, "images per forward pass", panel=RUNNING, ge=1)
-    num_workers: int = option(2, "image decoding threads", panel=RUNNING, ge=1)
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", panel=RUNNING)
+    level: Levels = option((), "levels, repeatable: 2, or 0,2, or all", group=DATA)
+    readout: Literal["mean", "max", "cls", "grid", "tokens"] = option("mean", "tokens to one vector", group=DATA)
+    max_samples: int | None = option(None, "at most so many images per split, balanced over classes", group=DATA, ge=1)
+    on_bad_image: Literal["error", "skip"] = option("error", "what to do with an unreadable image", group=DATA)
+    download: bool = option(False, "fetch official dataset files or pretrained weights that are missing", group=DATA)
+    batch_size: int = option(256, "images per forward pass", group=RUNNING, ge=1)
+    num_workers: int = option(2, "image decoding threads", group=RUNNING, ge=1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", group=RUNNING)
     precision: Literal["auto", "bf16", "fp32"] = option(
-        "auto", "of the forward pass; auto takes bf16 where the machine is fast at it", panel=RUNNING
+        "auto", "of the forward pass; auto takes bf16 where the machine is fast at it", group=RUNNING
     )
-    seed: int = option(0, "of untrained weights, held-out splits and episodes", panel=RUNNING, ge=0)
+    seed: int = option(0, "of untrained weights, held-out splits and episodes", group=RUNNING, ge=0)
     cache_dir: Path | None = option(
-        None, "folder of feature stores (HJEPA_CACHE; else ~/.cache/hjepa)", panel=RUNNING, env="HJEPA_CACHE"
+        None, "folder of feature stores (HJEPA_CACHE; else ~/.cache/hjepa)", group=RUNNING, env="HJEPA_CACHE"
     )
 
 
 class KnnSettings(ExtractionSettings):
     """k-nearest-neighbour classification."""
 
-    k: Numbers = option((10, 20, 100, 200), "numbers of neighbours, repeatable; all come from one search", panel=PROBE)
-    temperature: float = option(0.07, "of the neighbours' weights exp(cosine / T)", panel=PROBE, gt=0)
+    k: Numbers = option((10, 20, 100, 200), "numbers of neighbours, repeatable; all come from one search", group=PROBE)
+    temperature: float = option(0.07, "of the neighbours' weights exp(cosine / T)", group=PROBE, gt=0)
 
 
 class LinearSettings(ExtractionSettings):
@@ -95,20 +96,20 @@ class LinearSettings(ExtractionSettings):
     c: Reals | None = option(
         None,
         "inverse regularisation strengths to choose from, repeatable; a logarithmic grid when not given",
-        panel=PROBE,
+        group=PROBE,
     )
 
 
 class FewShotSettings(ExtractionSettings):
     """Few-shot episodes."""
 
-    ways: int = option(5, "classes per episode", panel=PROBE, ge=2)
-    shots: Numbers = option((1, 5), "labelled images per class, repeatable", panel=PROBE)
-    queries: int = option(15, "test images per class and episode", panel=PROBE, ge=1)
-    episodes: int = option(1000, "number of episodes", panel=PROBE, ge=2)
+    ways: int = option(5, "classes per episode", group=PROBE, ge=2)
+    shots: Numbers = option((1, 5), "labelled images per class, repeatable", group=PROBE)
+    queries: int = option(15, "test images per class and episode", group=PROBE, ge=1)
+    episodes: int = option(1000, "number of episodes", group=PROBE, ge=2)
 
 
 class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
     """All probes, and the report."""
 
-    baselines: Names = option((), "encoders to show beside the model, repeatable, such as pixels", panel=DATA)
+    baselines: Names = option((), "encoders to show beside the model, repeatable, such as pixels", group=DATA)

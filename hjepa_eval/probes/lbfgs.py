@@ -9,9 +9,15 @@ import torch
 
 # (points [A, P], numbers of the problems [A]) -> values float64 [A], gradients [A, P]
 Evaluate = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+# (points [A, P], numbers of the problems [A]) -> diagonals of the Hessians [A, P], positive
+Diagonal = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _SUFFICIENT = 1e-4
 _MAX_HALVINGS = 30
+# A fresh diagonal costs one evaluation. Where classes separate it shrinks by orders of magnitude on the way:
+# measured on digits at C = 100, 185 evaluations with a fresh one every 10 iterations, more than 2,000 with the first
+# one kept.
+_REFRESH = 10
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class _Memory:
     def direction(self, gradient: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
         """Return minus the inverse Hessian's estimate times `gradient` [A, P], starting from diag(`inverse`) [A, P].
 
-        Source: Nocedal and Wright, "Numerical Optimization", algorithm 7.4, with the diagonal in place of the identity.
+        Source: Nocedal and Wright, "Numerical Optimization", algorithm 7.4 and (7.20), with the diagonal in place of
+            the identity.
         """
         result, weights = gradient.clone(), []
         for step, change, rho in reversed(self.pairs):
@@ -59,6 +66,11 @@ class _Memory:
             weights.append(weight)
             result -= weight[:, None] * change
         result *= inverse
+        if self.pairs:
+            step, change, rho = self.pairs[-1]
+            # Scaled so that the diagonal agrees with the Hessian along the last step.
+            ratio = (step * change).sum(dim=1) / (change.square() * inverse).sum(dim=1)
+            result *= torch.where(rho > 0, ratio, 1.0)[:, None]
         for (step, change, rho), weight in zip(self.pairs, reversed(weights), strict=True):
             result += (weight - rho * (change * result).sum(dim=1))[:, None] * step
         return result.neg_()
@@ -66,8 +78,8 @@ class _Memory:
 
 def minimise(
     evaluate: Evaluate,
+    diagonal: Diagonal,
     start: torch.Tensor,
-    inverse: torch.Tensor,
     *,
     trivial: float,
     tol: float,
@@ -76,15 +88,15 @@ def minimise(
 ) -> Minimum:
     """Minimise B smooth convex problems from `start` [B, P] by preconditioned L-BFGS with backtracking.
 
-    A problem is converged when the decrement g^T diag(inverse) g / 2, an estimate of how far its value is above the
+    A problem is converged when the decrement g^T diag(H)^-1 g / 2, an estimate of how far its value is above the
     minimum, is at most `tol` times the value, and `tol` times what was gained over the trivial value: where a strong
     penalty leaves little to gain, the value alone would be near enough long before the solution is. Converged
     problems leave the batch, so the others cost less.
 
     Args:
         evaluate: values and gradients of the problems still running.
+        diagonal: approximate diagonals of their Hessians.
         start: float64 [B, P].
-        inverse: float64 [B, P], positive; the inverse of an approximate diagonal of the Hessian.
         trivial: value of a model that ignores its input.
         tol: relative accuracy of the value.
         max_iter: iterations per problem.
@@ -94,24 +106,22 @@ def minimise(
     point, value = start.clone(), torch.empty(count, dtype=torch.float64)
     iterations = torch.zeros(count, dtype=torch.int64)
     converged = torch.zeros(count, dtype=torch.bool)
-    running = torch.arange(count)
+    running, x, stuck = torch.arange(count), start, torch.zeros(count, dtype=torch.bool)
     kept = _Memory(memory)
-    f, g = evaluate(start, running)
-    x, scale = start, inverse
-    stuck = torch.zeros(count, dtype=torch.bool)
+    f, g = evaluate(x, running)
     for iteration in range(max_iter + 1):
-        done = 0.5 * (g.square() * scale).sum(dim=1) <= tol * torch.minimum(f, trivial - f).maximum(1e-12 * f)
-        point[running], value[running], iterations[running] = x, f, iteration
-        converged[running] = done
+        if iteration % _REFRESH == 0:
+            inverse = 1 / diagonal(x, running)
+        done = 0.5 * (g.square() * inverse).sum(dim=1) <= tol * torch.minimum(f, trivial - f).maximum(1e-12 * f)
+        point[running], value[running], iterations[running], converged[running] = x, f, iteration, done
         rows = torch.nonzero(~(done | stuck))[:, 0]
         if len(rows) == 0 or iteration == max_iter:
             break
         if len(rows) < len(running):
-            running, x, f, g, scale = running[rows], x[rows], f[rows], g[rows], scale[rows]
+            running, x, f, g, inverse = running[rows], x[rows], f[rows], g[rows], inverse[rows]
             kept.keep(rows)
-        direction = kept.direction(g, scale)
-        slope = (g * direction).sum(dim=1)
-        new_x, new_f, new_g, stuck = _backtrack(evaluate, running, x, f, direction, slope)
+        direction = kept.direction(g, inverse)
+        new_x, new_f, new_g, stuck = _backtrack(evaluate, running, x, f, direction, (g * direction).sum(dim=1))
         kept.add(new_x - x, new_g - g)
         x, f, g = new_x, new_f, new_g
     return Minimum(point, value, iterations, converged)

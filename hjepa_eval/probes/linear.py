@@ -120,10 +120,11 @@ def fit_logistic(
     order = np.argsort(values, kind="stable")
     start = loss.trivial()
     parts = []
-    for group in np.array_split(order, -(-len(order) // max(1, _COLUMNS // num_classes))):
-        penalty = torch.from_numpy(1 / (values[group] * len(labels)))
-        parts.append(_fit_group(loss, penalty, start, tol, max_iter))
-        start = parts[-1][0][-1].flatten()
+    with loss.threads():
+        for group in np.array_split(order, -(-len(order) // max(1, _COLUMNS // num_classes))):
+            penalty = torch.from_numpy(1 / (values[group] * len(labels)))
+            parts.append(_fit_group(loss, penalty, start, tol, max_iter))
+            start = parts[-1][0][-1].flatten()
     weights, objective, iterations, converged = (torch.cat(each) for each in zip(*parts, strict=True))
     back = torch.from_numpy(np.argsort(order))
     weight, bias = loss.to_features(weights[back])
@@ -148,8 +149,10 @@ def _fit_group(
         value, gradient = loss.evaluate(points.view(shape), penalty[problems])
         return value, gradient.flatten(1)
 
-    inverse = 1 / loss.diagonal(first.view(shape), penalty).flatten(1)
-    found = minimise(evaluate, first, inverse, trivial=loss.entropy, tol=tol, max_iter=max_iter)
+    def diagonal(points: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
+        return loss.diagonal(points.view(shape), penalty[problems]).flatten(1)
+
+    found = minimise(evaluate, diagonal, first, trivial=loss.entropy, tol=tol, max_iter=max_iter)
     return found.point.view(shape), found.value, found.iterations, found.converged
 
 

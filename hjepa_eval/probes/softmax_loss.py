@@ -18,6 +18,9 @@ taken at the current p follows the path of C, where the bound would be too pessi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,7 +34,8 @@ class SoftmaxLoss:
 
     def __init__(self, features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> None:
         # Small problems in float64, where it costs nothing; large ones multiply in float32 and add up in float64.
-        self.dtype = torch.float64 if features.size <= _SMALL else torch.float32
+        self.small = features.size <= _SMALL
+        self.dtype = torch.float64 if self.small else torch.float32
         rows = torch.from_numpy(features)
         self.mean = rows.mean(dim=0, dtype=torch.float64)
         centred = (rows - self.mean.to(rows.dtype)).to(self.dtype)
@@ -53,6 +57,20 @@ class SoftmaxLoss:
         # A class without samples has no logarithm; half a sample keeps its bias low and finite.
         weights[:, -1] = self.shares.clamp_min(0.5 / len(self.labels)).log()
         return weights.flatten()
+
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Compute on one thread inside the block if the problem is small.
+
+        Handing a product of a millisecond to a second core costs as much as it saves, and 50 times as much when another
+        process has that core. The number of threads is put back at the end.
+        """
+        before = torch.get_num_threads()
+        torch.set_num_threads(1 if self.small else before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _blocks(self, problems: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return pieces of rows and labels small enough that their logits stay in the processor's cache."""

@@ -173,3 +173,40 @@ def test_ctrl_c__keeps_finished_shards_and_exits_130(cifar10_sample: Path, tmp_p
     assert process.returncode == 130, errors
     assert "run the same command again" in errors
     assert "Traceback" not in errors
+
+
+ENCODER_FILE = """
+import torch
+from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.encoders import Encoder, Level
+
+class Filled(Encoder):
+    name, settings = "filled", {}
+    levels = (Level(0, "one number", 4, (1, 1)),)
+    transform = Transform(8, 8)
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.tensor(value))
+
+    def forward(self, images):
+        return [self.value.expand(len(images), 1, 4)]
+
+def nan():
+    return Filled(float("nan"))
+
+def constant():
+    return Filled(1.0)
+"""
+
+
+@pytest.mark.parametrize("probe", ["knn", "linear", "fewshot"])
+def test_probes__nan_features_are_an_error_and_constant_ones_a_note(hjepa, probe: str) -> None:
+    Path("filled.py").write_text(ENCODER_FILE)
+    broken = hjepa(probe, "--model", "filled.py:nan", "--dataset", "digits", "--quiet")
+    assert broken.code == 2
+    assert "NaN" in broken.err
+    assert broken.err.count("\n") == 1
+    constant = hjepa(probe, "--model", "filled.py:constant", "--dataset", "digits", "--quiet")
+    assert constant.code == 0, constant.err
+    assert "no information" in constant.out
