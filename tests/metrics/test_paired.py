@@ -1,0 +1,66 @@
+"""Paired comparisons against hand-computed values and scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from hjepa_eval.errors import ProbeError
+from hjepa_eval.metrics.paired import compare_correct, compare_values, holm, mcnemar
+
+
+@pytest.mark.parametrize(("b", "c"), [(10, 2), (2, 10), (5, 5), (0, 6), (300, 250)])
+def test_mcnemar__equals_the_binomial_test(b: int, c: int) -> None:
+    assert mcnemar(b, c) == pytest.approx(binomtest(b, b + c).pvalue, rel=1e-9)
+
+
+def test_mcnemar__no_discordant_sample_is_no_evidence() -> None:
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_mcnemar__six_to_nothing_is_one_in_thirty_two() -> None:
+    assert mcnemar(6, 0) == pytest.approx(2 / 64)
+
+
+def test_compare_correct__counts_and_difference() -> None:
+    first = np.array([1, 1, 1, 1, 0, 0, 1, 1], bool)
+    second = np.array([1, 1, 0, 0, 1, 0, 1, 0], bool)
+    found = compare_correct(first, second)
+    assert (found.only_first, found.only_second) == (3, 1)
+    assert found.difference.value == pytest.approx(0.25)
+    assert found.p_value == pytest.approx(2 * 5 / 16)
+    assert found.difference.low < 0.25 < found.difference.high
+
+
+def test_compare_correct__is_sharper_than_separate_intervals() -> None:
+    """Two classifiers that err on the same hard samples, but for a few: the pairing shows the difference."""
+    first = np.arange(2000) >= 600
+    second = first & (np.arange(2000) % 100 != 0)
+    found = compare_correct(first, second)
+    assert found.difference.low > 0
+    assert found.p_value < 1e-3
+
+
+def test_compare_values__the_sign_follows_the_order() -> None:
+    generator = np.random.default_rng(0)
+    base = generator.random(500)
+    better = base + 0.01 + 0.001 * generator.random(500)
+    one, other = compare_values(better, base), compare_values(base, better)
+    assert one.difference.low > 0 > other.difference.high
+    assert (one.only_first, one.only_second) == (500, 0)
+
+
+def test_holm__equals_the_textbook_example() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_paired__refuses_other_samples() -> None:
+    with pytest.raises(ProbeError, match="found 3 and 4"):
+        compare_correct(np.ones(3, bool), np.ones(4, bool))
+    with pytest.raises(ProbeError, match="between 0 and 1"):
+        holm([1.5])
+    with pytest.raises(ProbeError, match="negative"):
+        mcnemar(-1, 2)
