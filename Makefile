@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
+.DELETE_ON_ERROR:
 .PHONY: help demo test check format bench clean
 
 help:

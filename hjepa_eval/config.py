@@ -34,6 +34,8 @@ def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[An
     mapping: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str | int | float):
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: {key!r} cannot be a key; write a word")
         if key in mapping:
             line = key_node.start_mark.line + 1
             raise ConfigError(f"line {line}: the key {key!r} is said twice; keep one of them")
@@ -125,7 +127,7 @@ def _known_keys(schema: type[BaseModel], location: Sequence[int | str]) -> list[
         current = getattr(field, "annotation", None)
         if not (isinstance(current, type) and issubclass(current, BaseModel)):
             return []
-    return list(current.model_fields)
+    return [field.alias or name for name, field in current.model_fields.items()]
 
 
 def describe_problems(schema: type[BaseModel], error: ValidationError, source: str) -> str:
@@ -157,11 +159,14 @@ def build(schema: type[SettingsT], values: Mapping[str, Any], source: str) -> Se
         raise ConfigError(describe_problems(schema, error, source)) from None
 
 
-def environment_values(schema: type[Settings], environment: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment_values(schema: type[BaseModel], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the values that environment variables give to fields which name one (`json_schema_extra={"env": ...}`)."""
     variables = os.environ if environment is None else environment
-    found = {}
+    found: dict[str, Any] = {}
     for name, field in schema.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            inner = environment_values(field.annotation, variables)
+            found |= {name: inner} if inner else {}
         extra = field.json_schema_extra
         variable = extra.get("env") if isinstance(extra, dict) else None
         if isinstance(variable, str) and variables.get(variable):
@@ -183,7 +188,7 @@ def load(
     """
     from_yaml = read_yaml(config) if config is not None else {}
     given = merge(from_yaml, environment_values(schema), parse_assignments(assignments), flags or {})
-    return build(schema, given, str(config) if config is not None else "options")
+    return build(schema, given, f"{config} and options" if config is not None else "options")
 
 
 def find_preset(name: str, folder: str) -> Path:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from hjepa_eval.datasets.images import image_batches
@@ -21,10 +21,11 @@ from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.encoders.readouts import get_readout
 from hjepa_eval.errors import DataError, StoreError, first_few
 from hjepa_eval.features.cache import store_folder
-from hjepa_eval.features.manifest import Manifest, StoredLevel
+from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel
 from hjepa_eval.features.store import FeatureStore, Range, StoreWriter
 
 Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ def extract(
     readouts: Sequence[str],
     cache_dir: Path,
     settings: ExtractSettings,
+    repair: bool = True,
     progress: Progress | None = None,
+    say: Say | None = None,
 ) -> dict[str, Extraction]:
     """Return one complete store per readout, running the encoder only over images that a store lacks.
 
@@ -114,56 +117,84 @@ def extract(
         readouts: names from `READOUTS`; all of them come from the same forward pass.
         cache_dir: where stores lie.
         settings: how to extract.
+        repair: redo the damaged shards of a finished store; otherwise they are an error.
         progress: called with (images done, images to do) after each batch.
+        say: told in words about damage that is repaired, and about waiting for another process.
 
     Raises:
         DataError: an image cannot be read and `on_bad_image` is `error`; finished shards stay.
         EncoderError: the encoder returns another shape than it declares.
-        StoreError: the cache cannot be written; finished shards stay.
+        StoreError: the cache cannot be written, or a store is damaged and `repair` is false; finished shards stay.
     """
+    say = say or (lambda message: None)
     started = time.perf_counter()
     manifests = {readout: describe(encoder, dataset, readout, settings) for readout in readouts}
     folders = {readout: store_folder(cache_dir, manifest) for readout, manifest in manifests.items()}
-    limit = next(iter(manifests.values())).num_images
-    with ExitStack() as locks:
-        for folder in sorted(folders.values()):
-            locks.enter_context(_lock(folder))
-        stores = {readout: _complete(folders[readout], manifests[readout]) for readout in readouts}
-        lacking = [readout for readout, store in stores.items() if store is None]
-        images = 0
-        if lacking:
+    stores = {readout: _complete(folders[readout], manifests[readout], repair, say) for readout in readouts}
+    images = 0
+    if None in stores.values():
+        with ExitStack() as locks:
+            for folder in sorted(folders.values()):
+                locks.enter_context(_lock(folder, say))
+            # Another process may have finished while this one waited.
+            stores = {readout: _complete(folders[readout], manifests[readout], repair, None) for readout in readouts}
+            lacking = [readout for readout, store in stores.items() if store is None]
             writers = {readout: StoreWriter(folders[readout], manifests[readout]) for readout in lacking}
             images = _fill(encoder, dataset, writers, settings, progress)
             stores.update({readout: writer.finish() for readout, writer in writers.items()})
     seconds = time.perf_counter() - started
+    limit = next(iter(manifests.values())).num_images
     found = {readout: store for readout, store in stores.items() if store is not None}
     for store in found.values():
-        if store.manifest.skipped and settings.on_bad_image == "error":
-            raise DataError(
-                f"{len(store.manifest.skipped)} images were skipped when {store.folder} was made: "
-                f"{first_few(store.manifest.skipped, 3)}; mend them, or accept it with --on-bad-image skip"
-            )
+        _check_skipped(store, settings)
     return {readout: Extraction(found[readout], limit, images, seconds) for readout in readouts}
 
 
-def _lock(folder: Path) -> FileLock:
+def _check_skipped(store: FeatureStore, settings: ExtractSettings) -> None:
+    skipped = store.manifest.skipped
+    if skipped and settings.on_bad_image == "error":
+        raise DataError(
+            f"{len(skipped)} images were skipped when {store.folder} was made: {first_few(skipped, 3)}; "
+            "mend them, or accept it with --on-bad-image skip"
+        )
+
+
+@contextmanager
+def _lock(folder: Path, say: Say) -> Iterator[None]:
+    """Hold a store's lock; wait, and say so, while another process fills it."""
+    lock = FileLock(f"{folder}.lock")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"waiting for another hjepa that is filling {folder}")
+            lock.acquire()
     except OSError as error:
         raise StoreError(
             f"cannot write the cache folder {folder.parent}: {error.strerror}; "
             "choose another with --cache-dir or HJEPA_CACHE"
         ) from None
-    return FileLock(f"{folder}.lock")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def _complete(folder: Path, manifest: Manifest) -> FeatureStore | None:
-    """Return the store in `folder` when it is whole and holds at least what `manifest` wants."""
+def _complete(folder: Path, manifest: Manifest, repair: bool, say: Say | None) -> FeatureStore | None:
+    """Return the store in `folder` when it is whole, of this key, and holds at least what `manifest` wants."""
+    if not (folder / MANIFEST).exists():
+        return None
     try:
         store = FeatureStore(folder)
-    except StoreError:
+    except StoreError as error:
+        if not repair:
+            raise
+        if say is not None:
+            say(f"repairing: {error}")
         return None
-    return store if store.manifest.num_images >= manifest.num_images else None
+    fits = store.manifest.key == manifest.key and store.manifest.num_images >= manifest.num_images
+    return store if fits else None
 
 
 def _fill(

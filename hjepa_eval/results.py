@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +20,7 @@ from pydantic import Field, ValidationError
 from hjepa_eval import __version__
 from hjepa_eval.config import Settings, describe_problems
 from hjepa_eval.errors import ResultError
-from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.features.fingerprint import hash_json, write_atomically
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "safetensors")
@@ -72,6 +74,11 @@ class DatasetInfo(Settings):
     skipped_images: int = 0
     notes: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> tuple[str | int, ...]:
+        """What records in one table share: the same images, as many of them."""
+        return self.train_fingerprint, self.test_fingerprint, self.train_images, self.test_images
+
 
 class Extracted(Settings):
     """Where the features came from; `forward_images` is 0 when the cache had them all."""
@@ -109,6 +116,7 @@ class Record(Settings):
     probe: str
     protocol: str
     protocol_version: int = 1
+    parameters: dict[str, Any] = Field(default_factory=dict)
     model: ModelInfo
     dataset: DatasetInfo
     extraction: Extracted
@@ -116,17 +124,26 @@ class Record(Settings):
     provenance: Provenance
 
     @property
+    def key(self) -> str:
+        """The sha256 of what was measured and how; records of other seeds, levels or images have other keys."""
+        extraction = self.extraction.model_dump(mode="json", exclude={"forward_images"})
+        parts = [self.model.model_dump(mode="json"), self.dataset.model_dump(mode="json"), extraction]
+        how = [self.probe, self.protocol, self.protocol_version, self.parameters, self.provenance.seed]
+        return hash_json([*parts, *how, [level.level for level in self.levels]])
+
+    @property
     def file_name(self) -> str:
-        """Name of the record's file: model, weights, dataset and probe."""
-        parts = (self.model.name, self.model.weights[:8], self.dataset.name, self.extraction.readout, self.probe)
-        return "__".join(re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-") for part in parts) + ".json"
+        """Name of the record's file: model, dataset and probe for people, the key's beginning to tell them apart."""
+        parts = (self.model.name, self.dataset.name, self.probe)
+        words = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-")[-60:] for part in parts]
+        return "__".join([*words, self.key[:8]]) + ".json"
 
 
 def make_provenance(*, seed: int, device: str, settings: Mapping[str, Any], seconds: Mapping[str, float]) -> Provenance:
     """Return the provenance of a record that is made now, by this process."""
     return Provenance(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=" ".join(["hjepa", *sys.argv[1:]]),
+        command=shlex.join(["hjepa", *sys.argv[1:]]),
         seed=seed,
         device=device,
         settings=dict(settings),
@@ -161,6 +178,20 @@ def git_state() -> str | None:
     return found.stdout.strip()
 
 
+def check_folder(folder: Path) -> None:
+    """Check, before any work, that results can be written into a folder.
+
+    Raises:
+        ResultError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ResultError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
+
+
 def write_record(record: Record, folder: Path) -> Path:
     """Write a record into a folder and return its path.
 
@@ -186,9 +217,9 @@ def read_record(path: Path) -> Record:
         content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError) as error:
         raise ResultError(f"cannot read the result {path}: {error}") from None
-    found = content.get("schema_version") if isinstance(content, dict) else None
+    found = content.get("schema_version") if isinstance(content, dict) and "probe" in content else None
     if not isinstance(found, int):
-        raise ResultError(f"{path} is not a result record of hjepa (no schema_version)")
+        raise ResultError(f"{path} is not a result record of hjepa (no probe and schema_version)")
     if found > SCHEMA_VERSION:
         raise ResultError(f"{path} has schema version {found}, this program reads up to {SCHEMA_VERSION}; update hjepa")
     try:
@@ -219,11 +250,11 @@ def check_same_data(records: Iterable[Record]) -> None:
     Raises:
         ResultError: they are of different datasets, or of different versions of a protocol; the message says which.
     """
-    data: dict[tuple[str, str, int], str] = {}
+    data: dict[tuple[str | int, ...], str] = {}
     protocols: dict[str, str] = {}
     for record in records:
         info = record.dataset
-        data[(info.train_fingerprint, info.test_fingerprint, info.train_images * 10**9 + info.test_images)] = (
+        data[info.key] = (
             f"{info.name} ({info.train_images:,} train, {info.test_images:,} test images, "
             f"content {info.test_fingerprint[:8]})"
         )

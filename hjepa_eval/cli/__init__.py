@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = app(args=None if arguments is None else list(arguments), prog_name="hjepa", standalone_mode=False)
     except _UsageProblem as error:
         text = error.format_message() if hasattr(error, "format_message") else str(error)
-        if text:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(text, file=sys.stderr)
+        else:
             say_error(f"{text} (hjepa COMMAND --help shows what there is)")
         sys.exit(getattr(error, "exit_code", 2))
     sys.exit(code if isinstance(code, int) else 0)

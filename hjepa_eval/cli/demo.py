@@ -21,11 +21,11 @@ def _make_room(out: Path) -> None:
     Raises:
         ConfigError: the folder holds something that no demo made.
     """
-    if out.exists() and any(out.iterdir()):
-        if not (out / "DEMO").is_file():
-            raise ConfigError(f"{out} is not empty and no earlier demo; name another folder with --out")
-        shutil.rmtree(out)
+    if out.exists() and not (out / "DEMO").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is there and no earlier demo; name another folder with --out")
     try:
+        if out.exists():
+            shutil.rmtree(out)
         out.mkdir(parents=True, exist_ok=True)
         (out / "DEMO").write_text("Made by hjepa demo, which replaces this folder when it runs again.\n")
     except OSError as error:
@@ -51,26 +51,25 @@ def register(app: typer.Typer) -> None:
         from hjepa_eval.cli.probe_commands import evaluate
         from hjepa_eval.cli.report import write_report
         from hjepa_eval.cli.settings import EvalSettings
+        from hjepa_eval.config import load
         from hjepa_eval.report.formats import terminal
-        from hjepa_eval.results import write_record
 
         started = time.monotonic()
         talk = Talk(quiet=quiet)
         settings = load_pretrain_settings("digits", [f"train.seed={seed}", *(FAST if fast else ())])
         _make_room(out)
         run_pretraining(settings, out, talk)
-        evaluation = EvalSettings(
-            model=str(out),
-            dataset="digits",
-            baselines=(f"random:{out}", "pixels:8"),
-            seed=seed,
-            episodes=200 if fast else 1000,
-            out=out / "results",
-            quiet=quiet,
-        )
+        flags = {
+            "model": str(out),
+            "dataset": "digits",
+            "baselines": [f"random:{out}", "pixels:8"],
+            "seed": seed,
+            "episodes": 200 if fast else 1000,
+            "out": out / "results",
+            "quiet": quiet,
+        }
+        evaluation = load(EvalSettings, flags=flags)
         records = evaluate(evaluation, talk)
-        for record in records:
-            write_record(record, evaluation.out)
         paths = write_report(records, out)
         print(terminal(records), end="")
         talk.note(f"written: {', '.join(str(path) for path in paths)} and {evaluation.out}/")

@@ -18,9 +18,9 @@ def register(app: typer.Typer) -> None:
 
         One forward pass over both splits fills the cache; --level picks what is listed.
         """
-        from hjepa_eval.cli.workflow import collect_features
+        from hjepa_eval.cli.workflow import collect_features, resolve
 
-        features = collect_features(settings, Talk(quiet=settings.quiet))
+        features = collect_features(resolve(settings), Talk(quiet=settings.quiet), repair=True)
         stores = [
             {
                 "split": split,

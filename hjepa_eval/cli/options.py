@@ -16,7 +16,6 @@ from hjepa_eval.cli.console import guarded
 from hjepa_eval.config import Settings, load
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
-Arguments = dict[str, tuple[Any, Any]]
 
 
 def _plain(annotation: Any) -> set[Any]:
@@ -53,8 +52,7 @@ def _group(field: FieldInfo) -> int:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    flag = "--" + str(extra.get("flag", name)).replace("_", "-")
+    flag = "--" + (field.alias or name).replace("_", "-")
     kinds = _plain(field.annotation)
     kind: Any = bool if bool in kinds else (list[str] if tuple in kinds else str)
     info = typer.Option(
@@ -88,7 +86,8 @@ def settings_command(
 
     def register(function: Callable[[SettingsT], None]) -> Callable[[SettingsT], None]:
         def run(config_file: Path | None = None, assignments: list[str] | None = None, **options: Any) -> None:
-            flags = {key: value for key, value in options.items() if value is not None and value != []}
+            given = {key: value for key, value in options.items() if value is not None and value != []}
+            flags = {schema.model_fields[key].alias or key: value for key, value in given.items()}
             function(load(schema, config=config_file, assignments=assignments or (), flags=flags))
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

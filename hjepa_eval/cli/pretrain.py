@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +20,8 @@ def pretraining() -> Any:
     return hjepa_pretrain
 
 
-def load_pretrain_settings(config: str, assignments: Sequence[str]) -> Any:
-    """Return the settings of a preset or YAML file with assignments on top.
+def load_pretrain_settings(config: str, assignments: Sequence[str], *, flags: Mapping[str, Any] | None = None) -> Any:
+    """Return the settings of a preset or YAML file with assignments and flags on top.
 
     Raises:
         ConfigError: anything does not fit; no data has been read.
@@ -29,7 +29,7 @@ def load_pretrain_settings(config: str, assignments: Sequence[str]) -> Any:
     from hjepa_eval.config import find_preset, load
 
     path = find_preset(config, "pretrain")
-    return load(pretraining().config.PretrainSettings, config=path, assignments=assignments)
+    return load(pretraining().config.PretrainSettings, config=path, assignments=assignments, flags=flags)
 
 
 def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = False, download: bool = False) -> Any:
@@ -42,8 +42,9 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
     from hjepa_eval.features.cache import default_cache_dir, memo_dir
 
     root = Path(settings.data.root) if settings.data.root else None
-    memo = memo_dir(default_cache_dir())
-    dataset = load_dataset(settings.data.dataset, "train", root=root, download=download, memo=memo)
+    dataset = load_dataset(
+        settings.data.dataset, "train", root=root, download=download, memo=memo_dir(default_cache_dir())
+    )
     talk.note(f"pretraining on {dataset.name}, {len(dataset):,} images, into {run_dir}")
     try:
         with talk.progress("pretrain", "") as report:
@@ -80,7 +81,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         dataset: Annotated[str | None, typer.Option("--dataset", help="instead of the preset's data.dataset")] = None,
         root: Annotated[
-            Path | None, typer.Option("--root", envvar="HJEPA_DATA", help="folder that holds the dataset; else ./data")
+            Path | None, typer.Option("--root", help="folder that holds the dataset (HJEPA_DATA; else ./data)")
         ] = None,
         seed: Annotated[int | None, typer.Option("--seed", help="instead of the preset's train.seed")] = None,
         out: Annotated[Path | None, typer.Option("--out", help="run folder; else runs/PRESET-DATE-TIME")] = None,
@@ -96,14 +97,15 @@ def register(app: typer.Typer) -> None:
         """
         talk = Talk(quiet=quiet)
         given = list(assignments or [])
-        given += [f"data.dataset={dataset}"] if dataset is not None else []
-        given += [f"train.seed={seed}"] if seed is not None else []
-        given += [f"data.root={root}"] if root is not None else []
+        flags = {
+            "data": _given(dataset=dataset, root=None if root is None else root.expanduser()),
+            "train": _given(seed=seed),
+        }
         if resume is not None:
-            settings = _settings_of(resume, config, given)
+            settings = _settings_of(resume, config, given, flags)
             run_dir = resume
         else:
-            settings = load_pretrain_settings(config or "digits", given)
+            settings = load_pretrain_settings(config or "digits", given, flags=flags)
             run_dir = out or Path("runs") / f"{Path(config or 'digits').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
             if not show_settings and (run_dir / "config.json").exists():
                 raise ConfigError(f"{run_dir} holds a run; go on with --resume {run_dir}, or name another --out")
@@ -118,7 +120,12 @@ def register(app: typer.Typer) -> None:
             print(f"next: hjepa eval --model {run_dir}")
 
 
-def _settings_of(run_dir: Path, config: str | None, given: list[str]) -> Any:
+def _given(**values: Any) -> dict[str, Any]:
+    """Return the values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _settings_of(run_dir: Path, config: str | None, given: list[str], flags: Mapping[str, Any]) -> Any:
     """Return the settings with which a run goes on: its own, unless a configuration is named again."""
     from hjepa_eval.config import build, merge, parse_assignments
     from hjepa_eval.encoders.run import read_run_config
@@ -126,6 +133,6 @@ def _settings_of(run_dir: Path, config: str | None, given: list[str]) -> Any:
     if not (run_dir / "config.json").is_file():
         raise CheckpointError(f"{run_dir} holds no run to go on with; it has no config.json")
     if config is not None:
-        return load_pretrain_settings(config, given)
+        return load_pretrain_settings(config, given, flags=flags)
     own = read_run_config(run_dir).get("settings", {})
-    return build(pretraining().config.PretrainSettings, merge(own, parse_assignments(given)), str(run_dir))
+    return build(pretraining().config.PretrainSettings, merge(own, parse_assignments(given), flags), str(run_dir))

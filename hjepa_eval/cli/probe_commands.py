@@ -2,46 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from hjepa_eval.cli.console import Talk, print_json
 from hjepa_eval.cli.options import settings_command
-from hjepa_eval.cli.settings import EvalSettings, FewShotSettings, KnnSettings, LinearSettings, OutputSettings
+from hjepa_eval.cli.settings import (
+    EvalSettings,
+    ExtractionSettings,
+    FewShotSettings,
+    KnnSettings,
+    LinearSettings,
+    OutputSettings,
+)
+from hjepa_eval.errors import ProbeError
 
 if TYPE_CHECKING:
+    from hjepa_eval.cli.workflow import Features
     from hjepa_eval.results import Record
 
+SettingsT = TypeVar("SettingsT", bound=ExtractionSettings)
 
-def finish(records: Sequence[Record], settings: OutputSettings, talk: Talk) -> None:
-    """Write the records and print them: the table, or the records themselves with `--json`."""
+
+def show(records: Sequence[Record], settings: OutputSettings) -> None:
+    """Print the table, or the records themselves with `--json`."""
     from hjepa_eval.report.formats import terminal
-    from hjepa_eval.results import write_record
 
-    paths = [write_record(record, settings.out) for record in records]
     if settings.as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
         print(terminal(records), end="")
-    talk.note("written: " + ", ".join(str(path) for path in paths))
+
+
+def run_probe(settings: SettingsT, probe: Callable[[Features, SettingsT, Talk], Record]) -> None:
+    """Run one probe on one encoder: print what it found, then write the record."""
+    from hjepa_eval.cli.workflow import collect_features, resolve
+    from hjepa_eval.results import check_folder, write_record
+
+    talk = Talk(quiet=settings.quiet)
+    check_folder(settings.out)
+    resolved = resolve(settings)
+    record = probe(collect_features(resolved, talk), resolved, talk)
+    show([record], settings)
+    talk.note(f"written: {write_record(record, settings.out)}")
 
 
 def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
-    """Return the records of all probes for the model and its baselines."""
+    """Return the records of all probes for the model and its baselines; each is written as soon as it is there."""
     from hjepa_eval.cli.probing import run_few_shot, run_knn, run_linear
-    from hjepa_eval.cli.workflow import collect_features, resolve_dataset, resolve_model
+    from hjepa_eval.cli.workflow import collect_features, resolve
+    from hjepa_eval.encoders import load_encoder
+    from hjepa_eval.results import check_folder, write_record
 
-    model = resolve_model(settings.model)
-    dataset, root = resolve_dataset(settings.dataset, model)
-    chosen = settings.model_copy(update={"model": model, "dataset": dataset, "root": settings.root or root})
+    check_folder(settings.out)
+    resolved = resolve(settings)
+    specs = list(dict.fromkeys([str(resolved.model), *settings.baselines]))
+    for spec in specs[1:]:
+        load_encoder(spec, seed=settings.seed, download=settings.download)  # A typo ends here, before any work.
     records = []
-    for spec in (model, *settings.baselines):
+    for place, spec in enumerate(specs):
         # A baseline has its own levels: the choice of levels is the model's.
-        own = chosen if spec == model else chosen.model_copy(update={"model": spec, "level": ()})
-        features = collect_features(own, talk)
-        records += [run(features, own, talk) for run in (run_knn, run_linear, run_few_shot)]
+        own = resolved if place == 0 else resolved.model_copy(update={"model": spec, "level": ()})
+        features = collect_features(own, talk, repair=True)
+        for run in (run_knn, run_linear, run_few_shot):
+            try:
+                records.append(run(features, own, talk))
+            except ProbeError as error:
+                if run is not run_few_shot:
+                    raise
+                talk.note(f"few-shot is left out: {error}")
+            else:
+                write_record(records[-1], settings.out)
     return records
 
 
@@ -55,10 +88,8 @@ def register(app: typer.Typer) -> None:
         FAISS exact search, cosine, DINO's weighting; all k from one search.
         """
         from hjepa_eval.cli.probing import run_knn
-        from hjepa_eval.cli.workflow import collect_features
 
-        talk = Talk(quiet=settings.quiet)
-        finish([run_knn(collect_features(settings, talk), settings, talk)], settings, talk)
+        run_probe(settings, run_knn)
 
     @settings_command(app, "linear", LinearSettings)
     def linear(settings: LinearSettings) -> None:
@@ -67,10 +98,8 @@ def register(app: typer.Typer) -> None:
         C is chosen on a held-out part of train, then all of train is fitted; test is touched once.
         """
         from hjepa_eval.cli.probing import run_linear
-        from hjepa_eval.cli.workflow import collect_features
 
-        talk = Talk(quiet=settings.quiet)
-        finish([run_linear(collect_features(settings, talk), settings, talk)], settings, talk)
+        run_probe(settings, run_linear)
 
     @settings_command(app, "fewshot", FewShotSettings)
     def fewshot(settings: FewShotSettings) -> None:
@@ -79,10 +108,8 @@ def register(app: typer.Typer) -> None:
         Drawn from the test images, the same episodes for every level; nearest class mean of normalised features.
         """
         from hjepa_eval.cli.probing import run_few_shot
-        from hjepa_eval.cli.workflow import collect_features
 
-        talk = Talk(quiet=settings.quiet)
-        finish([run_few_shot(collect_features(settings, talk), settings, talk)], settings, talk)
+        run_probe(settings, run_few_shot)
 
     @settings_command(app, "eval", EvalSettings)
     def eval_(settings: EvalSettings) -> None:
@@ -91,5 +118,6 @@ def register(app: typer.Typer) -> None:
 
         talk = Talk(quiet=settings.quiet)
         records = evaluate(settings, talk)
-        finish(records, settings, talk)
-        talk.note("report: " + ", ".join(str(path) for path in write_report(records, settings.out)))
+        show(records, settings)
+        paths = write_report(records, settings.out)
+        talk.note(f"records are in {settings.out}/, the report: {', '.join(map(str, paths))}")

@@ -50,7 +50,8 @@ def run_knn(features: Features, settings: KnnSettings, talk: Talk) -> Record:
         scores += [make_score("top5", found.top5[k], k=k) for k in found.top5]
         return scores, {"backend": found.backend, "temperature": settings.temperature}, found.notes
 
-    return _record("knn", "dino-knn", features, settings, talk, probe)
+    parameters = {"k": list(settings.k), "temperature": settings.temperature}
+    return _record("knn", "dino-knn", parameters, features, settings, talk, probe)
 
 
 def run_linear(features: Features, settings: LinearSettings, talk: Talk) -> Record:
@@ -73,7 +74,8 @@ def run_linear(features: Features, settings: LinearSettings, talk: Talk) -> Reco
         }
         return scores, chosen, found.notes
 
-    return _record("linear", "logreg", features, settings, talk, probe)
+    parameters = {"c": None if settings.c is None else list(settings.c)}
+    return _record("linear", "logreg", parameters, features, settings, talk, probe)
 
 
 def run_few_shot(features: Features, settings: FewShotSettings, talk: Talk) -> Record:
@@ -99,12 +101,14 @@ def run_few_shot(features: Features, settings: FewShotSettings, talk: Talk) -> R
             notes += found.notes
         return scores, {"classifier": "prototype", "episodes": settings.episodes}, tuple(dict.fromkeys(notes))
 
-    return _record("fewshot", "few-shot-prototype", features, settings, talk, probe)
+    parameters = {name: getattr(settings, name) for name in ("ways", "shots", "queries", "episodes")}
+    return _record("fewshot", "few-shot-prototype", parameters, features, settings, talk, probe)
 
 
 def _record(
     name: str,
     protocol: str,
+    parameters: dict[str, Any],
     features: Features,
     settings: ExtractionSettings,
     talk: Talk,
@@ -130,6 +134,7 @@ def _record(
     return Record(
         probe=name,
         protocol=protocol,
+        parameters=parameters,
         model=features.encoder,
         dataset=features.dataset_info(),
         extraction=features.extracted(),
@@ -137,7 +142,7 @@ def _record(
         provenance=make_provenance(
             seed=settings.seed,
             device=features.device,
-            settings=settings.model_dump(mode="json"),
+            settings=settings.model_dump(mode="json", by_alias=True),
             seconds={**features.seconds, name: time.perf_counter() - started},
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,11 +56,6 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def _tables(records: Sequence[Record], text: Callable[[Sequence[Record]], str]) -> str:
-    names = dict.fromkeys(record.dataset.name for record in records)
-    return "\n".join(text([record for record in records if record.dataset.name == name]) for name in names)
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
@@ -80,7 +75,7 @@ def register(app: typer.Typer) -> None:
 
         if format_name not in FORMATS:
             raise unknown("format", format_name, FORMATS)
-        text = _tables(find_records(results or [Path("results")]), FORMATS[format_name])
+        text = FORMATS[format_name](find_records(results or [Path("results")]))
         if out is None:
             print(text, end="")
         else:

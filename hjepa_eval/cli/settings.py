@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from hjepa_eval.config import Settings
 
@@ -22,23 +22,21 @@ def _parts(item: Any) -> list[Any]:
 
 def _levels(value: Any) -> Any:
     parts = _split(value)
-    return () if parts in (["all"], []) else parts
+    return () if "all" in parts else parts
 
 
-Levels = Annotated[tuple[int, ...], BeforeValidator(_levels)]
-Numbers = Annotated[tuple[int, ...], BeforeValidator(_split)]
-Reals = Annotated[tuple[float, ...], BeforeValidator(_split)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_levels)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split), Field(min_length=1)]
+Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split), Field(min_length=1)]
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 
 # The order in which a command's help lists its options: what, which probe, how, where to.
 DATA, PROBE, RUNNING, OUTPUT = range(4)
 
 
-def option(default: Any, description: str, *, group: int, flag: str = "", env: str = "", **checks: Any) -> Any:
-    """Return a schema field that is also a command-line option; an empty `flag` takes the field's name."""
+def option(default: Any, description: str, *, group: int, env: str = "", **checks: Any) -> Any:
+    """Return a schema field that is also a command-line option, named by the field or its alias."""
     extra: dict[str, Any] = {"group": group}
-    if flag:
-        extra["flag"] = flag
     if env:
         extra["env"] = env
     return Field(default, description=description, json_schema_extra=extra, **checks)
@@ -47,8 +45,8 @@ def option(default: Any, description: str, *, group: int, flag: str = "", env: s
 class OutputSettings(Settings):
     """Where results go and how much is said on the way."""
 
-    out: Path = option(Path("results"), "folder for result records (JSON)", group=OUTPUT)
-    as_json: bool = option(False, "print JSON on stdout instead of a table", group=OUTPUT, flag="json")
+    out: Folder = option(Path("results"), "folder for result records (JSON)", group=OUTPUT)
+    as_json: bool = option(False, "print JSON on stdout instead of a table", group=OUTPUT, alias="json")
     quiet: bool = option(False, "no progress, no notes; errors and the result only", group=OUTPUT)
 
 
@@ -63,7 +61,7 @@ class ExtractionSettings(OutputSettings):
         "dataset, as in 'hjepa datasets'; the one the run was pretrained on, else digits, when not given",
         group=DATA,
     )
-    root: Path | None = option(
+    root: Folder | None = option(
         None, "folder that holds the dataset (HJEPA_DATA; else ./data)", group=DATA, env="HJEPA_DATA"
     )
     level: Levels = option((), "levels, repeatable: 2, or 0,2, or all", group=DATA)
@@ -77,8 +75,8 @@ class ExtractionSettings(OutputSettings):
     precision: Literal["auto", "bf16", "fp32"] = option(
         "auto", "of the forward pass; auto takes bf16 where the machine is fast at it", group=RUNNING
     )
-    seed: int = option(0, "of untrained weights, held-out splits and episodes", group=RUNNING, ge=0)
-    cache_dir: Path | None = option(
+    seed: int = option(0, "of untrained weights, held-out splits and episodes", group=RUNNING, ge=0, lt=2**32)
+    cache_dir: Folder | None = option(
         None, "folder of feature stores (HJEPA_CACHE; else ~/.cache/hjepa)", group=RUNNING, env="HJEPA_CACHE"
     )
 
@@ -86,14 +84,14 @@ class ExtractionSettings(OutputSettings):
 class KnnSettings(ExtractionSettings):
     """k-nearest-neighbour classification."""
 
-    k: Numbers = option((10, 20, 100, 200), "numbers of neighbours, repeatable; all come from one search", group=PROBE)
+    k: Counts = option((10, 20, 100, 200), "numbers of neighbours, repeatable; all come from one search", group=PROBE)
     temperature: float = option(0.07, "of the neighbours' weights exp(cosine / T)", group=PROBE, gt=0)
 
 
 class LinearSettings(ExtractionSettings):
     """Logistic regression on frozen features."""
 
-    c: Reals | None = option(
+    c: Strengths | None = option(
         None,
         "inverse regularisation strengths to choose from, repeatable; a logarithmic grid when not given",
         group=PROBE,
@@ -104,7 +102,7 @@ class FewShotSettings(ExtractionSettings):
     """Few-shot episodes."""
 
     ways: int = option(5, "classes per episode", group=PROBE, ge=2)
-    shots: Numbers = option((1, 5), "labelled images per class, repeatable", group=PROBE)
+    shots: Counts = option((1, 5), "labelled images per class, repeatable", group=PROBE)
     queries: int = option(15, "test images per class and episode", group=PROBE, ge=1)
     episodes: int = option(1000, "number of episodes", group=PROBE, ge=2)
 
@@ -112,4 +110,6 @@ class FewShotSettings(ExtractionSettings):
 class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
     """All probes, and the report."""
 
-    baselines: Names = option((), "encoders to show beside the model, repeatable, such as pixels", group=DATA)
+    baselines: tuple[str, ...] = option(
+        (), "an encoder to show beside the model, repeatable, such as pixels", group=DATA
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from hjepa_eval.cli.console import Talk
 from hjepa_eval.cli.settings import ExtractionSettings
@@ -19,6 +20,8 @@ from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.manifest import StoredLevel
 from hjepa_eval.probes.samples import Samples
 from hjepa_eval.results import DatasetInfo, Extracted, ModelInfo
+
+SettingsT = TypeVar("SettingsT", bound=ExtractionSettings)
 
 RUNS = Path("runs")
 DEFAULT_DATASET = "digits"
@@ -104,11 +107,6 @@ def resolve_dataset(dataset: str | None, model: str) -> tuple[str, Path | None]:
     return DEFAULT_DATASET, None
 
 
-def cache_folder(settings: ExtractionSettings) -> Path:
-    """Return the cache folder that the settings mean."""
-    return settings.cache_dir or default_cache_dir()
-
-
 def choose_levels(encoder: Encoder, wanted: tuple[int, ...]) -> tuple[int, ...]:
     """Return the wanted level numbers, all of them for none.
 
@@ -122,23 +120,45 @@ def choose_levels(encoder: Encoder, wanted: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(wanted))) or tuple(known)
 
 
-def collect_features(settings: ExtractionSettings, talk: Talk, *, splits: tuple[str, ...] = SPLITS) -> Features:
-    """Return the features that the settings ask for; what the cache lacks is extracted on the way.
+def resolve(settings: SettingsT) -> SettingsT:
+    """Return the settings with every default filled in that depends on this machine: model, data, device, cache.
+
+    Raises:
+        HjepaError: there is no model to take, or no such device.
+    """
+    model = resolve_model(settings.model)
+    dataset, root = resolve_dataset(settings.dataset, model)
+    device = resolve_device(settings.device)
+    found = {
+        "model": model,
+        "dataset": dataset,
+        "root": settings.root or root,
+        "device": str(device),
+        "precision": resolve_precision(settings.precision, device),
+        "cache_dir": settings.cache_dir or default_cache_dir(),
+    }
+    return settings.model_copy(update=found)
+
+
+def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool = False) -> Features:
+    """Return the features that resolved settings ask for; what the cache lacks is extracted on the way.
+
+    Args:
+        settings: of `resolve`.
+        talk: told about progress.
+        repair: redo damaged shards instead of refusing the store.
 
     Raises:
         HjepaError: anything that the user can mend: names, data, weights, the cache.
     """
-    spec = resolve_model(settings.model)
     started = time.perf_counter()
-    device = resolve_device(settings.device)
-    precision = resolve_precision(settings.precision, device)
-    encoder = load_encoder(spec, seed=settings.seed, download=settings.download)
+    encoder = load_encoder(str(settings.model), seed=settings.seed, download=settings.download)
     levels = choose_levels(encoder, settings.level)
     seconds = {"load encoder": time.perf_counter() - started}
-    name, root = resolve_dataset(settings.dataset, spec)
-    cache = cache_folder(settings)
+    cache = settings.cache_dir or default_cache_dir()
+    precision = settings.precision
     how = ExtractSettings(
-        device,
+        resolve_device(settings.device),
         precision,
         batch_size=settings.batch_size,
         workers=settings.num_workers,
@@ -146,22 +166,31 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, splits: tuple[
         on_bad_image=settings.on_bad_image,
     )
     extractions = {}
-    for split in splits:
-        started = time.perf_counter()
-        dataset = load_dataset(
-            name, split, root=settings.root or root, download=settings.download, memo=memo_dir(cache)
+    datasets = {
+        split: load_dataset(
+            str(settings.dataset), split, root=settings.root, download=settings.download, memo=memo_dir(cache)
         )
-        extractions[split] = _extract_split(encoder, dataset, settings.readout, cache, how, talk)
+        for split in SPLITS
+    }
+    for split, dataset in datasets.items():
+        started = time.perf_counter()
+        extractions[split] = _extract_split(encoder, dataset, settings.readout, cache, how, talk, repair)
         seconds[f"extract {split}"] = time.perf_counter() - started
     identity = encoder.identity()
-    manifest = extractions[splits[0]].store.manifest
+    manifest = extractions["train"].store.manifest
     chosen = tuple(level for level in manifest.levels if level.index in levels)
     model = ModelInfo(name=encoder.name, weights=identity["weights"], identity=identity)
-    return Features(model, extractions, chosen, precision, str(device), seconds)
+    return Features(model, extractions, chosen, precision, settings.device, seconds)
 
 
 def _extract_split(
-    encoder: Encoder, dataset: ImageDataset, readout: str, cache: Path, how: ExtractSettings, talk: Talk
+    encoder: Encoder,
+    dataset: ImageDataset,
+    readout: str,
+    cache: Path,
+    how: ExtractSettings,
+    talk: Talk,
+    repair: bool,
 ) -> Extraction:
     with talk.progress(f"extract {encoder.name}, {dataset.name} {dataset.split}", "images") as report:
         found = extract(
@@ -170,6 +199,8 @@ def _extract_split(
             readouts=[readout],
             cache_dir=cache,
             settings=how,
+            repair=repair,
+            say=talk.note,
             progress=lambda done, total: report(done, total, ""),
         )[readout]
     if found.images == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from hjepa_eval.encoders.protocol import Encoder, Level
 from hjepa_eval.encoders.run import is_run, load_run, load_untrained_run
 from hjepa_eval.encoders.timm_models import load_random, load_timm
 from hjepa_eval.encoders.user_file import load_user_file
-from hjepa_eval.errors import EncoderError, did_you_mean, unknown
+from hjepa_eval.errors import EncoderError, UnknownNameError, did_you_mean, unknown
 
 __all__ = ["ENCODERS", "Encoder", "EncoderKind", "Level", "load_encoder"]
 
@@ -92,9 +93,11 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
     if Path(name).is_dir():
         raise EncoderError(f"{name} is a folder without config.json, so no pretraining run")
     if name.startswith("vit_"):
-        raise EncoderError(f"unknown model {name!r} (did you mean 'random:{name}' or 'timm:{name}'?)")
+        raise UnknownNameError(f"unknown model {name!r} (did you mean 'random:{name}' or 'timm:{name}'?)")
     kinds = ", ".join(entry.usage for entry in ENCODERS.values())
-    raise EncoderError(f"unknown model {spec!r}{did_you_mean(kind, list(ENCODERS))}; give one of: {kinds}")
+    neighbours = [str(path) for path in Path(name).parent.glob("*") if is_run(path)]
+    hint = did_you_mean(str(Path(name)), neighbours) or did_you_mean(kind, ["timm:NAME", "random:NAME", "pixels"])
+    raise UnknownNameError(f"unknown model {spec!r}{hint}; give one of: {kinds}")
 
 
 def load_encoder(spec: str, *, seed: int = 0, download: bool = False) -> Encoder:
@@ -115,4 +118,7 @@ def load_encoder(spec: str, *, seed: int = 0, download: bool = False) -> Encoder
     for key in options:
         if key not in ENCODERS[kind].options:
             raise unknown(f"option of {ENCODERS[kind].usage}", key, ENCODERS[kind].options)
-    return ENCODERS[kind].load(Request(argument, options, seed, download)).eval()
+    encoder = ENCODERS[kind].load(Request(argument, options, seed, download)).eval()
+    # The whole spec: two encoders that differ in an option must not share a row.
+    encoder.name = os.path.normpath(spec) if kind == "run" else spec
+    return encoder

@@ -90,6 +90,8 @@ def check_outputs(encoder: Encoder, outputs: Sequence[Tensor], batch: int) -> No
     Raises:
         EncoderError: the number of levels or a shape differs; the message names the level and both shapes.
     """
+    if not isinstance(outputs, list | tuple) or not all(isinstance(output, Tensor) for output in outputs):
+        raise EncoderError(f"{encoder.name} returned {type(outputs).__name__}; return a list of one tensor per level")
     if len(outputs) != len(encoder.levels):
         raise EncoderError(
             f"{encoder.name} declares {len(encoder.levels)} levels and returned {len(outputs)} tensors; make them agree"

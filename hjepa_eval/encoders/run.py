@@ -78,8 +78,15 @@ def _build(run: Path, name: str) -> ViTEncoder:
         encoder, transform = config["encoder"], config["transform"]
         model = create_vit(encoder["vit"], **encoder["arguments"])
         preparation = Transform(**{**transform, "mean": tuple(transform["mean"]), "std": tuple(transform["std"])})
-        return ViTEncoder(model, name, taps=tuple(encoder["taps"]), transform=preparation)
-    except (KeyError, TypeError) as error:
+        architecture = {name: value for name, value in encoder["arguments"].items() if name != "seed"}
+        return ViTEncoder(
+            model,
+            name,
+            taps=tuple(encoder["taps"]),
+            transform=preparation,
+            architecture={"timm": encoder["vit"], **architecture},
+        )
+    except (KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise CheckpointError(f"{run / 'config.json'} does not describe an encoder: {error}") from None
 
 

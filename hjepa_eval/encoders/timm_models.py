@@ -28,8 +28,18 @@ class ViTEncoder(Encoder):
 
     model: Any
 
-    def __init__(self, model: Any, name: str, *, taps: tuple[int, ...], transform: Transform) -> None:
-        """Wrap `model`; `taps` are block numbers from 1, one per level."""
+    def __init__(
+        self, model: Any, name: str, *, taps: tuple[int, ...], transform: Transform, architecture: dict[str, Any]
+    ) -> None:
+        """Wrap `model`.
+
+        Args:
+            model: built without a classifier.
+            name: how reports call it.
+            taps: block numbers from 1, one per level.
+            transform: how images become its input.
+            architecture: what built the model; weights alone do not tell heads or activations apart.
+        """
         super().__init__()
         self.model = model.eval()
         self.name = name
@@ -37,7 +47,7 @@ class ViTEncoder(Encoder):
         self.grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
         self.levels = vit_levels(model.embed_dim, self.grid, taps, model.num_prefix_tokens)
         self.transform = transform
-        self.settings = {"taps": list(taps), "norm": "final norm at every tap"}
+        self.settings = {"architecture": architecture, "taps": list(taps), "norm": "final norm at every tap"}
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one `[B, prefix + cells, D]` per level for images `[B, 3, H, W]`."""
@@ -65,8 +75,8 @@ class StageEncoder(Encoder):
 
     model: Any
 
-    def __init__(self, model: Any, name: str, *, transform: Transform) -> None:
-        """Wrap `model`; the stages' sizes are read off one blank image."""
+    def __init__(self, model: Any, name: str, *, transform: Transform, architecture: dict[str, Any]) -> None:
+        """Wrap `model`, built by `architecture`; the stages' sizes are read off one blank image."""
         super().__init__()
         self.model = model.eval()
         self.name = name
@@ -79,7 +89,7 @@ class StageEncoder(Encoder):
             Level(index, str(stages[stage]["module"]), image.shape[1], (image.shape[2], image.shape[3]))
             for index, (stage, image) in enumerate(zip(self.indices, maps, strict=True))
         )
-        self.settings = {"stages": self.indices}
+        self.settings = {"architecture": architecture, "stages": self.indices}
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.model.forward_intermediates(
@@ -105,7 +115,10 @@ def wrap_timm(model: Any, name: str, *, levels: int | None, taps: Taps, size: in
     Raises:
         EncoderError: timm cannot return this model's intermediate features, or the levels do not fit it.
     """
-    if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
+    stages = getattr(model, "feature_info", None)
+    reductions = {stage["reduction"] for stage in stages} if stages else set()
+    is_vit = len(reductions) == 1 and hasattr(getattr(model, "patch_embed", None), "grid_size")
+    if not hasattr(model, "forward_intermediates") or not (is_vit or len(reductions) > 1):
         raise EncoderError(f"{name}: timm offers no intermediate features for {type(model).__name__}; choose another")
     config = timm.data.resolve_data_config(model=model)
     pixels = size or config["input_size"][-1]
@@ -116,13 +129,15 @@ def wrap_timm(model: Any, name: str, *, levels: int | None, taps: Taps, size: in
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
-    if len({stage["reduction"] for stage in model.feature_info}) > 1:
+    architecture = {"timm": name.partition(":")[2]}
+    if not is_vit:
         if levels is not None or taps != "depth":
             raise EncoderError(f"{name} has stages; its levels are those, so leave out ?levels and ?taps")
-        return StageEncoder(model, name, transform=transform)
+        return StageEncoder(model, name, transform=transform, architecture=architecture)
     depth = len(model.feature_info)
     count = levels or (DEFAULT_LEVELS if isinstance(taps, str) else len(taps))
-    return ViTEncoder(model, name, taps=resolve_taps(taps, depth, count), transform=transform)
+    blocks = resolve_taps(taps, depth, count)
+    return ViTEncoder(model, name, taps=blocks, transform=transform, architecture=architecture)
 
 
 def build_untrained(name: str, *, seed: int) -> tuple[Any, int | None]:

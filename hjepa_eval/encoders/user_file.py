@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -32,8 +33,11 @@ def load_user_file(spec: str) -> Encoder:
         raise EncoderError(f"{path} has no function {function!r}{did_you_mean(function, names)}")
     encoder = build()
     if not isinstance(encoder, Encoder):
-        raise EncoderError(
-            f"{spec} returned {type(encoder).__name__}; return a child of hjepa_eval.encoders.Encoder "
-            "with name, levels, transform and settings"
-        )
-    return encoder.eval()
+        raise EncoderError(f"{spec} returned {type(encoder).__name__}; return a child of hjepa_eval.encoders.Encoder")
+    absent = [name for name in ("levels", "transform") if not hasattr(encoder, name)]
+    if absent:
+        raise EncoderError(f"{spec} returned an encoder without {' and '.join(absent)}; set them in its class")
+    # The code is part of what the features depend on: an edited file must not find the old store.
+    source = hashlib.sha256(path.read_bytes()).hexdigest()
+    encoder.settings = {**getattr(encoder, "settings", {}), "source": source, "function": function}
+    return encoder

@@ -89,7 +89,8 @@ def _check_sizes(
 ) -> None:
     if ways > len(present):
         raise ProbeError(
-            f"{ways}-way episodes need {ways} classes; the samples have {len(present)}: use --ways {len(present)}"
+            f"{ways}-way episodes need {ways} classes; the samples have {len(present)}"
+            + (f": use --ways {len(present)}" if len(present) >= 2 else "")
         )
     rarest = int(present[np.argmin(counts[present])])
     have = int(counts[rarest])

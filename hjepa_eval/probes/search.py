@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -43,6 +43,16 @@ class Neighbours:
     backend: str
 
 
+@cache
+def faiss_problem() -> str | None:
+    """Return why FAISS cannot be imported here, or None when it can."""
+    try:
+        import faiss  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return None
+
+
 def choose_backend(backend: Backend) -> str:
     """Return `faiss` or `torch` for what was asked.
 
@@ -52,9 +62,9 @@ def choose_backend(backend: Backend) -> str:
     """
     if backend not in get_args(Backend):
         raise unknown("search backend", backend, get_args(Backend))
-    installed = find_spec("faiss") is not None
+    installed = faiss_problem() is None
     if backend == "faiss" and not installed:
-        raise ProbeError("FAISS is not installed; use the backend torch, or: pip install faiss-cpu")
+        raise ProbeError(f"FAISS cannot be used ({faiss_problem()}); use the backend torch, or: pip install faiss-cpu")
     return "faiss" if backend != "torch" and installed else "torch"
 
 

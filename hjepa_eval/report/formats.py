@@ -85,8 +85,22 @@ def as_csv(records: Sequence[Record]) -> str:
 
 
 def as_json(records: Sequence[Record]) -> str:
-    """Return the table and the tidy numbers as JSON."""
-    return json.dumps({"table": asdict_table(build_table(records)), "scores": tidy(records)}, indent=2) + "\n"
+    """Return the tables, one per dataset, and the tidy numbers as JSON."""
+    tables = [asdict_table(build_table(part)) for part in by_data(records)]
+    return json.dumps({"tables": tables, "scores": tidy(records)}, indent=2) + "\n"
+
+
+def by_data(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the records in groups that share their images, in order of appearance."""
+    groups: dict[tuple[str | int, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.dataset.key, []).append(record)
+    return list(groups.values())
+
+
+def per_dataset(table: Callable[[Sequence[Record]], str]) -> Callable[[Sequence[Record]], str]:
+    """Return a function that gives one table per dataset, one below the other."""
+    return lambda records: "\n".join(table(part) for part in by_data(records))
 
 
 def asdict_table(table: Table) -> dict[str, Any]:
@@ -110,7 +124,7 @@ def terminal(records: Sequence[Record]) -> str:
     from rich.table import Table as RichTable
 
     table = build_table(records)
-    drawn = RichTable(box=box.SIMPLE_HEAD)
+    drawn = RichTable(box=box.SIMPLE_HEAD, safe_box=True)
     drawn.add_column("level")
     for column in table.columns:
         drawn.add_column(column, justify="right")
@@ -128,7 +142,7 @@ def terminal(records: Sequence[Record]) -> str:
             shown = f"[{style}]{percent(cell.score)}[/]{star}\n[dim]{interval(cell.score)}[/dim] " if cell else ""
             cells.append(shown)
         drawn.add_row(f"{row.level}  {escape(row.level_name)}\n[dim]   width {row.width}[/dim]", *cells)
-    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=_width())
+    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=_width(), emoji=False)
     with console.capture() as capture:
         console.print(caption(table), style="bold", markup=False, highlight=False)
         console.print(drawn)
@@ -144,8 +158,8 @@ def _width() -> int:
 
 
 FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {
-    "table": terminal,
-    "md": markdown,
+    "table": per_dataset(terminal),
+    "md": per_dataset(markdown),
     "csv": as_csv,
     "json": as_json,
 }

@@ -34,7 +34,7 @@ def draw_levels(records: Sequence[Record]) -> Any:
         for place, model in enumerate(models):
             rows = [row for row in table.rows if row.model == model and row.cells[column] is not None]
             _draw_model(panel, rows, column, model, COLOURS[place % len(COLOURS)], place - len(models) / 2)
-        panel.set_title(title)
+        panel.set_title(title, parse_math=False)
         panel.set_xlabel("level (0 is the finest)")
         panel.set_xticks(range(most + 1))
         panel.set_xlim(-0.4, most + 0.4)
@@ -42,7 +42,9 @@ def draw_levels(records: Sequence[Record]) -> Any:
     panels[0].set_ylabel("accuracy in percent, 95 % interval")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
-    figure.suptitle(caption(table))
+    figure.suptitle(caption(table), parse_math=False)
+    for text in figure.legends[0].get_texts():
+        text.set_parse_math(False)
     return figure
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from hjepa_eval.results import LevelResult, Record, Score, check_same_data
 
 PROBE_ORDER = ("knn", "linear", "fewshot")
-Model = tuple[str, str]
-Place = tuple[Model, int, str]
+Place = tuple[str, int, str]
+Variant = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -61,38 +61,58 @@ def build_table(records: Sequence[Record]) -> Table:
         ResultError: the records do not belong in one table.
     """
     check_same_data(records)
-    ordered = sorted(records, key=lambda record: _rank(record.probe))
-    headlines = [(record, level, score) for record in ordered for level in record.levels for score in level.scores]
-    headlines = [item for item in headlines if item[2].headline]
-    columns = tuple(dict.fromkeys(column_name(record, score) for record, _, score in headlines))
-    models = list(dict.fromkeys((record.model.name, record.model.weights) for record in records))
+    labels = _label_models(records)
+    columns: dict[str, None] = {}
     found: dict[Place, Score] = {}
-    levels: dict[Model, dict[int, LevelResult]] = {model: {} for model in models}
-    for record, level, score in headlines:
-        model = (record.model.name, record.model.weights)
-        levels[model][level.level] = level
-        found[model, level.level, column_name(record, score)] = score
+    levels: dict[str, dict[int, LevelResult]] = {labels[_variant(record)]: {} for record in records}
+    for record in sorted(records, key=lambda record: _rank(record.probe)):
+        model = labels[_variant(record)]
+        for level in record.levels:
+            for score in level.scores:
+                if score.headline:
+                    column = column_name(record, score)
+                    columns[column] = None
+                    levels[model][level.level] = level
+                    found[model, level.level, column] = score
     rows = tuple(
         Row(
-            model[0],
+            model,
             level.level,
             level.name,
             level.width,
             level.tokens,
             tuple(_cell(found, model, level.level, column, list(levels[model])) for column in columns),
         )
-        for model in models
+        for model in levels
         for level in sorted(levels[model].values(), key=lambda item: item.level)
     )
     info = records[0].dataset
-    return Table(info.name, info.train_images, info.test_images, columns, rows, _notes(records))
+    return Table(info.name, info.train_images, info.test_images, tuple(columns), rows, _notes(records))
+
+
+def _variant(record: Record) -> Variant:
+    """Return what makes a record's rows its own: the encoder, and how its features were made and measured."""
+    extraction = record.extraction
+    seed = f"seed {record.provenance.seed}"
+    return record.model.name, (f"weights {record.model.weights[:8]}", extraction.readout, extraction.precision, seed)
+
+
+def _label_models(records: Sequence[Record]) -> dict[Variant, str]:
+    """Return the heading of each variant: its name, and whatever differs among variants of that name."""
+    variants = list(dict.fromkeys(_variant(record) for record in records))
+    labels = {}
+    for name, details in variants:
+        rivals = [other for rival, other in variants if rival == name]
+        differing = [detail for place, detail in enumerate(details) if len({other[place] for other in rivals}) > 1]
+        labels[name, details] = f"{name} ({', '.join(differing)})" if differing else name
+    return labels
 
 
 def _rank(probe: str) -> int:
     return PROBE_ORDER.index(probe) if probe in PROBE_ORDER else len(PROBE_ORDER)
 
 
-def _cell(found: dict[Place, Score], model: Model, level: int, column: str, levels: list[int]) -> Cell | None:
+def _cell(found: dict[Place, Score], model: str, level: int, column: str, levels: list[int]) -> Cell | None:
     score = found.get((model, level, column))
     if score is None:
         return None

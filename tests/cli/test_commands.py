@@ -85,6 +85,12 @@ def test_options__flags_beat_environment_beats_yaml(hjepa, cifar10_sample: Path,
         (["knn", "--model", "pixels", "--dataset", "cifra10"], "did you mean 'cifar10'"),
         (["knn", "--model", "pixles"], "did you mean 'pixels'"),
         (["knn", "--model", "pixels", "--level", "2"], "unknown level of pixels '2'; known: 0"),
+        (["knn", "--model", "pixels", "--k", "0"], "k.0"),
+        (["eval", "--model", "pixels", "--baselines", "rnadom:x"], "unknown model 'rnadom:x'"),
+        (["knn", "--model", "pixels", "--device", "meta"], "cannot be used"),
+        (["knn", "--model", "random:mixer_s32_224"], "no intermediate features"),
+        (["demo", "--out", "/dev/null"], "--out"),
+        (["knn", "--model", "pixels", "--out", "/dev/null/x"], "--out"),
         (["knn", "--model", "pixels", "--set", "btach_size=3"], "did you mean 'batch_size'"),
         (["knn", "--model", "pixels", "--batch-size", "0", "--k", "many"], "k.0"),
         (["knn", "--model", "pixels", "--modle", "x"], "--model"),
@@ -119,12 +125,13 @@ def test_probes__refuse_a_damaged_store_and_extract_repairs_one_shard(hjepa) -> 
     verified = hjepa("cache", "verify")
     assert verified.code == 2
     assert shard.name in verified.out
-    from hjepa_eval.errors import StoreError
-    from hjepa_eval.features.store import FeatureStore
-
-    with pytest.raises(StoreError, match=shard.name):
-        FeatureStore(shard.parent)
-    repaired = json.loads(hjepa("extract", *common, "--json").out)
+    refused = hjepa("knn", *common)
+    assert refused.code == 2
+    assert shard.name in refused.err
+    assert "hjepa extract" in refused.err
+    done = hjepa("extract", *common, "--json")
+    assert f"repairing: {shard}" in done.err
+    repaired = json.loads(done.out)
     assert {store["split"]: store["forward_images"] for store in repaired} == {"train": 1442, "test": 0}
     assert shard.read_bytes() == whole
     assert hjepa("cache", "verify").code == 0
@@ -142,10 +149,10 @@ def test_cache__lists_and_removes(hjepa) -> None:
 
 def test_report__reads_what_the_probes_wrote(hjepa) -> None:
     hjepa("knn", "--model", "pixels:8", "--dataset", "digits", "--quiet")
-    for name, part in (("table", "kNN k=20"), ("md", "| kNN k=20 |"), ("csv", "model,weights"), ("json", '"table"')):
+    for name, part in (("table", "kNN k=20"), ("md", "| kNN k=20 |"), ("csv", "model,weights"), ("json", '"tables"')):
         assert part in hjepa("report", "--format", name).out
     assert hjepa("report", "--format", "md", "--out", "x/table.md").code == 0
-    assert "| pixels | 0 |" in Path("x/table.md").read_text()
+    assert "| pixels:8 | 0 |" in Path("x/table.md").read_text()
 
 
 def test_listings_and_doctor__say_what_there_is(hjepa) -> None:
@@ -159,7 +166,7 @@ def test_listings_and_doctor__say_what_there_is(hjepa) -> None:
     assert "hjepa demo" in topics["finished runs"]["advice"]
 
 
-def test_ctrl_c__keeps_finished_shards_and_exits_130(cifar10_sample: Path, tmp_path: Path) -> None:
+def test_ctrl_c__says_how_to_go_on_and_exits_130(cifar10_sample: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hjepa_eval", "extract", "--model", "random:vit_base_patch4_32"]
     command += ["--dataset", "cifar10", "--root", str(cifar10_sample), "--batch-size", "8"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -210,3 +217,46 @@ def test_probes__nan_features_are_an_error_and_constant_ones_a_note(hjepa, probe
     constant = hjepa(probe, "--model", "filled.py:constant", "--dataset", "digits", "--quiet")
     assert constant.code == 0, constant.err
     assert "no information" in constant.out
+
+
+def test_eval__few_shot_that_the_data_cannot_fill_is_left_out_with_a_note(hjepa) -> None:
+    done = hjepa("eval", "--model", "pixels:8", "--dataset", "digits", "--max-samples", 100)
+    assert done.code == 0
+    assert "few-shot is left out" in done.err
+    assert "kNN k=20" in done.out
+    assert len(list(Path("results").glob("*.json"))) == 2
+
+
+def test_eval__encoders_that_differ_in_an_option_have_rows_and_files_of_their_own(hjepa) -> None:
+    common = ("--dataset", "digits", "--max-samples", 250, "--episodes", 10, "--shots", 1)
+    done = hjepa(
+        "eval",
+        "--model",
+        "random:vit_tiny_patch2_8?taps=1,2",
+        "--baselines",
+        "random:vit_tiny_patch2_8?taps=2,2",
+        *common,
+    )
+    assert done.code == 0, done.err
+    lines = [line.strip() for line in done.out.splitlines()]
+    for spec in ("random:vit_tiny_patch2_8?taps=1,2", "random:vit_tiny_patch2_8?taps=2,2"):
+        assert lines.count(spec) == 1
+    assert len(list(Path("results").glob("*.json"))) == 6
+
+
+def test_user_file__edited_code_does_not_find_the_old_features(hjepa) -> None:
+    file = Path("filled.py")
+    file.write_text(ENCODER_FILE)
+    common = ("extract", "--model", "filled.py:constant", "--dataset", "digits", "--json", "--quiet")
+    assert json.loads(hjepa(*common).out)[0]["forward_images"] == 1442
+    assert json.loads(hjepa(*common).out)[0]["forward_images"] == 0
+    file.write_text(ENCODER_FILE.replace("1, 4)]", "1, 4) * 2]"))
+    assert json.loads(hjepa(*common).out)[0]["forward_images"] == 1442
+
+
+@pytest.mark.parametrize("arguments", [[], ["cache"]])
+def test_bare_command__shows_the_help(hjepa, arguments: list[str]) -> None:
+    done = hjepa(*arguments)
+    assert done.code == 2
+    assert done.err.startswith("Usage: hjepa")
+    assert done.err.count("\n") > 8

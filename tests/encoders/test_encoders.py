@@ -252,3 +252,13 @@ def test_load_encoder__mistakes_get_one_clear_line(spec: str, part: str) -> None
         load_encoder(spec)
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_identity__sees_what_weights_cannot_show(tmp_path: Path) -> None:
+    few, many = make_run(tmp_path / "few"), make_run(tmp_path / "many")
+    config = json.loads((many / "config.json").read_text())
+    config["encoder"]["arguments"]["num_heads"] = 4
+    (many / "config.json").write_text(json.dumps(config))
+    first, second = load_encoder(str(few)), load_encoder(str(many))
+    assert first.weights_hash() == second.weights_hash()
+    assert first.identity() != second.identity()

@@ -80,11 +80,12 @@ def record_of(
 def test_record__survives_writing_and_reading(tmp_path: Path) -> None:
     record = record_of()
     path = write_record(record, tmp_path)
-    assert path.name == "runs-demo__abcdef01__digits__mean__knn.json"
+    assert path.name == f"runs-demo__digits__knn__{record.key[:8]}.json"
     assert read_record(path) == record
     assert record.extraction.from_cache
-    for package in ("hjepa", "torch", "faiss-gpu", "numpy"):
-        assert record.provenance.versions[package]
+    versions = record.provenance.versions
+    assert all(versions[package] for package in ("hjepa", "python", "torch", "numpy"))
+    assert "faiss-gpu" in versions or "faiss-cpu" in versions
     assert record.provenance.seconds == {"knn": 1.235}
 
 
@@ -129,6 +130,44 @@ def test_table__levels_down_probes_across_best_of_each_model_marked() -> None:
     assert best == [[True, False], [False, True], [False, None]]
 
 
+def test_record__files_of_other_seeds_levels_readouts_and_images_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    record = record_of()
+    provenance, data, extraction = record.provenance, record.dataset, record.extraction
+    others = [
+        record.model_copy(update={"provenance": provenance.model_copy(update={"seed": 1})}),
+        record.model_copy(update={"levels": record.levels[:1]}),
+        record.model_copy(update={"parameters": {"k": [5]}}),
+        record.model_copy(update={"extraction": extraction.model_copy(update={"readout": "max"})}),
+        record.model_copy(update={"dataset": data.model_copy(update={"train_images": 100})}),
+    ]
+    assert len({write_record(item, tmp_path) for item in (record, *others)}) == 6
+    again = record.model_copy(update={"extraction": extraction.model_copy(update={"forward_images": 7})})
+    assert write_record(again, tmp_path).name == record.file_name
+
+
+def test_table__variants_of_one_encoder_are_told_apart() -> None:
+    record = record_of()
+    other = record.model_copy(update={"extraction": record.extraction.model_copy(update={"readout": "max"})})
+    seeded = other.model_copy(update={"provenance": record.provenance.model_copy(update={"seed": 3})})
+    models = list(dict.fromkeys(row.model for row in build_table([record, other, seeded]).rows))
+    assert models == ["runs/demo (mean, seed 0)", "runs/demo (max, seed 0)", "runs/demo (max, seed 3)"]
+
+
+def test_report__one_table_per_dataset_and_one_json_document() -> None:
+    records = [record_of(), record_of(dataset="cifar10")]
+    assert FORMATS["table"](records).count("test images") == 2
+    assert len(json.loads(FORMATS["json"](records))["tables"]) == 2
+    assert FORMATS["csv"](records).count("model,weights") == 1
+
+
+def test_report__names_are_never_interpreted() -> None:
+    record = record_of(dataset="two: :smile: $\\foo$ [bold]", model="[red]x$\\bad$")
+    text = FORMATS["table"]([record])
+    assert ":smile: $\\foo$ [bold]" in text
+    assert "[red]x$" in text
+    draw_levels([record]).savefig(io.BytesIO(), format="png")
+
+
 @pytest.mark.parametrize(
     ("other", "part"),
     [({"dataset": "cifar10"}, "cannot mix datasets: digits"), ({"version": 2}, "cannot mix protocols of knn")],
@@ -153,8 +192,8 @@ def test_csv__is_tidy_one_row_per_number() -> None:
 
 def test_json__holds_table_and_scores() -> None:
     content = json.loads(FORMATS["json"]([record_of()]))
-    assert content["table"]["rows"][1]["cells"]["kNN k=20"]["value"] == 0.75
-    assert content["table"]["rows"][1]["cells"]["kNN k=20"]["best"] is True
+    assert content["tables"][0]["rows"][1]["cells"]["kNN k=20"]["value"] == 0.75
+    assert content["tables"][0]["rows"][1]["cells"]["kNN k=20"]["best"] is True
 
 
 def test_terminal__shows_every_number_of_the_table() -> None:
