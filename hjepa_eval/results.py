@@ -199,9 +199,9 @@ def write_record(record: Record, folder: Path) -> Path:
         ResultError: the folder cannot be written; no part of a file is left.
     """
     path = folder / record.file_name
-    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(record.model_dump(mode="json"), indent=1) + "\n"
     try:
-        write_atomically(path, text.encode(errors="surrogateescape"))
+        write_atomically(path, text.encode())
     except OSError as error:
         raise ResultError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from None
     return path
@@ -214,7 +214,7 @@ def read_record(path: Path) -> Record:
         ResultError: the file cannot be read, is no record, or is newer than this program.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultError(f"cannot read the result {path}: {error}") from None
     found = content.get("schema_version") if isinstance(content, dict) and "probe" in content else None

@@ -73,7 +73,8 @@ def register(app: typer.Typer) -> None:
     @cache.command("verify")
     @guarded
     def verify(
-        store: Annotated[str, typer.Argument(help="key, dataset, or all")] = "all", cache_dir: CacheDir = None
+        store: Annotated[str, typer.Argument(help="a dataset, 6 or more characters of a key, or all")] = "all",
+        cache_dir: CacheDir = None,
     ) -> None:
         """Check every byte against the manifests; name what is damaged."""
         from hjepa_eval.features.cache import find_stores
@@ -91,7 +92,10 @@ def register(app: typer.Typer) -> None:
 
     @cache.command("rm")
     @guarded
-    def rm(store: Annotated[str, typer.Argument(help="key, dataset, or all")], cache_dir: CacheDir = None) -> None:
+    def rm(
+        store: Annotated[str, typer.Argument(help="a dataset, 6 or more characters of a key, or all")],
+        cache_dir: CacheDir = None,
+    ) -> None:
         """Remove stores."""
         from hjepa_eval.features.cache import find_stores, remove_store
 

@@ -46,7 +46,7 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
 
 def print_json(value: Any) -> None:
     """Print a JSON value on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2))
 
 
 class Talk:

@@ -50,7 +50,7 @@ def _write(path: Path, text: str) -> Path:
     from hjepa_eval.features.fingerprint import write_atomically
 
     try:
-        write_atomically(path, text.encode(errors="surrogateescape"))
+        write_atomically(path, text.encode(errors="replace"))
     except OSError as error:
         raise ResultError(f"cannot write {path}: {error.strerror}; choose another with --out") from None
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from hjepa_eval.datasets.cifar import load_cifar
 from hjepa_eval.datasets.digits import Digits
 from hjepa_eval.datasets.folder import ImageFolder
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.errors import unknown
+from hjepa_eval.errors import UnknownNameError, unknown
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,21 @@ def _digits(source: Source) -> ImageDataset:
 
 
 def _cifar10(source: Source) -> ImageDataset:
-    return load_cifar("cifar10", source.root, source.split, download=source.download, memo=source.memo)
+    return load_cifar("cifar10", source.root, split=source.split, download=source.download, memo=source.memo)
 
 
 def _cifar100(source: Source) -> ImageDataset:
-    return load_cifar("cifar100", source.root, source.split, download=source.download, memo=source.memo)
+    return load_cifar("cifar100", source.root, split=source.split, download=source.download, memo=source.memo)
 
 
 def _folder(source: Source) -> ImageDataset:
-    folder = Path(source.argument) if source.argument else source.root
-    return ImageFolder(f"folder:{folder.resolve().name}", folder, source.split, memo=source.memo)
+    folder = _expand(Path(source.argument)) if source.argument else source.root
+    return ImageFolder(f"folder:{folder.resolve().name}", folder, split=source.split, memo=source.memo)
+
+
+def _expand(path: Path) -> Path:
+    """Return the path with a leading `~` resolved: a shell leaves it alone after `folder:`, and YAML has no shell."""
+    return Path(os.path.expanduser(path))
 
 
 DATASETS: dict[str, Entry] = {
@@ -71,10 +77,12 @@ def load_dataset(
         memo: folder for remembered fingerprints.
 
     Raises:
-        UnknownNameError: there is no such dataset.
+        UnknownNameError: there is no such dataset, or it takes no argument.
         DataError: its files are missing, incomplete, or have an empty class.
     """
-    name, _, argument = spec.partition(":")
+    name, colon, argument = spec.partition(":")
     if name not in DATASETS:
         raise unknown("dataset", name, [entry.usage for entry in DATASETS.values()])
-    return DATASETS[name].load(Source(argument, split, root or Path("data"), download, memo))
+    if colon and ":" not in DATASETS[name].usage:
+        raise UnknownNameError(f"dataset {name} takes no argument, found {spec!r}; write {name}")
+    return DATASETS[name].load(Source(argument, split, _expand(root or Path("data")), download, memo))

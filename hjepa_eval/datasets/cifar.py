@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hjepa_eval.datasets.folder import ImageFolder, split_folder
+from hjepa_eval.datasets.folder import ImageFolder, is_folder, split_folder
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
 from hjepa_eval.errors import DataError, first_few
 
@@ -21,7 +21,7 @@ _ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.
 class Cifar(ImageDataset):
     """The official CIFAR files, checked by torchvision against their published MD5 sums."""
 
-    def __init__(self, name: str, root: Path, split: str, *, download: bool) -> None:
+    def __init__(self, name: str, root: Path, *, split: str, download: bool) -> None:
         """Load one split into memory.
 
         Raises:
@@ -57,19 +57,19 @@ class Cifar(ImageDataset):
         return self._images[index]
 
 
-def load_cifar(name: str, root: Path, split: str, *, download: bool, memo: Path | None) -> ImageDataset:
+def load_cifar(name: str, root: Path, *, split: str, download: bool, memo: Path | None) -> ImageDataset:
     """Return CIFAR from `root` or `root/<name>`: the official files, or a class-folder copy.
 
     Raises:
         DataError: neither is there, or what is there is incomplete; the message says what to do.
     """
     for folder in (root, root / name):
-        if (folder / _OFFICIAL[name]).is_dir():
-            return Cifar(name, folder, split, download=False)
-        if (folder / "train").is_dir():
+        if is_folder(folder / _OFFICIAL[name]):
+            return Cifar(name, folder, split=split, download=False)
+        if is_folder(folder / "train"):
             return _class_folders(name, folder, split, memo)
     if download:
-        return Cifar(name, root, split, download=True)
+        return Cifar(name, root, split=split, download=True)
     archive = next((f for f in (root / _ARCHIVES[name], root / name / _ARCHIVES[name]) if f.is_file()), None)
     if archive is not None:
         raise DataError(f"{name}: found only the archive {archive}; unpack it, or let --download check and unpack it")
@@ -80,7 +80,7 @@ def load_cifar(name: str, root: Path, split: str, *, download: bool, memo: Path 
 
 
 def _class_folders(name: str, folder: Path, split: str, memo: Path | None) -> ImageDataset:
-    copy = ImageFolder(name, folder, split, memo=memo)
+    copy = ImageFolder(name, folder, split=split, memo=memo)
     expected = {"cifar10": 10, "cifar100": 100}[name]
     if len(copy.class_names) != expected:
         raise DataError(

@@ -1,4 +1,4 @@
-"""From image files to uint8 batches: decode, resize, crop, in threads that run ahead of the consumer."""
+"""From images to uint8 batches: resize and crop, in threads that run ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
@@ -18,24 +17,6 @@ from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import DataError, first_few
 
 Batch = tuple[Tensor, list[int], list[str]]
-
-
-def decode(content: bytes, name: str) -> Tensor:
-    """Return the image in JPEG, PNG, GIF or WebP bytes as uint8 RGB `[3, H, W]`.
-
-    Raises:
-        DataError: the bytes are no image, or a truncated one; the message gives `name`.
-    """
-    if not content:
-        raise DataError(f"{name} is empty (0 bytes)")
-    try:
-        # frombuffer needs a writable buffer; the copy is small next to the decoding.
-        image = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{name} is not a readable image: {reason}") from None
-    first: Tensor = image[0] if image.ndim == 4 else image
-    return first
 
 
 def fit(image: Tensor, transform: Transform) -> Tensor:
@@ -124,7 +105,7 @@ def stack_images(dataset: ImageDataset, transform: Transform, *, workers: int = 
     return images
 
 
-def check_classes(names: Sequence[str], labels: np.ndarray, where: str) -> None:
+def check_classes(names: Sequence[str], labels: np.ndarray, *, where: str) -> None:
     """Check that every class has an image.
 
     Raises:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hjepa_eval.errors import StoreError
+from hjepa_eval.errors import StoreError, first_few
 from hjepa_eval.features.fingerprint import hash_json
-from hjepa_eval.features.manifest import Manifest, read_manifest
+from hjepa_eval.features.manifest import MANIFEST, Manifest, read_manifest
+
+KEY_CHARACTERS = 6
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ def memo_dir(cache_dir: Path) -> Path:
 
 def list_stores(cache_dir: Path) -> Iterator[CachedStore]:
     """Yield every store below the cache folder, those without a readable manifest too."""
-    for folder in sorted((cache_dir / "features").glob("*/*/*/")):
+    for folder in sorted((cache_dir / "features").glob("*/*/*")):
+        if not folder.is_dir():
+            continue  # The lock of a store lies beside it.
         try:
             yield CachedStore(folder, read_manifest(folder))
         except StoreError as error:
@@ -48,25 +52,51 @@ def list_stores(cache_dir: Path) -> Iterator[CachedStore]:
 
 
 def find_stores(cache_dir: Path, wanted: str) -> list[CachedStore]:
-    """Return the stores whose key starts with `wanted`, whose dataset is `wanted`, or all for `all`.
+    """Return the stores that `wanted` names: `all`, the folder name of a dataset, or the beginning of one store's key.
+
+    Args:
+        cache_dir: where stores lie.
+        wanted: at least 6 characters when it is a key, so that no store is met by accident.
 
     Raises:
-        StoreError: none fits.
+        StoreError: none fits, or the key fits several.
     """
     stores = list(list_stores(cache_dir))
     if wanted == "all":
         return stores
-    found = [s for s in stores if s.folder.name.startswith(wanted) or s.folder.parent.parent.name == wanted]
+    of_dataset = [store for store in stores if store.folder.parent.parent.name == wanted]
+    if of_dataset:
+        return of_dataset
+    found = [store for store in stores if len(wanted) >= KEY_CHARACTERS and _key(store).startswith(wanted)]
     if not found:
-        raise StoreError(f"no store {wanted!r} in {cache_dir}; hjepa cache ls shows keys and datasets")
+        raise StoreError(
+            f"no store {wanted!r} in {cache_dir}; give all, the name of a dataset, or at least {KEY_CHARACTERS} "
+            "characters of a key; hjepa cache ls shows them"
+        )
+    if len(found) > 1:
+        places = first_few([store.folder.relative_to(cache_dir / "features") for store in found])
+        raise StoreError(f"{wanted!r} fits {len(found)} stores: {places}; give more of the key, or a dataset")
     return found
 
 
+def _key(store: CachedStore) -> str:
+    """Return the key that a store is found by: as in results when it is in its place, else its folder's name."""
+    name = store.folder.name
+    return store.manifest.key if store.manifest is not None and store.manifest.key.startswith(name) else name
+
+
 def remove_store(store: CachedStore) -> int:
-    """Delete a store and return the bytes that it held."""
-    # The manifest goes first, so that a half-deleted store is no store.
-    size = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
-    (store.folder / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(store.folder)
-    Path(f"{store.folder}.lock").unlink(missing_ok=True)
+    """Delete a store and return the bytes that it held.
+
+    Raises:
+        StoreError: it cannot be deleted.
+    """
+    try:
+        size = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
+        # The manifest goes first, so that a half-deleted store is no store.
+        (store.folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(store.folder)
+        Path(f"{store.folder}.lock").unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot remove {store.folder}: {error.strerror}; check its permissions") from None
     return size

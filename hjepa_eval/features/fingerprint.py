@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import re
+import secrets
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hjepa_eval.errors import DataError
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def canonical_json(value: Any) -> str:
-    """Return JSON that is the same for equal values: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """Return JSON that is the same for equal values: sorted keys, no spaces, no NaN; it can always be encoded."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return escape_surrogates(text)
+
+
+def escape_surrogates(text: str) -> str:
+    r"""Return JSON text with lone surrogates, which stand for bytes of a file name that are no UTF-8, as `\udcff`."""
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def hash_json(value: Any) -> str:
@@ -24,62 +33,78 @@ def hash_json(value: Any) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new one, never a part.
+    """Write a file so that readers see the old content or the new one, never a part; its mode follows the umask.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; the old content stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not built from the file's name, which may already be as long as a name can be.
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        os.replace(temporary, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def fingerprint_files(root: Path, names: Sequence[str], stats: Sequence[os.stat_result], memo: Path | None) -> str:
+def fingerprint_files(root: Path, names: Sequence[str], *, stats: Sequence[os.stat_result], memo: Path | None) -> str:
     """Return the sha256 over the names and the content of files, in the order given.
 
-    The content is read once: as long as every size and modification time stays, the memo answers.
+    The content is read once: as long as every file's inode, size, modification and change time stay, the memo answers.
+    A file that cannot be read counts as `unreadable`; it is read again every time, so that it counts once it is mended.
 
     Args:
         root: folder that the names are relative to.
         names: paths with `/`.
         stats: one per name.
         memo: folder for remembered fingerprints; None reads every time.
-
-    Raises:
-        DataError: a file cannot be read.
     """
-    entries = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)]
+    entries = [
+        (name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        for name, status in zip(names, stats, strict=True)
+    ]
     signature = hash_json([str(root.resolve()), entries])
     remembered = memo / f"{signature[:32]}.json" if memo is not None else None
-    if remembered is not None and remembered.is_file():
-        try:
-            record = json.loads(remembered.read_text())
-        except (OSError, ValueError):
-            record = {}  # A damaged memo costs a second reading, nothing else.
-        if record.get("signature") == signature:
-            return str(record["fingerprint"])
+    known = _recall(remembered, signature) if remembered is not None else None
+    if known is not None:
+        return known
     digest = hashlib.sha256()
-    for name in names:
-        try:
-            content = (root / name).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"cannot read {root / name}: {error.strerror}; check the file and its permissions"
-            ) from None
-        digest.update(f"{name}|{hashlib.sha256(content).hexdigest()}\n".encode(errors="surrogateescape"))
+    unreadable = 0
+    for name, status in zip(names, stats, strict=True):
+        content = _content_hash(root / name, status)
+        unreadable += content is None
+        digest.update(f"{name}|{content or 'unreadable'}\n".encode(errors="surrogateescape"))
     fingerprint = digest.hexdigest()
-    if remembered is not None:
-        try:
-            write_atomically(remembered, canonical_json({"signature": signature, "fingerprint": fingerprint}).encode())
-        except OSError:
-            return fingerprint  # An unwritable memo costs a second reading, nothing else.
+    if remembered is not None and not unreadable:
+        record = canonical_json({"signature": signature, "fingerprint": fingerprint})
+        # An unwritable memo costs a second reading, nothing else.
+        with contextlib.suppress(OSError):
+            write_atomically(remembered, record.encode())
     return fingerprint
+
+
+def _content_hash(path: Path, status: os.stat_result) -> str | None:
+    """Return the sha256 of a file's content, or None for one that cannot be read."""
+    if not stat.S_ISREG(status.st_mode):
+        return None  # A link that leads nowhere, or a pipe, whose reading would never end.
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _recall(remembered: Path, signature: str) -> str | None:
+    """Return the remembered fingerprint, or None; a damaged memo costs a second reading, nothing else."""
+    try:
+        record = json.loads(remembered.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict) or record.get("signature") != signature:
+        return None
+    fingerprint = record.get("fingerprint")
+    return fingerprint if isinstance(fingerprint, str) else None

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from hjepa_eval.errors import StoreError
-from hjepa_eval.features.fingerprint import canonical_json, hash_json, write_atomically
+from hjepa_eval.features.fingerprint import escape_surrogates, hash_json, write_atomically
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+
+
+def shard_file(start: int, stop: int) -> str:
+    """Return the name of the shard that holds images `start` to `stop` of a dataset's order."""
+    return f"{start:08d}-{stop:08d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     content = {"format_version": FORMAT_VERSION, "key": manifest.key, **asdict(manifest)}
     content["checksum"] = hash_json(content)
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
-    write_atomically(folder / MANIFEST, text.encode(errors="surrogateescape"))
+    write_atomically(folder / MANIFEST, escape_surrogates(text).encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -105,7 +110,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{folder} holds no complete store (no {MANIFEST}); run hjepa extract again") from None
     except (OSError, ValueError) as error:
@@ -114,12 +119,25 @@ def read_manifest(folder: Path) -> Manifest:
         found = content.get("format_version") if isinstance(content, dict) else type(content).__name__
         raise StoreError(f"{path}: format_version is {found!r}, this program reads {FORMAT_VERSION}; extract again")
     checksum = content.pop("checksum", None)
-    if checksum != hash_json(json.loads(canonical_json(content))):
+    try:
+        whole = checksum == hash_json(content)
+        manifest = _parse(content) if whole else None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} does not fit its format: {error!r}; run hjepa extract again") from None
+    if manifest is None:
         raise StoreError(f"{path} was edited or damaged: its checksum does not match; run hjepa extract again")
+    return manifest
+
+
+def _parse(content: dict[str, Any]) -> Manifest:
     known = {item.name for item in fields(Manifest)}
     values = {name: value for name, value in content.items() if name in known}
     levels = tuple(StoredLevel(**{**level, "grid": tuple(level["grid"])}) for level in values.pop("levels"))
     shards = tuple(Shard(**shard) for shard in values.pop("shards"))
+    for shard in shards:
+        # A name is never taken as a path: `../x` would lead out of the store.
+        if shard.file != shard_file(shard.start, shard.stop):
+            raise ValueError(f"shard name {shard.file!r} is not {shard_file(shard.start, shard.stop)!r}")
     for name in ("class_names", "skipped", "notes"):
         values[name] = tuple(values[name])
     return Manifest(levels=levels, shards=shards, **values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,16 @@ from safetensors.numpy import save as save_tensors
 
 from hjepa_eval.errors import StoreError, unknown
 from hjepa_eval.features.fingerprint import canonical_json, write_atomically
-from hjepa_eval.features.manifest import MANIFEST, Manifest, Shard, StoredLevel, read_manifest, write_manifest
+from hjepa_eval.features.manifest import (
+    MANIFEST,
+    Manifest,
+    Shard,
+    StoredLevel,
+    read_manifest,
+    shard_file,
+    write_manifest,
+)
+from hjepa_eval.features.shards import read_rows, shard_problems
 
 SHARD_SIZE = 4096
 
@@ -33,7 +42,7 @@ class Range:
     @property
     def file(self) -> str:
         """Name of the shard that holds this range."""
-        return f"{self.start:08d}-{self.stop:08d}.safetensors"
+        return shard_file(self.start, self.stop)
 
 
 def shard_ranges(num_images: int) -> list[Range]:
@@ -56,7 +65,8 @@ class FeatureStore:
         """
         self.folder = folder
         self.manifest = read_manifest(folder)
-        problems = list(_shard_problems(folder, self.manifest, verify=verify))
+        self._whole: dict[str, npt.NDArray[np.int64]] = {}
+        problems = list(shard_problems(folder, self.manifest, verify=verify))
         if problems:
             raise StoreError(f"{problems[0]}; run hjepa extract again, it repairs only what is damaged")
 
@@ -80,37 +90,46 @@ class FeatureStore:
 
         Raises:
             UnknownNameError: there is no such level.
+            StoreError: a shard cannot be read any more; the message names it.
         """
         self.level(index)
-        return self._read(f"level{index}", limit)
+        return self._read(f"level{index}", self._rows(limit))
 
     def labels(self, *, limit: int | None = None) -> npt.NDArray[np.int64]:
-        """Return the labels, int64 `[N]`."""
-        return self._read("labels", limit)
+        """Return the labels, int64 `[N]`.
+
+        Raises:
+            StoreError: a shard cannot be read any more; the message names it.
+        """
+        return np.array(self._column("labels")[: self._rows(limit)])
 
     def index(self, *, limit: int | None = None) -> npt.NDArray[np.int64]:
-        """Return each sample's place in the dataset's order, int64 `[N]`, rising."""
-        return self._read("index", limit)
+        """Return each sample's place in the dataset's order, int64 `[N]`, rising.
 
-    def _read(self, name: str, limit: int | None) -> npt.NDArray[Any]:
-        parts = []
+        Raises:
+            StoreError: a shard cannot be read any more; the message names it.
+        """
+        return np.array(self._column("index")[: self._rows(limit)])
+
+    def _rows(self, limit: int | None) -> int:
+        """Return how many samples lie before place `limit` of the dataset's order."""
+        return self.manifest.rows if limit is None else int(np.searchsorted(self._column("index"), limit))
+
+    def _column(self, name: str) -> npt.NDArray[np.int64]:
+        """Return the whole `labels` or `index`, read once."""
+        if name not in self._whole:
+            self._whole[name] = self._read(name, self.manifest.rows)
+        return self._whole[name]
+
+    def _read(self, name: str, rows: int) -> npt.NDArray[Any]:
+        """Return the first `rows` rows of a tensor; nothing else of the shards is read."""
+        parts: list[npt.NDArray[Any]] = []
         for shard in self.manifest.shards:
-            if limit is None or shard.start < limit:
-                tensors = load_tensors((self.folder / shard.file).read_bytes())
-                keep = len(tensors["index"]) if limit is None else int(np.searchsorted(tensors["index"], limit))
-                parts.append(tensors[name][:keep])
+            wanted = min(shard.rows, rows)
+            rows -= wanted
+            if wanted or not parts:
+                parts.append(read_rows(self.folder / shard.file, name, rows=wanted))
         return np.concatenate(parts)
-
-
-def _shard_problems(folder: Path, manifest: Manifest, *, verify: bool) -> Iterator[str]:
-    for shard in manifest.shards:
-        path = folder / shard.file
-        if not path.is_file():
-            yield f"{path} is missing"
-        elif path.stat().st_size != shard.bytes:
-            yield f"{path} has {path.stat().st_size} bytes instead of {shard.bytes}"
-        elif verify and hashlib.sha256(path.read_bytes()).hexdigest() != shard.sha256:
-            yield f"{path} is damaged: its sha256 does not match the manifest"
 
 
 def verify_store(folder: Path) -> list[str]:
@@ -119,7 +138,11 @@ def verify_store(folder: Path) -> list[str]:
         manifest = read_manifest(folder)
     except StoreError as error:
         return [str(error)]
-    return list(_shard_problems(folder, manifest, verify=True))
+    problems = list(shard_problems(folder, manifest, verify=True))
+    place = folder.absolute()
+    if place.parents[2:3] and place.parents[2].name == "features" and place.name != manifest.key[:16]:
+        problems.append(f"{folder} holds the store {manifest.key[:16]}: it was copied to the wrong place; remove it")
+    return problems
 
 
 class StoreWriter:
@@ -161,10 +184,10 @@ class StoreWriter:
         path = self.folder / part.file
         if not path.is_file():
             return None
-        content = path.read_bytes()
         try:
+            content = path.read_bytes()
             load_tensors(content)
-        except SafetensorError:
+        except (OSError, SafetensorError):
             return None
         (length,) = struct.unpack("<Q", content[:8])
         about = json.loads(json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("hjepa", "{}"))
@@ -182,13 +205,14 @@ class StoreWriter:
         Raises:
             StoreError: the disk is full or the folder cannot be written; finished shards stay.
         """
+        skipped = tuple(" ".join(reason.split()) for reason in skipped)
         arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         plain = save_tensors(arrays)
         (length,) = struct.unpack("<Q", plain[:8])
         about = {
             "key": self.manifest.key,
             "payload": hashlib.sha256(plain[8 + length :]).hexdigest(),
-            "skipped": [" ".join(reason.split()) for reason in skipped],
+            "skipped": skipped,
         }
         # One entry only: safetensors writes several in an order that differs from process to process.
         content = save_tensors(arrays, metadata={"hjepa": canonical_json(about)})

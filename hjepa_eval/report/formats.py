@@ -147,7 +147,7 @@ def terminal(records: Sequence[Record]) -> str:
         console.print(caption(table), style="bold", markup=False, highlight=False)
         console.print(drawn)
         for line in (FOOTNOTE, *(f"note: {note}" for note in table.notes)):
-            console.print(line, style="dim", markup=False, highlight=False)
+            console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     return capture.get()
 
 

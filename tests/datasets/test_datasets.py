@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision.io import write_jpeg, write_png
 
 from hjepa_eval.datasets import DATASETS, load_dataset
-from hjepa_eval.datasets.images import decode, fit, image_batches, stack_images
+from hjepa_eval.datasets.images import fit, image_batches, stack_images
 from hjepa_eval.datasets.protocol import interleave
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import DataError, UnknownNameError
@@ -147,28 +146,6 @@ def test_load_dataset__suggests_the_nearest_name() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'cifar10'"):
         load_dataset("cifra10", "train")
     assert list(DATASETS) == ["digits", "cifar10", "cifar100", "folder"]
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff\xe0 no jpeg"])
-def test_decode__names_what_is_no_image(content: bytes) -> None:
-    with pytest.raises(DataError, match=r"photo\.jpg"):
-        decode(content, "photo.jpg")
-
-
-def test_decode__truncated_photograph_is_refused(cifar10_sample: Path) -> None:
-    content = next((cifar10_sample / "test" / "cat").iterdir()).read_bytes()
-    with pytest.raises(DataError, match=r"photo\.jpg"):
-        decode(content[: len(content) // 2], "photo.jpg")
-
-
-def test_decode__grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
-    write_png(torch.full((1, 5, 7), 9, dtype=torch.uint8), str(tmp_path / "grey.png"))
-    write_jpeg(torch.full((1, 5, 7), 9, dtype=torch.uint8), str(tmp_path / "grey.jpg"))
-    for name in ("grey.png", "grey.jpg"):
-        image = decode((tmp_path / name).read_bytes(), name)
-        assert image.shape == (3, 5, 7)
-        assert image.dtype == torch.uint8
-        assert image.eq(9).all()
 
 
 def test_fit__resizes_the_short_side_and_crops_the_centre() -> None:

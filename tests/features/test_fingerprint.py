@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from hjepa_eval.features.fingerprint import canonical_json, hash_json, write_atomically
+
+
+def test_hash_json__is_golden() -> None:
+    # Golden: sha256 of {"a":"\u00e4","b":[1,2.5]} as UTF-8; a change would make every store unfindable.
+    assert hash_json({"b": [1, 2.5], "a": "\u00e4"}).startswith("56d36f6cee8ef0b4")
+
+
+def test_canonical_json__bytes_that_are_no_utf8_survive() -> None:
+    strange = os.fsdecode(b"k\xe4se \xff")
+    text = canonical_json({"name": strange})
+    assert text == '{"name":"k\\udce4se \\udcff"}'
+    assert json.loads(text.encode()) == {"name": strange}
+    assert hash_json(strange) != hash_json("k\\udce4se \\udcff")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_write_atomically__mode_follows_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+def test_write_atomically__longest_name_fits_and_nothing_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_atomically__failure_leaves_the_old_content_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no")
+
+    write_atomically(tmp_path / "a", b"old")
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no"):
+        write_atomically(tmp_path / "a", b"new")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
