@@ -64,7 +64,7 @@ def _writable(folder: Path) -> bool:
 def _folders() -> list[Finding]:
     from hjepa_eval.features.cache import default_cache_dir, list_stores
 
-    cache = Path(os.environ.get("HJEPA_CACHE") or default_cache_dir())
+    cache = default_cache_dir()
     stores = list(list_stores(cache))
     size = sum(store.manifest.bytes for store in stores if store.manifest) / 1e6
     free = shutil.disk_usage(next(parent for parent in (cache, *cache.parents) if parent.exists())).free / 1e9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -25,8 +26,8 @@ class CachedStore:
 
 
 def default_cache_dir() -> Path:
-    """Return the cache folder used when neither `--cache-dir` nor `HJEPA_CACHE` says another."""
-    return Path.home() / ".cache" / "hjepa"
+    """Return the cache folder that `HJEPA_CACHE` names, or `~/.cache/hjepa`."""
+    return Path(os.environ.get("HJEPA_CACHE") or Path.home() / ".cache" / "hjepa").expanduser()
 
 
 def store_folder(cache_dir: Path, manifest: Manifest) -> Path:

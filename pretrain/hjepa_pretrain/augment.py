@@ -87,4 +87,5 @@ def _hue_rotation(angles: Tensor) -> Tensor:
     )
     cosine, sine, zero, one = angles.cos(), angles.sin(), torch.zeros_like(angles), torch.ones_like(angles)
     turn = torch.stack((one, zero, zero, zero, cosine, -sine, zero, sine, cosine), dim=1).view(-1, 3, 3)
-    return torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    rotation: Tensor = torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    return rotation

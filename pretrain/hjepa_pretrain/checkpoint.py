@@ -67,7 +67,7 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2) -> 
     """Write a checkpoint so that it is there whole or not at all; the newest `keep` stay.
 
     Raises:
-        OSError: the folder cannot be written or the disk is full; older checkpoints stay.
+        CheckpointError: the folder cannot be written or the disk is full; older checkpoints stay.
     """
     target = folder(run_dir, int(checkpoint.state["step"]))
     unfinished = target.with_name(f".{target.name}.{os.getpid()}")
@@ -78,8 +78,8 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2) -> 
     }
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     contents["state.json"] = to_json({**checkpoint.state, "sha256": hashes})
-    unfinished.mkdir(parents=True, exist_ok=True)
     try:
+        unfinished.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             with (unfinished / name).open("wb") as file:
                 file.write(content)
@@ -88,8 +88,13 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2) -> 
         if target.exists():
             shutil.rmtree(target)
         unfinished.rename(target)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise CheckpointError(
+                f"cannot write the checkpoint {target}: {error.strerror}; older ones stay, "
+                f"make room or repair the folder and go on with --resume {run_dir}"
+            ) from None
         raise
     for old in list_checkpoints(run_dir)[:-keep]:
         shutil.rmtree(old)
@@ -110,8 +115,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         config = json.loads((path / "config.json").read_bytes())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is no whole checkpoint: {type(error).__name__} {error}") from None
-    tensors = [read_tensors(path / name) for name in _FILES[1:]]
-    return Checkpoint(config, *tensors, state)
+    encoder, trainer = (read_tensors(path / name) for name in _FILES[1:])
+    return Checkpoint(config, encoder, trainer, state)
 
 
 def newest_checkpoint(run_dir: Path, *, say: Callable[[str], None]) -> Checkpoint:

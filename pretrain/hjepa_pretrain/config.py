@@ -85,7 +85,11 @@ class DataSettings(Settings):
     """Images and what happens to them."""
 
     dataset: str = Field(default="digits", description="dataset, as in 'hjepa datasets'; its train split is used")
-    root: Path | None = Field(default=None, description="folder that holds the dataset")
+    root: Path | None = Field(
+        default=None,
+        description="folder that holds the dataset (HJEPA_DATA; else ./data)",
+        json_schema_extra={"env": "HJEPA_DATA"},
+    )
     image_size: int | None = Field(default=None, ge=1, description="side in pixels; the encoder's own when not given")
     max_samples: int | None = Field(default=None, ge=2, description="at most so many images, balanced over classes")
     augmentation: Literal["none", "light", "asym", "asym+global"] = Field(
@@ -149,6 +153,13 @@ class TrainSettings(Settings):
     seed: int = Field(default=0, ge=0, description="of weights, order, masks, augmentation and dropped paths")
     loss: Literal["smooth_l1", "mse"] = Field(default="smooth_l1", description="error between prediction and target")
     loss_beta: float = Field(default=1.0, gt=0, description="where smooth_l1 turns from squared to absolute")
+    predicted_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of each batch for which levels are predicted; the rest joins the whole-image terms alone, "
+        "which saves the target encoder's pass over the whole image",
+    )
     level_weights: tuple[float, ...] | None = Field(
         default=None, description="weight of each level's loss; all 1 when not given"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,21 +71,27 @@ def resolve_geometry(settings: PretrainSettings) -> Geometry:
     Raises:
         HjepaError: there is no such ViT, or its taps do not fit.
     """
+    model = settings.model
+    shape = _encoder_shape(settings)
+    return replace(shape, taps=resolve_taps(model.taps, shape.depth, model.num_hierarchies))
+
+
+def _encoder_shape(settings: PretrainSettings) -> Geometry:
+    """Return the geometry without taps."""
     arguments = encoder_arguments(settings)
     if arguments["positions"] == "sincos":
         arguments["positions"] = "learned"  # Only shapes matter here; the table cannot be computed on `meta`.
     with torch.device("meta"):
         vit: Any = create_vit(settings.model.encoder_type, **arguments)
     patch, image = vit.patch_embed.patch_size[0], vit.patch_embed.img_size[0]
-    taps = resolve_taps(settings.model.taps, len(vit.blocks), settings.model.num_hierarchies)
-    return Geometry(vit.embed_dim, len(vit.blocks), image, patch, tuple(vit.patch_embed.grid_size), taps)
+    return Geometry(vit.embed_dim, len(vit.blocks), image, patch, tuple(vit.patch_embed.grid_size), ())
 
 
 def geometry_problems(settings: PretrainSettings) -> list[str]:
     """Return everything that does not fit together, in words; an empty list when all is well."""
     problems = _problems_of_choices(settings)
     try:
-        geometry = resolve_geometry(settings)
+        geometry = _encoder_shape(settings)
     except HjepaError as error:
         return [*problems, str(error)]
     except AssertionError as error:  # timm checks head counts with assert
@@ -95,10 +101,14 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
         problems.append(f"model.embed_dim {model.embed_dim} disagrees with the {geometry.dim} of {model.encoder_type}")
     if geometry.image_size % geometry.patch_size:
         problems.append(f"the patch of {geometry.patch_size} does not divide the image of {geometry.image_size} pixels")
-    try:
-        check_levels(geometry.grid, model.num_hierarchies)
-    except HjepaError as error:
-        problems.append(f"model.num_hierarchies: {error}")
+    for check in (
+        lambda: resolve_taps(model.taps, geometry.depth, model.num_hierarchies),
+        lambda: check_levels(geometry.grid, model.num_hierarchies),
+    ):
+        try:
+            check()
+        except HjepaError as error:
+            problems.append(f"model: {error}")
     if masking.context_tokens is not None and masking.context_tokens >= geometry.num_patches:
         rows, columns = geometry.grid
         problems.append(

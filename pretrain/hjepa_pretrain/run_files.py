@@ -10,6 +10,7 @@ from typing import Any
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders.run import FORMAT_VERSION
+from hjepa_eval.errors import CheckpointError
 from hjepa_eval.features.fingerprint import write_atomically
 from hjepa_eval.results import package_versions
 from hjepa_pretrain.checkpoint import Checkpoint, tensor_bytes, to_json
@@ -77,19 +78,26 @@ def write_config(run_dir: Path, config: dict[str, Any]) -> None:
     """Write `config.json`.
 
     Raises:
-        OSError: the folder cannot be written.
+        CheckpointError: the folder cannot be written.
     """
-    write_atomically(run_dir / "config.json", to_json(config))
+    _write(run_dir / "config.json", to_json(config))
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror}; make room, or name another --out") from None
 
 
 def write_finished(run_dir: Path, checkpoint: Checkpoint, summary: Summary) -> None:
     """Write the weights and, last of all, `summary.json`.
 
     Raises:
-        OSError: the folder cannot be written or the disk is full.
+        CheckpointError: the folder cannot be written or the disk is full; the checkpoints stay.
     """
-    write_atomically(run_dir / "encoder.safetensors", tensor_bytes(checkpoint.encoder))
-    write_atomically(run_dir / "summary.json", to_json(summary.to_json()))
+    _write(run_dir / "encoder.safetensors", tensor_bytes(checkpoint.encoder))
+    _write(run_dir / "summary.json", to_json(summary.to_json()))
 
 
 def read_summary(run_dir: Path) -> Summary | None:

@@ -18,6 +18,7 @@ from hjepa_pretrain.diagnostics import check_collapse, measure, readouts
 from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.masks import Masks, MultiBlockMaskGenerator
 from hjepa_pretrain.models import create_hjepa_from_config
+from hjepa_pretrain.models.attention import use_plain_attention
 from hjepa_pretrain.objective import training_loss
 from hjepa_pretrain.optimizer import make_optimizer, moments, restore_moments
 from hjepa_pretrain.randomness import derive_seed, step_generator
@@ -56,6 +57,10 @@ class Trainer:
             settings, total_steps=self.total_steps, steps_per_epoch=self.order.steps_per_epoch
         ).to(self.device)
         self.model.train()
+        if self.device.type == "cpu":
+            # Of both passes only the backward one is slow in the fused kernel; the target encoder has none.
+            use_plain_attention(self.model.context_encoder)
+            use_plain_attention(self.model.predictor)
         self.optimizer = make_optimizer(self.model, settings.train)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.masks = self._mask_generator()
@@ -123,7 +128,12 @@ class Trainer:
             patches = self.geometry.num_patches
             context = random_tokens(len(views.context), patches, self.context_tokens, generator=generator)
         outputs: dict[str, Any] = self.model(
-            views.context, masks, target_images=views.target, second_images=views.second, second_context=context
+            views.context,
+            masks,
+            target_images=views.target,
+            second_images=views.second,
+            second_context=context,
+            num_predicted=max(1, round(len(views.context) * self.settings.train.predicted_share)),
         )
         return outputs
 

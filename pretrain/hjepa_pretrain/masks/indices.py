@@ -33,6 +33,18 @@ class Masks:
     target_flags: Tensor
     context_valid: Tensor | None = None
 
+    def first(self, count: int) -> Masks:
+        """Return the masks of the first `count` images."""
+        if count == len(self.context):
+            return self
+        return Masks(
+            self.context[:count],
+            self.targets[:count],
+            self.targets_valid[:count],
+            self.target_flags[:count],
+            None if self.context_valid is None else self.context_valid[:count],
+        )
+
     def cells_valid(self, grid: tuple[int, int], level: int, *, coverage: float = 0.5) -> Tensor:
         """Return bool `[B, cells]`: True where at least `coverage` of a cell's tokens are targets."""
         share = pool_cells(self.target_flags.float().unsqueeze(-1), grid, level).squeeze(-1)

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from timm.models import VisionTransformer
 from torch import Tensor, nn
+
+from hjepa_pretrain.models.attention import additive
 
 MaskMode = Literal["drop", "zero"]
 
@@ -19,9 +22,9 @@ def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
 
 
 def key_mask(valid: Tensor, prefix: int) -> Tensor:
-    """Return bool `[B, 1, 1, prefix + K]`, True = may be attended, for the validity `[B, K]` of tokens."""
+    """Return float `[B, 1, 1, prefix + K]`, added to attention scores, that hides tokens which are not `valid`."""
     always = valid.new_ones(len(valid), prefix)
-    return torch.cat((always, valid), dim=1)[:, None, None]
+    return additive(torch.cat((always, valid), dim=1)[:, None, None])
 
 
 class ContextEncoder(nn.Module):
@@ -61,14 +64,12 @@ class ContextEncoder(nn.Module):
             valid: bool `[B, K]`; False marks padding, which no token attends to.
             hide_zeroed: in `zero` mode, keep attention from the zeroed tokens: then it equals `drop`.
         """
+        if context is not None and self.mask_mode == "drop":
+            tokens = self._visible(images, context)
+            return self._blocks(tokens, None if valid is None else key_mask(valid, self.prefix))
         embedded = self.vit.patch_embed(images)
         if context is None:
             return self._blocks(self._positioned(embedded), None)
-        if self.mask_mode == "drop":
-            tokens = self._positioned(embedded)
-            seen = gather_tokens(tokens[:, self.prefix :], context)
-            tokens = torch.cat((tokens[:, : self.prefix], seen), dim=1) if self.prefix else seen
-            return self._blocks(tokens, None if valid is None else key_mask(valid, self.prefix))
         visible = torch.zeros(embedded.shape[:2], dtype=torch.bool, device=images.device)
         visible.scatter_(1, context, True)
         outputs = self._blocks(
@@ -78,6 +79,33 @@ class ContextEncoder(nn.Module):
             torch.cat((output[:, : self.prefix], gather_tokens(output[:, self.prefix :], context)), dim=1)
             for output in outputs
         ]
+
+    def _visible(self, images: Tensor, context: Tensor) -> Tensor:
+        """Return prefix and visible tokens `[B, prefix + K, D]` with their positions; hidden patches are never read.
+
+        The pixels are gathered, not the tokens: an image needs no gradient, so there is no scatter to go back through.
+        """
+        embed = self.vit.patch_embed
+        height, width = embed.patch_size
+        rows, columns = self.grid
+        patches = images.reshape(len(images), -1, rows, height, columns, width)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        seen = embed.norm(F.linear(gather_tokens(patches, context), embed.proj.weight.flatten(1), bias=embed.proj.bias))
+        prefixes = self._prefixes(len(images))
+        if self.vit.pos_embed is not None:
+            own = 0 if self.vit.no_embed_class else self.prefix
+            seen = seen + F.embedding(context, self.vit.pos_embed[0, own:])
+            prefixes = prefixes + self.vit.pos_embed[:, :own] if own else prefixes
+        tokens: Tensor = self.vit.norm_pre(self.vit.pos_drop(torch.cat((prefixes, seen), dim=1)))
+        return tokens
+
+    def _prefixes(self, batch: int) -> Tensor:
+        """Return class and register tokens `[B, prefix, D]` without positions."""
+        tokens = [token for token in (self.vit.cls_token, self.vit.reg_token) if token is not None]
+        if not tokens:
+            none: Tensor = self.vit.patch_embed.proj.weight.new_empty(batch, 0, self.vit.embed_dim)
+            return none
+        return torch.cat([token.expand(batch, -1, -1) for token in tokens], dim=1)
 
     def _positioned(self, embedded: Tensor) -> Tensor:
         """Return prefix and patch tokens `[B, prefix + N, D]` with their positions."""

@@ -64,6 +64,7 @@ class HJEPA(nn.Module):
         target_images: Tensor | None = None,
         second_images: Tensor | None = None,
         second_context: Tensor | None = None,
+        num_predicted: int | None = None,
     ) -> dict[str, Any]:
         """Return predictions and targets of every level.
 
@@ -74,9 +75,11 @@ class HJEPA(nn.Module):
             target_images: `[B, 3, H, W]`, what the target encoder sees; `images` when absent. Same geometry.
             second_images: `[B, 3, H, W]`, another view of the same images for objectives on whole images.
             second_context: int64 `[B, K]`, the tokens of the second view that are seen.
+            num_predicted: predict for the first so many images alone, `P` of `B`; all of them when absent. The rest
+                costs no target encoding and takes part in objectives on whole images.
 
         Returns:
-            `predictions`, `targets` (lists of `[B, T_l, D]`), `valid` (list of bool `[B, T_l]`), and, when there is a
+            `predictions`, `targets` (lists of `[P, T_l, D]`), `valid` (list of bool `[P, T_l]`), and, when there is a
             projector, `projections` `[V, B, P]` of the mean context token of the V = 1 or 2 views.
 
         Raises:
@@ -85,11 +88,13 @@ class HJEPA(nn.Module):
         masks = mask if isinstance(mask, Masks) else masks_from_masked(mask)
         levels = range(self.num_levels if return_all_levels else 1)
         seen, second = self._encode_context(images, masks, second_images, second_context)
+        count = len(images) if num_predicted is None else num_predicted
+        masks = masks.first(count)
         queries: list[Tensor | None] = [masks.targets if level == 0 else None for level in levels]
-        answers = self.predictor(seen, masks.context, queries, context_valid=masks.context_valid)
+        answers = self.predictor(seen[:count], masks.context, queries, context_valid=masks.context_valid)
         outputs: dict[str, Any] = {
             "predictions": [self.heads[level](answer) for level, answer in enumerate(answers)],
-            "targets": self._targets(images if target_images is None else target_images, masks, len(levels)),
+            "targets": self._targets((images if target_images is None else target_images)[:count], masks, len(levels)),
             "valid": [
                 masks.targets_valid if level == 0 else masks.cells_valid(self.grid, level, coverage=self.cell_coverage)
                 for level in levels
@@ -102,9 +107,12 @@ class HJEPA(nn.Module):
     def _encode_context(
         self, images: Tensor, masks: Masks, second_images: Tensor | None, second_context: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the last block's context tokens `[B, prefix + K, D]` of one or two views, in one pass."""
+        """Return the last block's tokens `[B, prefix + K, D]` of one or two views, in one pass where possible."""
         if second_images is None or second_context is None:
             return self.context_encoder(images, masks.context, valid=masks.context_valid)[-1], None
+        if masks.context_valid is not None or masks.context.shape != second_context.shape:
+            first = self.context_encoder(images, masks.context, valid=masks.context_valid)[-1]
+            return first, self.context_encoder(second_images, second_context)[-1]
         both = torch.cat((masks.context, second_context))
         first, second = self.context_encoder(torch.cat((images, second_images)), both)[-1].chunk(2)
         return first, second

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hjepa_eval.encoders.vit import cells, pool_cells
 from hjepa_pretrain.masks.indices import pick
+from hjepa_pretrain.models.attention import additive
 from hjepa_pretrain.models.encoders import gather_tokens
 
 
@@ -94,8 +95,9 @@ class Predictor(nn.Module):
         allowed = self._allowed(seen.shape[1], tokens.shape[1], context_valid, tokens.device)
         for block in self.blocks:
             tokens = block(tokens, attn_mask=allowed)
-        answers = self.out(self.norm(tokens[:, seen.shape[1] :]))
-        return list(answers.split([query.shape[1] for query in asked], dim=1))
+        answers: Tensor = self.out(self.norm(tokens[:, seen.shape[1] :]))
+        sizes = [query.shape[1] for query in asked]
+        return list(torch.split(answers, sizes, dim=1))
 
     def predict_masked(self, context_tokens: Tensor, mask: Tensor) -> Tensor:
         """Return `[B, N, encoder_dim]` for a binary mask over all tokens: answers where it is 1, zeros elsewhere.
@@ -110,7 +112,7 @@ class Predictor(nn.Module):
         seen = gather_tokens(context_tokens[:, self.prefix :], context)
         seen = torch.cat((context_tokens[:, : self.prefix], seen), dim=1)
         (answers,) = self(seen, context, [targets], context_valid=context_valid)
-        whole = answers.new_zeros(*mask.shape, answers.shape[-1])
+        whole: Tensor = answers.new_zeros(*mask.shape, answers.shape[-1])
         image, slot = targets_valid.nonzero(as_tuple=True)
         whole[image, targets[image, slot]] = answers[image, slot]
         return whole
@@ -129,19 +131,20 @@ class Predictor(nn.Module):
         places = self.positions(level).expand(batch, -1, -1)
         if asked is not None:
             places = gather_tokens(places, asked)
-        return places + self.mask_token + self.level_embed[level]
+        query: Tensor = places + self.mask_token + self.level_embed[level]
+        return query
 
     def _allowed(self, seen: int, total: int, context_valid: Tensor | None, device: torch.device) -> Tensor:
-        """Return bool `[1 or B, 1, total, total]`, True = the row may attend to the column."""
+        """Return float `[1 or B, 1, total, total]`, added to scores: what each row may attend to."""
         allowed = torch.eye(total, dtype=torch.bool, device=device)
         allowed[:, :seen] = True
         if context_valid is None:
-            return allowed[None, None]
+            return additive(allowed[None, None])
         columns = torch.ones(len(context_valid), total, dtype=torch.bool, device=device)
         columns[:, self.prefix : seen] = context_valid
         # A padded context token still attends to itself: a row of False would be NaN.
         itself = torch.eye(total, dtype=torch.bool, device=device)
-        return ((allowed & columns.unsqueeze(1)) | itself).unsqueeze(1)
+        return additive(((allowed & columns.unsqueeze(1)) | itself).unsqueeze(1))
 
 
 def _initialise(module: nn.Module) -> None:

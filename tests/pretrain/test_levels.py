@@ -1,0 +1,75 @@
+"""Levels must be real: what a coarse level knows is no linear map of what a fine one knows."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hjepa_pretrain.batches import load_images
+from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.diagnostics import check_collapse, leave_one_out_knn, measure, rankme
+from hjepa_pretrain.loop import pretrain
+from torch import Tensor
+
+from hjepa_eval.config import find_preset, load
+from hjepa_eval.datasets import load_dataset
+from hjepa_eval.encoders.run import load_run
+from hjepa_eval.errors import TrainingError
+
+
+def trained_readouts(folder: Path, *assignments: str) -> list[Tensor]:
+    """Return the mean token of every level of a briefly trained encoder, for all train digits."""
+    length = ["train.minutes=null", "train.epochs=4", "train.batch_size=64", "train.diagnose=0"]
+    settings = load(PretrainSettings, config=find_preset("digits", "pretrain"), assignments=[*length, *assignments])
+    dataset = load_dataset("digits", "train")
+    pretrain(settings, dataset, run_dir=folder)
+    encoder = load_run(folder, {}).eval()
+    images = encoder.transform.normalise(load_images(dataset, encoder.transform))
+    with torch.no_grad():
+        return [tokens.mean(dim=1) for tokens in encoder(images)]
+
+
+def linear_r2(source: Tensor, target: Tensor) -> float:
+    """Return the share of `target`'s variance that a linear map of `source` explains, on every third image."""
+    held_out = torch.arange(len(source)) % 3 == 0
+    source = torch.cat((source, torch.ones(len(source), 1)), dim=1).double()
+    target = target.double() - target[~held_out].double().mean(dim=0)
+    fitted = torch.linalg.lstsq(source[~held_out], target[~held_out], driver="gelsd").solution
+    rest = (target[held_out] - source[held_out] @ fitted).square().sum()
+    return 1.0 - float(rest / target[held_out].square().sum())
+
+
+def test_levels__of_a_trained_encoder_differ_by_more_than_a_linear_map(tmp_path: Path) -> None:
+    levels = trained_readouts(tmp_path / "depth")
+    for fine, coarse in itertools.combinations(range(3), 2):
+        assert linear_r2(levels[fine], levels[coarse]) < 0.9, (fine, coarse)
+
+
+def test_levels__read_from_the_final_block_alone_are_one_vector(tmp_path: Path) -> None:
+    levels = trained_readouts(tmp_path / "final", "model.taps=final")
+    for fine, coarse in itertools.combinations(range(3), 2):
+        assert linear_r2(levels[fine], levels[coarse]) > 0.999, (fine, coarse)
+
+
+def test_rankme__counts_equal_directions() -> None:
+    assert rankme(torch.eye(8)[:5]) == pytest.approx(5, rel=1e-3)
+    assert rankme(torch.ones(10, 8)) == pytest.approx(1, rel=1e-3)
+
+
+def test_knn__each_image_is_classified_by_the_others() -> None:
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    assert leave_one_out_knn(vectors, labels, k=1) == 1.0
+    assert leave_one_out_knn(vectors, torch.tensor([0, 1, 0, 1]), k=1) == 0.0
+
+
+def test_collapse_alarm__fires_on_a_constant_encoder_alone() -> None:
+    labels = torch.arange(64) % 4
+    healthy: dict[str, Any] = measure([torch.randn(64, 8)], labels)
+    check_collapse(healthy, smallest=1e-3, step=1)
+    constant = measure([torch.randn(64, 8), torch.ones(64, 8)], labels)
+    with pytest.raises(TrainingError, match="step 7: level 1 has collapsed"):
+        check_collapse(constant, smallest=1e-3, step=7)

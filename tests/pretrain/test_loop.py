@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hjepa_pretrain.checkpoint import list_checkpoints
+from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.loop import Progress, pretrain
+from hjepa_pretrain.run_files import Summary
+from safetensors.torch import load_file
+
+from hjepa_eval.config import build, merge
+from hjepa_eval.datasets import load_dataset
+from hjepa_eval.encoders.run import load_run
+from hjepa_eval.encoders.vit import create_vit
+from hjepa_eval.errors import CheckpointError, DataError, TrainingError
+
+DIGITS = {
+    "model": {
+        "encoder_type": "vit_tiny_patch2_8",
+        "encoder_depth": 2,
+        "num_hierarchies": 2,
+        "drop_path": 0.2,
+        "predictor": {"embed_dim": 32, "depth": 1, "num_heads": 2},
+        "ema": {"momentum": 0.9, "momentum_end": 0.99},
+    },
+    "data": {"dataset": "digits", "augmentation": "asym+global", "flip": False, "max_samples": 160},
+    "train": {
+        "epochs": 3,
+        "batch_size": 32,
+        "log_interval": 2,
+        "checkpoint_interval": 4,
+        "diagnose": 64,
+        "whole_image": {"contrast": 1.0, "sigreg": 0.1, "hidden_dim": 32, "out_dim": 16},
+    },
+}
+
+
+def settings(**train: Any) -> PretrainSettings:
+    return build(PretrainSettings, merge(DIGITS, {"train": train}), "test")
+
+
+def run(folder: Path, *, resume: bool = False, stop_at: int | None = None, said: list[str] | None = None) -> Summary:
+    def watch(state: Progress) -> None:
+        if state.step == stop_at:
+            raise KeyboardInterrupt
+
+    say = (said if said is not None else []).append
+    return pretrain(settings(), load_dataset("digits", "train"), run_dir=folder, resume=resume, progress=watch, say=say)
+
+
+def trace(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "encoder.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert trace(one) == trace(other)
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    run(folder)
+    return folder
+
+
+def test_pretrain__leaves_what_evaluation_reads(whole: Path) -> None:
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["steps"] == 15
+    assert summary["dataset"]["name"] == "digits"
+    assert summary["dataset"]["num_images"] == 160
+    assert set(summary["losses"]) == {"loss", "level_0", "level_1", "contrast", "sigreg", "gradient_norm"}
+    config = json.loads((whole / "config.json").read_text())
+    assert config["encoder"]["vit"] == "vit_tiny_patch2_8"
+    assert config["encoder"]["taps"] == [1, 2]
+    assert "drop_path_rate" not in config["encoder"]["arguments"]
+    encoder = load_run(whole, {})
+    assert [level.grid for level in encoder.levels] == [(4, 4), (2, 2)]
+    assert [path.name for path in list_checkpoints(whole)] == ["step-00000012", "step-00000015"]
+
+
+def test_pretrain__the_encoder_before_the_first_step_is_rebuilt_by_its_arguments(tmp_path: Path) -> None:
+    from hjepa_pretrain.models import create_hjepa_from_config
+
+    run(tmp_path / "run", stop_at=None)
+    encoder = json.loads((tmp_path / "run" / "config.json").read_text())["encoder"]
+    rebuilt = create_vit(encoder["vit"], **encoder["arguments"])
+    for name, tensor in create_hjepa_from_config(settings()).context_encoder.vit.state_dict().items():
+        assert torch.equal(tensor, rebuilt.state_dict()[name]), name
+    trained = weights(tmp_path / "run")
+    assert not torch.equal(trained["context.blocks.0.mlp.fc1.weight"], rebuilt.blocks[0].mlp.fc1.weight)
+    assert not torch.equal(trained["target.blocks.0.mlp.fc1.weight"], trained["context.blocks.0.mlp.fc1.weight"])
+
+
+def test_pretrain__same_seed_same_run(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "again")
+    assert_same_run(whole, tmp_path / "again")
+
+
+@pytest.mark.parametrize("stop_at", [1, 7, 12])
+def test_resume__after_ctrl_c_is_bit_identical(whole: Path, tmp_path: Path, stop_at: int) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, stop_at=stop_at)
+    assert list_checkpoints(folder)[-1].name == f"step-{stop_at:08d}"
+    assert not (folder / "summary.json").exists()
+    run(folder, resume=True)
+    assert_same_run(whole, folder)
+
+
+def test_resume__after_an_exception_between_checkpoints_is_bit_identical(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def crash(state: Progress) -> None:
+        if state.step == 11:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        pretrain(settings(), load_dataset("digits", "train"), run_dir=folder, progress=crash)
+    assert list_checkpoints(folder)[-1].name == "step-00000008"
+    run(folder, resume=True)
+    assert_same_run(whole, folder)
+
+
+KILLED = """
+import sys, time, torch
+torch.set_num_threads(int(sys.argv[3]))
+from pathlib import Path
+from hjepa_eval.config import build
+from hjepa_eval.datasets import load_dataset
+from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.loop import pretrain
+import json
+settings = build(PretrainSettings, json.loads(sys.argv[2]), "test")
+def watch(state):
+    print(state.step, flush=True)
+    if state.step == 10:
+        time.sleep(60)
+pretrain(settings, load_dataset("digits", "train"), run_dir=Path(sys.argv[1]), progress=watch)
+"""
+
+
+def test_resume__after_kill_9_is_bit_identical(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED, str(folder), json.dumps(DIGITS), str(torch.get_num_threads())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.strip() == "10":
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    run(folder, resume=True)
+    assert_same_run(whole, folder)
+
+
+def test_resume__a_damaged_newest_checkpoint_falls_back_and_says_so(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, stop_at=9)
+    newest = list_checkpoints(folder)[-1]
+    with (newest / "encoder.safetensors").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"damaged!")
+    said: list[str] = []
+    run(folder, resume=True, said=said)
+    assert len(said) == 1
+    assert newest.name in said[0]
+    assert "not what was written" in said[0]
+    assert_same_run(whole, folder)
+
+
+def test_resume__all_checkpoints_damaged_or_absent_is_an_error(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(CheckpointError, match="no checkpoint to go on from; start again"):
+        run(folder, resume=True)
+    shutil.copytree(whole, folder)
+    for path in list_checkpoints(folder):
+        (path / "trainer.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="all 2 are damaged"):
+        run(folder, resume=True)
+
+
+def test_resume__other_settings_or_data_are_refused_with_the_difference(whole: Path) -> None:
+    with pytest.raises(TrainingError, match=r"settings\.train\.lr: 0\.001 -> 0\.5"):
+        pretrain(settings(lr=0.5), load_dataset("digits", "train"), run_dir=whole, resume=True)
+    with pytest.raises(TrainingError, match=r"dataset\.fingerprint"):
+        pretrain(settings(), load_dataset("digits", "test"), run_dir=whole, resume=True)
+
+
+def test_resume__a_finished_run_is_left_as_it_is(whole: Path) -> None:
+    before = (whole / "encoder.safetensors").stat().st_mtime_ns
+    said: list[str] = []
+    assert run(whole, resume=True, said=said).steps == 15
+    assert "finished already" in said[0]
+    assert (whole / "encoder.safetensors").stat().st_mtime_ns == before
+
+
+def test_pretrain__an_existing_run_is_not_overwritten(whole: Path) -> None:
+    with pytest.raises(TrainingError, match="holds a run already"):
+        run(whole)
+
+
+def test_pretrain__minutes_end_the_run_in_time_with_the_momentum_at_its_end(tmp_path: Path) -> None:
+    states: list[Progress] = []
+    timed = settings(epochs=None, minutes=0.03)
+    began = time.monotonic()
+    summary = pretrain(timed, load_dataset("digits", "train"), run_dir=tmp_path / "run", progress=states.append)
+    assert time.monotonic() - began < 20
+    assert summary.seconds >= 1.8
+    assert states[-1].fraction == 1.0
+    fractions = [state.fraction for state in states]
+    assert fractions == sorted(fractions)
+    momenta = [line["momentum"] for line in trace(tmp_path / "run")]
+    assert momenta == sorted(momenta)
+    assert 0.9 <= momenta[0] <= momenta[-1] <= 0.99
+
+
+def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hjepa_pretrain.trainer
+
+    real = hjepa_pretrain.trainer.training_loss
+
+    def broken(outputs: Any, train: Any, *, step: int) -> Any:
+        loss, terms = real(outputs, train, step=step)
+        return (loss * math.nan, {**terms, "loss": loss * math.nan}) if step == 5 else (loss, terms)
+
+    monkeypatch.setattr(hjepa_pretrain.trainer, "training_loss", broken)
+    with pytest.raises(TrainingError, match=r"step 5: the loss is not finite \(images \d+.*last good.*step-00000004"):
+        run(tmp_path / "run")
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]
+
+
+def test_pretrain__collapse_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="level 0 has collapsed"):
+        pretrain(settings(collapse_std=10.0), load_dataset("digits", "train"), run_dir=tmp_path / "run")
+
+
+def test_pretrain__too_few_images_for_a_batch_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="160 images do not fill a batch of 256"):
+        pretrain(settings(batch_size=256), load_dataset("digits", "train"), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()

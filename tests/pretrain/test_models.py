@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hjepa_pretrain.masks import MultiBlockMaskGenerator, masks_from_masked
+from hjepa_pretrain.models import HJEPA, ContextEncoder, TargetEncoder, create_hjepa, create_hjepa_from_config
+
+from hjepa_eval.encoders.vit import create_vit, pool_cells
+from hjepa_eval.errors import ConfigError, TrainingError, UnknownNameError
+
+SMALL: dict[str, Any] = {
+    "encoder_depth": 3,
+    "predictor": {"embed_dim": 48, "depth": 2, "num_heads": 3},
+}
+
+
+def small(**options: Any) -> HJEPA:
+    return create_hjepa("vit_tiny_patch4_32", **{**SMALL, **options}).eval()
+
+
+def photographs(count: int = 4) -> torch.Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def half_masked(count: int = 4) -> torch.Tensor:
+    mask = torch.zeros(count, 64)
+    mask[:, :32] = 1
+    return mask
+
+
+def test_target_encoder__equals_context_at_step_zero() -> None:
+    model = small(drop_path=0.2)
+    for mine, other in zip(
+        model.target_encoder.vit.state_dict().values(), model.context_encoder.vit.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, other)
+    assert not any(parameter.requires_grad for parameter in model.target_encoder.parameters())
+    assert not model.train().target_encoder.vit.training
+
+
+def test_target_encoder__update_is_the_moving_average_of_parameters() -> None:
+    context = ContextEncoder(create_vit("vit_tiny_patch4_32", depth=1), taps=(1,))
+    target = TargetEncoder(context)
+    before = target.vit.patch_embed.proj.weight.clone()
+    with torch.no_grad():
+        context.vit.patch_embed.proj.weight += 1
+    target.update(context, 0.9)
+    torch.testing.assert_close(target.vit.patch_embed.proj.weight, before + 0.1)
+
+
+def test_update_target_encoder__returns_the_momentum_of_the_schedule() -> None:
+    config = {"model": {"encoder_type": "vit_tiny_patch4_32", **SMALL, "ema": {"momentum": 0.9, "momentum_end": 1.0}}}
+    model = create_hjepa_from_config(config, total_steps=11)
+    assert model.update_target_encoder(current_step=0) == pytest.approx(0.9)
+    assert model.update_target_encoder(current_step=10) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+def test_zero_mode__with_a_key_mask_equals_drop_mode(class_token: bool) -> None:
+    vit = create_vit("vit_tiny_patch4_32", depth=3, class_token=class_token, global_pool="").eval()
+    drop, zero = (ContextEncoder(vit, taps=(1, 2, 3), mask_mode=mode) for mode in ("drop", "zero"))
+    context = torch.rand(4, 64, generator=torch.Generator().manual_seed(2)).topk(20).indices
+    with torch.no_grad():
+        dropped, hidden = drop(photographs(), context), zero(photographs(), context, hide_zeroed=True)
+        literal = zero(photographs(), context)
+    for a, b in zip(dropped, hidden, strict=True):
+        assert a.shape == (4, 20 + class_token, 192)
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    assert (dropped[-1] - literal[-1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("mode", ["drop", "zero"])
+def test_context_encoder__hidden_pixels_do_not_leak(mode: str) -> None:
+    encoder = ContextEncoder(create_vit("vit_tiny_patch4_32", depth=2).eval(), taps=(1, 2), mask_mode=mode)
+    masks = masks_from_masked(half_masked())
+    images = photographs()
+    changed = images.clone()
+    changed[:, :, :16] = 7.0
+    with torch.no_grad():
+        for a, b in zip(encoder(images, masks.context), encoder(changed, masks.context), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_context_encoder__padded_context_does_not_matter() -> None:
+    encoder = ContextEncoder(create_vit("vit_tiny_patch4_32", depth=2).eval(), taps=(1, 2))
+    short = torch.arange(10).expand(2, -1)
+    padded = torch.cat((short, torch.zeros(2, 6, dtype=torch.int64)), dim=1)
+    valid = torch.arange(16).expand(2, -1) < 10
+    with torch.no_grad():
+        a, b = encoder(photographs(2), short)[-1], encoder(photographs(2), padded, valid=valid)[-1]
+    torch.testing.assert_close(a, b[:, : a.shape[1]], atol=1e-5, rtol=1e-4)
+
+
+def test_context_encoder__whole_image_equals_timm() -> None:
+    vit = create_vit("vit_tiny_patch4_32", depth=3).eval()
+    with torch.no_grad():
+        ours = ContextEncoder(vit, taps=(1, 3))(photographs())
+        theirs = vit.forward_intermediates(photographs(), indices=[0], norm=True, output_fmt="NLC")
+    torch.testing.assert_close(ours[0][:, 1:], theirs[1][0])
+    torch.testing.assert_close(ours[1], theirs[0])
+
+
+def test_forward__returns_one_entry_per_level_with_shapes_of_document_000() -> None:
+    outputs = small()(photographs(), half_masked(), return_all_levels=True)
+    assert [list(p.shape) for p in outputs["predictions"]] == [[4, 32, 192], [4, 16, 192], [4, 4, 192]]
+    assert [list(t.shape) for t in outputs["targets"]] == [[4, 32, 192], [4, 16, 192], [4, 4, 192]]
+    assert [v.sum().item() for v in outputs["valid"]] == [4 * 32, 4 * 8, 4 * 2]
+    assert not any(target.requires_grad for target in outputs["targets"])
+    assert len(small()(photographs(), half_masked(), return_all_levels=False)["predictions"]) == 1
+
+
+def test_forward__targets_are_normalised_pooled_tokens_of_the_target_encoder() -> None:
+    model = small()
+    with torch.no_grad():
+        outputs = model(photographs(), half_masked())
+        tokens = model.target_encoder(photographs())[1]
+    expected = torch.nn.functional.layer_norm(pool_cells(tokens, (8, 8), 1), (192,))
+    torch.testing.assert_close(outputs["targets"][1], expected)
+
+
+def test_forward__counts_that_differ_between_images_are_padded_and_padding_is_free() -> None:
+    model = small()
+    mask = half_masked(2)
+    mask[0, 10:32] = 0
+    with torch.no_grad():
+        both = model(photographs(2), mask)
+        alone = model(photographs(2)[:1], mask[:1])
+    assert both["valid"][0].sum(dim=1).tolist() == [10, 32]
+    torch.testing.assert_close(both["predictions"][0][:1, :10], alone["predictions"][0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(both["predictions"][2][:1], alone["predictions"][2], atol=1e-5, rtol=1e-4)
+
+
+def test_forward__boolean_mask_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="ambiguous"):
+        small()(photographs(), half_masked().bool())
+
+
+def test_predictor__indexed_and_binary_forms_agree() -> None:
+    model = small()
+    mask = (torch.rand(4, 64, generator=torch.Generator().manual_seed(3)) < 0.4).float()
+    masks = masks_from_masked(mask)
+    with torch.no_grad():
+        tokens = model.context_encoder(photographs())[-1]
+        seen = tokens.gather(1, masks.context.unsqueeze(-1).expand(-1, -1, 192))
+        (indexed,) = model.predictor(seen, masks.context, [masks.targets], context_valid=masks.context_valid)
+        whole = model.predictor.predict_masked(tokens, mask)
+    image, slot = masks.targets_valid.nonzero(as_tuple=True)
+    torch.testing.assert_close(whole[image, masks.targets[image, slot]], indexed[image, slot], atol=1e-5, rtol=1e-4)
+    assert (whole[mask == 0] == 0).all()
+
+
+def test_predictor__answers_differ_between_places_and_do_not_depend_on_other_questions() -> None:
+    predictor = small().predictor
+    tokens, context = torch.randn(2, 5, 192), torch.arange(5).expand(2, -1)
+    with torch.no_grad():
+        few = predictor(tokens, context, [torch.tensor([[10, 20], [30, 40]])])[0]
+        many = predictor(tokens, context, [torch.tensor([[10, 20, 21], [30, 40, 41]]), None])[0]
+    torch.testing.assert_close(few, many[:, :2], atol=1e-5, rtol=1e-4)
+    assert (few[:, 0] - few[:, 1]).abs().max() > 1e-3
+
+
+def test_pooling__cells_are_two_dimensional() -> None:
+    rows, columns = 14, 14
+    coordinates = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float().unsqueeze(0)
+    pooled = pool_cells(coordinates, (rows, columns), 2).reshape(4, 4, 2)
+    assert pooled[0, 0].tolist() == [1.5, 1.5]
+    assert pooled[1, 2].tolist() == [5.5, 9.5]
+    assert pooled[3, 3].tolist() == [12.5, 12.5]
+
+
+def test_extract_features__gives_cells_of_each_level_from_both_encoders() -> None:
+    model = small()
+    with torch.no_grad():
+        shapes = [list(model.extract_features(photographs(), level).shape) for level in range(3)]
+        same = model.extract_features(photographs(), 1), model.extract_features(photographs(), 1, encoder="context")
+        head = model.extract_features(photographs(), 1, head=True)
+    assert shapes == [[4, 64, 192], [4, 16, 192], [4, 4, 192]]
+    torch.testing.assert_close(*same)
+    assert (head - same[0]).abs().max() > 0.01
+    with pytest.raises(UnknownNameError, match="unknown level 3; known: 0, 1, 2"):
+        model.extract_features(photographs(), 3)
+
+
+def test_parameters__vit_base_counts_of_document_000() -> None:
+    config = {"embed_dim": 512, "num_heads": 8}
+    with torch.device("meta"):
+        model = create_hjepa("vit_base_patch16_224", embed_dim=768, predictor=config, positions="learned")
+    counts = model.parameter_counts()
+    millions = {name: round(count / 1e6, 1) for name, count in counts.items()}
+    assert millions["context_encoder"] == millions["target_encoder"] == 85.8
+    assert millions["predictor"] == 19.7
+    assert millions["heads"] == 1.8
+    assert millions["total"] == pytest.approx(193.1, abs=0.1)
+    assert millions["trainable"] == pytest.approx(107.3, abs=0.1)
+
+
+def test_parameters__only_the_target_encoder_and_fixed_positions_get_no_gradient() -> None:
+    model = small()
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert {name for name in frozen if not name.startswith("target_encoder.")} == {"context_encoder.vit.pos_embed"}
+    outputs = model(photographs(), half_masked())
+    sum(prediction.sum() for prediction in outputs["predictions"]).backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+
+
+def test_create__same_seed_same_weights_and_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second = small(), small()
+    assert torch.equal(torch.rand(1), expected)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_create__unknown_key_and_wrong_width_are_errors() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'model.tap' \(did you mean 'taps'\?\)"):
+        create_hjepa("vit_tiny_patch4_32", tap="final")
+    with pytest.raises(ConfigError, match="embed_dim 768 disagrees with the 192"):
+        create_hjepa("vit_tiny_patch4_32", embed_dim=768, predictor=SMALL["predictor"])
+
+
+def test_forward__takes_masks_of_the_generator() -> None:
+    masks = MultiBlockMaskGenerator(32, 4, min_keep=24).sample(4, step=0, context_tokens=24, target_tokens=16)
+    outputs = small()(photographs(), masks)
+    assert list(outputs["predictions"][0].shape) == [4, 16, 192]
+
+
+def test_forward__predicting_for_a_part_of_the_batch_gives_that_part() -> None:
+    model = small()
+    with torch.no_grad():
+        whole = model(photographs(), half_masked())
+        part = model(photographs(), half_masked(), num_predicted=2)
+    for name in ("predictions", "targets"):
+        for a, b in zip(whole[name], part[name], strict=True):
+            torch.testing.assert_close(a[:2], b, atol=1e-5, rtol=1e-4)
+    assert [len(valid) for valid in part["valid"]] == [2, 2, 2]
