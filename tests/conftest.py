@@ -8,7 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads OpenMP, as the program does
+
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 PER_CLASS = {"train": 40, "test": 20}
