@@ -115,6 +115,15 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
             f"masking.context_tokens {masking.context_tokens} leaves nothing to predict on a grid of {rows}x{columns}; "
             f"at most {geometry.num_patches - 1}"
         )
+        return problems
+    hidden = geometry.num_patches - geometry.context_tokens(masking)
+    for level in range(1, model.num_hierarchies):
+        cell = min(2**level, geometry.grid[0]) * min(2**level, geometry.grid[1])
+        if hidden < masking.cell_coverage * cell:
+            problems.append(
+                f"level {level} would never be predicted: {hidden} hidden tokens are less than masking.cell_coverage "
+                f"{masking.cell_coverage} of a cell's {cell}; lower it, or masking.context_tokens"
+            )
     return problems
 
 

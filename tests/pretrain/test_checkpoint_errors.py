@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from hjepa_pretrain.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 
 from hjepa_eval.errors import CheckpointError
-from hjepa_pretrain.checkpoint import Checkpoint, list_checkpoints, newest_checkpoint, save_checkpoint
 
 
 def checkpoint_of(step: int) -> Checkpoint:

@@ -70,10 +70,16 @@ def test_settings__levels_coarser_than_the_grid_and_patches_that_do_not_divide_a
     )
 
 
+def test_settings__a_level_that_could_never_be_predicted_is_named() -> None:
+    assignments = ("model.encoder_type=vit_tiny_patch2_8", "masking.context_tokens=12")
+    assert "level 2 would never be predicted: 4 hidden tokens are less than" in problems(*assignments)
+    load(PretrainSettings, assignments=["train.epochs=1", *assignments, "masking.cell_coverage=0.25"])
+
+
 def test_settings__misspelt_keys_and_models_get_a_suggestion() -> None:
     assert "unknown key 'train.epoch' (did you mean 'epochs'?)" in problems("train.epoch=3")
     assert "unknown key 'masking.num_mask' (did you mean 'num_masks'?)" in problems("masking.num_mask=3")
-    assert "did you mean 'vit_base_patch16_224'" in problems("model.encoder_type=vit_bse_patch16_224")
+    assert "did you mean 'vit_base'" in problems("model.encoder_type=vit_bse_patch16_224")
 
 
 def test_settings__a_length_is_needed() -> None:
