@@ -97,7 +97,7 @@ def test_nearest__distances_survive_a_large_common_offset(crowd) -> None:
 
 
 def test_nearest__without_faiss_torch_searches(crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(search_module, "faiss_problem", lambda: "its library does not load")
     assert nearest(*crowd, k=5).backend == "torch"
     with pytest.raises(ProbeError, match="pip install faiss-cpu"):
         nearest(*crowd, k=5, backend="faiss")
