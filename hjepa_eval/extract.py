@@ -191,7 +191,7 @@ def _complete(folder: Path, manifest: Manifest, repair: bool, say: Say | None) -
         if not repair:
             raise
         if say is not None:
-            say(f"repairing: {error}")
+            say(f"repairing: {str(error).partition('; run')[0]}")
         return None
     fits = store.manifest.key == manifest.key and store.manifest.num_images >= manifest.num_images
     return store if fits else None

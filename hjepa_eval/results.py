@@ -238,7 +238,9 @@ def find_records(paths: Sequence[Path]) -> list[Record]:
     for path in paths:
         if not path.exists():
             raise ResultError(f"no result file or folder {path}; hjepa eval writes one")
-        files += sorted(path.glob("*.json")) if path.is_dir() else [path]
+        # A demo's folder keeps its records below, beside the run's own JSON files.
+        folder = path / "results" if (path / "results").is_dir() else path
+        files += sorted(folder.glob("*.json")) if path.is_dir() else [path]
     if not files:
         raise ResultError(f"no result records in {', '.join(map(str, paths))}; hjepa eval writes some")
     return [read_record(file) for file in files]

@@ -83,12 +83,15 @@ def register(app: typer.Typer) -> None:
         problems = []
         found = find_stores(_folder(cache_dir), store)
         for item in found:
+            if not (item.folder / "manifest.json").exists():
+                print(f"{item.folder.name}  unfinished: the next extraction of the same features goes on with it")
+                continue
             wrong = verify_store(item.folder)
             problems += wrong
             print(f"{item.folder.name}  {'ok' if not wrong else '; '.join(wrong)}")
         if problems:
             raise StoreError(f"{len(problems)} problems; hjepa extract as before repairs only what is damaged")
-        print(f"{len(found)} stores are whole")
+        print("all finished stores are whole")
 
     @cache.command("rm")
     @guarded

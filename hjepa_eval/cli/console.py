@@ -37,7 +37,7 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
             say_error(str(error))
             raise typer.Exit(2) from None
         except KeyboardInterrupt as interrupt:
-            advice = str(interrupt) or "finished shards stay; run the same command again to go on"
+            advice = str(interrupt) or "nothing that was finished is lost; run the same command again to go on"
             say_error(f"interrupted; {advice}")
             raise typer.Exit(INTERRUPTED) from None
 

@@ -39,7 +39,9 @@ def register(app: typer.Typer) -> None:
     @guarded
     def demo(
         seed: Annotated[int, typer.Option("--seed", help="of pretraining, held-out splits and episodes")] = 0,
-        out: Annotated[Path, typer.Option("--out", help="folder for the run and its report")] = Path("runs/demo"),
+        out: Annotated[
+            Path, typer.Option("--out", help="folder for the run and its report; an earlier demo is replaced")
+        ] = Path("runs/demo"),
         fast: Annotated[bool, typer.Option("--fast", help="a few seconds of pretraining, to see the road")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", help="no progress and no notes; the table only")] = False,
     ) -> None:
@@ -57,6 +59,8 @@ def register(app: typer.Typer) -> None:
         started = time.monotonic()
         talk = Talk(quiet=quiet)
         settings = load_pretrain_settings("digits", [f"train.seed={seed}", *(FAST if fast else ())])
+        if (out / "DEMO").is_file():
+            talk.note(f"replacing the earlier demo in {out}")
         _make_room(out)
         run_pretraining(settings, out, talk)
         flags = {

@@ -44,6 +44,8 @@ def run_probe(settings: SettingsT, probe: Callable[[Features, SettingsT, Talk], 
     talk = Talk(quiet=settings.quiet)
     check_folder(settings.out)
     resolved = resolve(settings)
+    if settings.model is None:
+        talk.note(f"--model {resolved.model}, the newest finished run")
     record = probe(collect_features(resolved, talk), resolved, talk)
     show([record], settings)
     talk.note(f"written: {write_record(record, settings.out)}")
@@ -58,6 +60,8 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
 
     check_folder(settings.out)
     resolved = resolve(settings)
+    if settings.model is None:
+        talk.note(f"--model {resolved.model}, the newest finished run")
     specs = list(dict.fromkeys([str(resolved.model), *settings.baselines]))
     for spec in specs[1:]:
         load_encoder(spec, seed=settings.seed, download=settings.download)  # A typo ends here, before any work.

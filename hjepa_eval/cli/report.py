@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -63,7 +64,9 @@ def register(app: typer.Typer) -> None:
     @guarded
     def report(
         results: Annotated[list[Path] | None, typer.Argument(help="result files or folders", metavar="RESULTS")] = None,
-        format_name: Annotated[str, typer.Option("--format", help="table, md, csv or json")] = "table",
+        format_name: Annotated[
+            str | None, typer.Option("--format", help="table, md, csv or json; else by --out's ending, else table")
+        ] = None,
         out: Annotated[Path | None, typer.Option("--out", help="file to write instead of printing")] = None,
     ) -> None:
         """Show result records level by level.
@@ -73,10 +76,13 @@ def register(app: typer.Typer) -> None:
         from hjepa_eval.report.formats import FORMATS
         from hjepa_eval.results import find_records
 
+        if format_name is None:
+            ending = "" if out is None else out.suffix.removeprefix(".")
+            format_name = ending if ending in FORMATS else "table"
         if format_name not in FORMATS:
             raise unknown("format", format_name, FORMATS)
         text = FORMATS[format_name](find_records(results or [Path("results")]))
         if out is None:
             print(text, end="")
         else:
-            _write(out, text)
+            print(f"written: {_write(out, text)}", file=sys.stderr)
