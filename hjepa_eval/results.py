@@ -22,14 +22,16 @@ from hjepa_eval.config import Settings, describe_problems
 from hjepa_eval.errors import ResultError
 from hjepa_eval.features.fingerprint import hash_json, write_atomically
 
-SCHEMA_VERSION = 1
+# 2 added comparisons, choices, deviations, several seeds, per-class counts; records of 1 lack them and stay readable.
+SCHEMA_VERSION = 2
 _PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "safetensors")
 
 
 class Score(Settings):
     """One number with its interval.
 
-    `parameters` are the probe's, such as `{"k": 20}`; `headline` marks the one that tables show.
+    `parameters` are the probe's, such as `{"k": 20}`; `headline` marks the one that tables show. Where several seeds
+    were run, `value` is their mean, `values` are all of them and `std` their sample standard deviation.
     """
 
     metric: str
@@ -40,10 +42,20 @@ class Score(Settings):
     num_samples: int
     interval: str
     headline: bool = False
+    values: tuple[float, ...] = ()
+    std: float | None = None
+
+    @property
+    def key(self) -> str:
+        """What was measured, such as `top1 k=20`: the same at every level."""
+        return " ".join([self.metric, *(f"{name}={value}" for name, value in self.parameters.items())])
 
 
 class LevelResult(Settings):
-    """What a probe found at one level."""
+    """What a probe found at one level, or at all of them joined (`fused` names them; `level` is then one more).
+
+    `per_class` has for each class (right, all) test samples of the first headline score, over all seeds.
+    """
 
     level: int
     name: str
@@ -52,6 +64,45 @@ class LevelResult(Settings):
     scores: tuple[Score, ...]
     chosen: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    fused: tuple[int, ...] = ()
+    per_class: dict[str, tuple[int, int]] = Field(default_factory=dict)
+
+
+class LevelComparison(Settings):
+    """A paired test of two levels on the same samples: `difference` is first minus second.
+
+    `p_holm` is the p-value adjusted for all comparisons of the same score in this record.
+    """
+
+    score: str
+    first: int
+    second: int
+    difference: float
+    low: float
+    high: float
+    interval: str
+    test: str
+    p_value: float
+    p_holm: float
+
+
+class LevelChoice(Settings):
+    """The level chosen without the test set, with its test score, beside the best on test (the oracle)."""
+
+    score: str
+    rule: str
+    held_out: dict[int, float]
+    level: int
+    value: float
+    oracle: int
+    oracle_value: float
+
+
+class Predictions(Settings):
+    """The file with the per-sample outcomes, beside the record."""
+
+    file: str
+    sha256: str
 
 
 class ModelInfo(Settings):
@@ -121,6 +172,11 @@ class Record(Settings):
     dataset: DatasetInfo
     extraction: Extracted
     levels: tuple[LevelResult, ...]
+    comparisons: tuple[LevelComparison, ...] = ()
+    choices: tuple[LevelChoice, ...] = ()
+    deviations: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    predictions: Predictions | None = None
     provenance: Provenance
 
     @property
@@ -128,7 +184,7 @@ class Record(Settings):
         """The sha256 of what was measured and how; records of other seeds, levels or images have other keys."""
         extraction = self.extraction.model_dump(mode="json", exclude={"forward_images"})
         parts = [self.model.model_dump(mode="json"), self.dataset.model_dump(mode="json"), extraction]
-        how = [self.probe, self.protocol, self.protocol_version, self.parameters, self.provenance.seed]
+        how = [self.probe, self.protocol, self.protocol_version, self.parameters, self.provenance.seed, *self.seeds]
         return hash_json([*parts, *how, [level.level for level in self.levels]])
 
     @property

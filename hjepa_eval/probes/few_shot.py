@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,14 +12,12 @@ from numpy.typing import NDArray
 
 from hjepa_eval.errors import ProbeError, unknown
 from hjepa_eval.metrics.intervals import Interval, mean_interval
+from hjepa_eval.probes.episode_classifiers import SOLVERS, Classifier
 from hjepa_eval.probes.episodes import Episodes, draw_episodes
 from hjepa_eval.probes.samples import Samples, check_features, check_one, zero_rows_note
 
-Classifier = Literal["prototype", "simpleshot-un", "simpleshot-l2n", "simpleshot-cl2n", "ridge"]
-# Scores [E, W * Q, W] of the queries [E, W * Q, D] given the support [E, W, S, D].
-Solver = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-_CHUNK_ELEMENTS = 1 << 23
+# Support and queries of so many numbers stay in the processor's cache between the gather and the products.
+_CHUNK_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -73,15 +70,16 @@ def few_shot(
         seed: the same seed draws the same episodes for every level.
         classifier: nearest centroid by Euclidean distance on features as they are (`simpleshot-un`), L2-normalised
             (`simpleshot-l2n`, also called `prototype`), or less the base mean and then L2-normalised
-            (`simpleshot-cl2n`); or `ridge` regression on L2-normalised features.
-        base_mean: float32 [D], the mean feature of the TRAIN split; `simpleshot-cl2n` needs it, the others ignore none.
+            (`simpleshot-cl2n`); `ridge` regression or logistic regression (`logreg`, C = 1) on L2-normalised features.
+        base_mean: float32 [D], the mean feature of the TRAIN split; `simpleshot-cl2n` needs it, the others take none.
         class_names: names for messages.
 
     Raises:
         ProbeError: NaN, labels outside the range, too few classes or samples, or a base mean missing or of wrong width.
         UnknownNameError: an unknown classifier.
 
-    Source: SimpleShot (arXiv:1911.04623) for the transforms, 10,000 episodes, 15 queries and the interval.
+    Source: SimpleShot (arXiv:1911.04623) for the transforms, 10,000 episodes, 15 queries and the interval; Tian et al.
+        (arXiv:2003.11539) for logistic regression on normalised features with C = 1.
     """
     started = time.perf_counter()
     test, notes = check_one(test, "few-shot", num_classes=num_classes)
@@ -162,50 +160,3 @@ def _placed(
             )
         rows = rows - torch.from_numpy(np.asarray(base_mean, dtype=np.float32))
     return torch.nn.functional.normalize(rows, dim=1), zero_rows_note(rows.numpy(), "few-shot")
-
-
-def nearest_centroid(support: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-    """Return scores [E, Q, W]: minus half the squared Euclidean distance to the mean of each class, but for |q|^2 / 2.
-
-    |q - c|^2 = |q|^2 - 2 q.c + |c|^2, and |q|^2 is the same for every class of a query.
-
-    Source: Snell et al., arXiv:1703.05175; centroids of normalised features are not normalised again, as in SimpleShot.
-
-    Args:
-        support: float32 [E, W, S, D].
-        queries: float32 [E, Q, D].
-    """
-    centroids = support.mean(dim=2)
-    return torch.baddbmm(-0.5 * centroids.square().sum(dim=2)[:, None, :], queries, centroids.transpose(1, 2))
-
-
-def ridge(support: torch.Tensor, queries: torch.Tensor, *, penalty: float = 1.0) -> torch.Tensor:
-    """Return scores [E, Q, W] of ridge regression to targets of 1 (own class) and 0, with an intercept.
-
-    With X [M, D] the centred support (M = W * S) and Y [M, W] the centred targets, W = X^T (X X^T + penalty I)^-1 Y: a
-    system of M unknowns per episode, not of D.
-
-    Source: big_vision `evaluators/fewshot_lsr.py`, and scikit-learn's `Ridge(alpha=penalty)`, whose answer this is.
-
-    Args:
-        support: float32 [E, W, S, D].
-        queries: float32 [E, Q, D].
-        penalty: alpha, on features of unit norm.
-    """
-    count, ways, shots, width = support.shape
-    rows = support.reshape(count, ways * shots, width)
-    centre = rows.mean(dim=1, keepdim=True)
-    rows = rows - centre
-    targets = torch.eye(ways).repeat_interleave(shots, dim=0) - 1 / ways
-    gram = rows @ rows.transpose(1, 2) + penalty * torch.eye(ways * shots)
-    dual = torch.cholesky_solve(targets.expand(count, -1, -1), torch.linalg.cholesky(gram))
-    return (queries - centre) @ (rows.transpose(1, 2) @ dual)
-
-
-SOLVERS: dict[str, Solver] = {
-    "prototype": nearest_centroid,
-    "simpleshot-un": nearest_centroid,
-    "simpleshot-l2n": nearest_centroid,
-    "simpleshot-cl2n": nearest_centroid,
-    "ridge": ridge,
-}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
 
 import hjepa_eval.probes.few_shot as few_shot_module
 from hjepa_eval.errors import ProbeError, UnknownNameError
+from hjepa_eval.probes.episode_classifiers import logistic
 from hjepa_eval.probes.episodes import draw_episodes
 from hjepa_eval.probes.few_shot import classify_episodes, few_shot
 from hjepa_eval.probes.samples import Samples
@@ -143,3 +145,34 @@ def test_few_shot__refuses_what_the_samples_do_not_allow(pool: Samples) -> None:
         few_shot(pool, num_classes=10, classifier="simpleshot-cl2n", base_mean=np.zeros(3, np.float32))
     with pytest.raises(UnknownNameError, match="did you mean 'prototype'"):
         few_shot(pool, num_classes=10, classifier="prototypes")
+
+
+def logistic_reference(rows: np.ndarray, episodes, number: int, shots: int, c: float = 1.0) -> np.ndarray:
+    ways = episodes.classes.shape[1]
+    model = LogisticRegression(C=c, max_iter=5000, tol=1e-8)
+    fitted = model.fit(rows[episodes.support[number].ravel()], np.repeat(np.arange(ways), shots))
+    return fitted.decision_function(rows[episodes.queries[number].ravel()])
+
+
+@pytest.mark.parametrize(("ways", "shots"), [(5, 1), (5, 5), (10, 12)])
+def test_few_shot__logistic_equals_scikit_learn(pool: Samples, ways: int, shots: int) -> None:
+    episodes = draw_episodes(pool.labels, num_classes=10, ways=ways, shots=shots, episodes=12)
+    ours = classify_episodes(pool.features, episodes, classifier="logreg")
+    rows = transformed(pool.features, "logreg", None)
+    truth = np.repeat(np.arange(ways), 15)
+    for number in range(12):
+        theirs = logistic_reference(rows, episodes, number, shots)
+        assert ours.episode_accuracies[number] == pytest.approx((theirs.argmax(axis=1) == truth).mean(), abs=1e-7)
+
+
+def test_logistic__finds_the_minimum_where_its_quick_steps_fail(pool: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C = 100 separates the support: the quick steps do not converge, the bounded ones do."""
+    rows = transformed(pool.features, "logreg", None)
+    episodes = draw_episodes(pool.labels, num_classes=10, shots=3, episodes=6)
+    support = torch.from_numpy(rows[episodes.support]).float()
+    queries = torch.from_numpy(rows[episodes.queries.reshape(6, -1)]).float()
+    ours = logistic(support, queries, c=100.0)
+    for number in range(6):
+        theirs = logistic_reference(rows, episodes, number, 3, 100.0)
+        centred = ours[number] - ours[number].mean(dim=1, keepdim=True)
+        assert centred.numpy() == pytest.approx(theirs, abs=0.02 * np.abs(theirs).max())
