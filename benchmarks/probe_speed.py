@@ -1,7 +1,8 @@
 """Probes against peers on real features, ratios inside one run: `python benchmarks/probe_speed.py --root CIFAR10`.
 
 Features are whitened random patches of CIFAR-10 (Coates and Ng, 2011), 384 numbers per image, so that no encoder has to
-be trained first. Writes `benchmarks/results/probe_speed.json`; `benchmarks/README.md` shows the table.
+be trained first; other random patches give other levels. Peers: the extra `bench`. Every section replaces its own rows
+in `benchmarks/results/probe_speed.json`; `benchmarks/README.md` shows the table.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +27,14 @@ from torch import Tensor
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.images import stack_images
 from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.probes.episode_classifiers import Classifier
+from hjepa_eval.probes.episodes import draw_episodes
 from hjepa_eval.probes.few_shot import few_shot
 from hjepa_eval.probes.knn import knn
-from hjepa_eval.probes.linear import fit_logistic
+from hjepa_eval.probes.linear import logistic_regression
+from hjepa_eval.probes.logistic_path import fit_logistic
 from hjepa_eval.probes.samples import Samples
+from hjepa_eval.probes.side_by_side import side_by_side
 from hjepa_eval.results import package_versions
 
 RESULTS = Path(__file__).parent / "results" / "probe_speed.json"
@@ -39,9 +47,9 @@ def normalised(patches: Tensor) -> Tensor:
     return centred / torch.sqrt(patches.var(1, keepdim=True) + 10)
 
 
-def patch_features(train: Tensor, test: Tensor) -> list[np.ndarray]:
+def patch_features(train: Tensor, test: Tensor, seed: int) -> list[np.ndarray]:
     """Return float32 `[N, 384]` for uint8 images `[N, 3, 32, 32]`: whitened patches, rectified, four quadrants."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, len(train), (20_000,), generator=generator)
     corners = torch.randint(0, 33 - PATCH, (20_000, 2), generator=generator)
     patches = [
@@ -67,12 +75,23 @@ def patch_features(train: Tensor, test: Tensor) -> list[np.ndarray]:
     return [read(train), read(test)]
 
 
-def load_samples(root: Path) -> tuple[Samples, Samples]:
+@dataclass(frozen=True)
+class Level:
+    """Train and test samples of one level."""
+
+    train: Samples
+    test: Samples
+
+
+def load_levels(root: Path, count: int) -> list[Level]:
     same = Transform(32, 32)
     splits = [load_dataset("cifar10", split, root=root) for split in ("train", "test")]
-    features = patch_features(*(stack_images(split, same) for split in splits))
-    train, test = (Samples(array, split.labels) for array, split in zip(features, splits, strict=True))
-    return train, test
+    images = [stack_images(split, same) for split in splits]
+    levels = []
+    for seed in range(count):
+        features = patch_features(*images, seed)
+        levels.append(Level(*(Samples(array, split.labels) for array, split in zip(features, splits, strict=True))))
+    return levels
 
 
 def seconds(function: Callable[[], Any], *, repeats: int) -> list[float]:
@@ -92,9 +111,12 @@ def compare(name: str, ours: list[float], theirs: list[float], *, scale: float =
     return row
 
 
-def bench_knn(train: Samples, test: Samples) -> list[dict[str, Any]]:
+def bench_knn(levels: list[Level]) -> list[dict[str, Any]]:
     import faiss
+    from lightly.utils.benchmarking import knn_predict
     from sklearn.neighbors import KNeighborsClassifier
+
+    train, test = levels[0].train, levels[0].test
 
     def bare() -> None:
         bank, queries = (
@@ -104,27 +126,37 @@ def bench_knn(train: Samples, test: Samples) -> list[dict[str, Any]]:
         index.add(bank)
         index.search(queries, max(KS))
 
-    theirs, ours = [], []
-    for _ in range(3):  # Turn by turn, so that a busy minute hits both.
-        theirs += seconds(bare, repeats=1)
-        ours += seconds(lambda: knn(train, test, num_classes=10, ks=KS), repeats=1)
-    rows = [compare("kNN, four k, votes and intervals, against a bare FAISS flat search", ours, theirs)]
+    def lightly_all() -> None:
+        bank, queries = (torch.nn.functional.normalize(torch.from_numpy(s.features), dim=1) for s in (train, test))
+        columns, labels = bank.T.contiguous(), torch.from_numpy(train.labels)
+        for k in KS:
+            for batch in queries.split(512):
+                knn_predict(batch, columns, labels, 10, k, 0.07)
 
     def sklearn_one() -> None:
         model = KNeighborsClassifier(20, algorithm="brute", metric="cosine").fit(train.features, train.labels)
         model.predict(test.features)
 
-    once = seconds(sklearn_one, repeats=1)
+    theirs, ours = [], []
+    for _ in range(5):  # Turn by turn, so that a busy minute hits both.
+        theirs += seconds(bare, repeats=1)
+        ours += seconds(lambda: knn(train, test, num_classes=10, ks=KS), repeats=1)
+    rows = [compare("kNN, four k, votes and intervals, against a bare FAISS flat search", ours, theirs)]
     note = "one k measured, times four: it searches again for every k"
-    return [*rows, compare("the same against scikit-learn, brute force, cosine", ours, once, scale=4, note=note)]
+    once = seconds(sklearn_one, repeats=1)
+    rows.append(compare("the same against scikit-learn, brute force, cosine", ours, once, scale=4, note=note))
+    again = seconds(lightly_all, repeats=2)
+    note = "batches of 512; it searches again for every k"
+    return [*rows, compare("the same against lightly's knn_predict", ours, again, note=note)]
 
 
-def bench_logistic(train: Samples) -> list[dict[str, Any]]:
+def bench_logistic(levels: list[Level]) -> list[dict[str, Any]]:
     from sklearn.linear_model import LogisticRegression
 
+    train = levels[0].train
     grid = 10.0 ** np.linspace(-6, 5, 45)
-    ours = seconds(lambda: fit_logistic(train.features, train.labels, num_classes=10, cs=list(grid)), repeats=1)
-    picked = grid[4::15]
+    ours = seconds(lambda: fit_logistic(train.features, train.labels, num_classes=10, cs=list(grid)), repeats=3)
+    picked = grid[2::5]
     theirs = [
         seconds(lambda c=c: LogisticRegression(C=c, max_iter=1000).fit(train.features, train.labels), repeats=1)[0]
         for c in picked
@@ -135,29 +167,74 @@ def bench_logistic(train: Samples) -> list[dict[str, Any]]:
     ]
 
 
-def bench_few_shot(test: Samples) -> list[dict[str, Any]]:
-    generator = np.random.default_rng(0)
-    by_class = [np.flatnonzero(test.labels == label) for label in range(10)]
+def bench_levels(levels: list[Level]) -> list[dict[str, Any]]:
+    """Choice of C, refit and test: `theirs` is three levels at once, so `theirs_over_ours` is what two more cost."""
+
+    def job(level: Level) -> Callable[[], Any]:
+        return lambda: logistic_regression(level.train, level.test, num_classes=10)
+
+    one, three = [], []
+    for _ in range(3):
+        one += seconds(job(levels[0]), repeats=1)
+        three += seconds(lambda: list(side_by_side([job(level) for level in levels], size=0)), repeats=1)
+    return [compare("logreg probe: one level (ours), three levels at once (theirs)", one, three)]
+
+
+def bench_few_shot(levels: list[Level]) -> list[dict[str, Any]]:
+    from easyfsl.datasets import FeaturesDataset
+    from easyfsl.methods import PrototypicalNetworks
+    from easyfsl.samplers import TaskSampler
+    from sklearn.linear_model import LogisticRegression
+    from torch.utils.data import DataLoader
+
+    test = levels[0].test
     unit = test.features / np.linalg.norm(test.features, axis=1, keepdims=True)
 
-    def loop(episodes: int) -> None:
-        for _ in range(episodes):
-            classes = generator.choice(10, 5, replace=False)
-            drawn = np.stack([generator.choice(by_class[c], 20, replace=False) for c in classes])
-            means = unit[drawn[:, :5]].mean(1)
-            queries = unit[drawn[:, 5:]].reshape(75, -1)
-            distance = ((queries[:, None] - means[None]) ** 2).sum(-1)
-            (distance.argmin(1) == np.repeat(np.arange(5), 15)).mean()
+    def easyfsl_tasks() -> None:
+        names = [str(label) for label in range(10)]
+        dataset = FeaturesDataset(test.labels.tolist(), torch.from_numpy(unit), names)
+        sampler = TaskSampler(dataset, n_way=5, n_shot=5, n_query=15, n_tasks=200)
+        method = PrototypicalNetworks(torch.nn.Identity())
+        for support, labels, queries, truth, _ in DataLoader(
+            dataset, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn
+        ):
+            method.process_support_set(support, labels)
+            (method(queries).argmax(1) == truth).float().mean()
 
-    ours = seconds(lambda: few_shot(test, num_classes=10, shots=5, episodes=10_000), repeats=3)
-    theirs = seconds(lambda: loop(1000), repeats=1)
-    return [compare("10,000 5-way 5-shot episodes against a numpy loop", ours, theirs, scale=10, note="1,000 looped")]
+    drawn = draw_episodes(test.labels, num_classes=10, shots=5, episodes=300)
+    classes = np.repeat(np.arange(5), 5)
+    truth = np.repeat(np.arange(5), 15)
+
+    def sklearn_episodes() -> None:
+        for support, queries in zip(drawn.support, drawn.queries, strict=True):
+            model = LogisticRegression(C=1.0, max_iter=1000).fit(unit[support.ravel()], classes)
+            (model.predict(unit[queries.ravel()]) == truth).mean()
+
+    def ours(classifier: Classifier) -> list[float]:
+        return seconds(
+            lambda: few_shot(test, num_classes=10, shots=5, episodes=10_000, classifier=classifier), repeats=3
+        )
+
+    name = "10,000 5-way 5-shot {} episodes against {}"
+    easy = seconds(easyfsl_tasks, repeats=2)
+    loop = seconds(sklearn_episodes, repeats=2)
+    return [
+        compare(name.format("prototype", "easyfsl"), ours("prototype"), easy, scale=50, note="200 run, times 50"),
+        compare(
+            name.format("logistic", "a scikit-learn loop"),
+            ours("logreg"),
+            loop,
+            scale=100 / 3,
+            note="300 run, times 33.3",
+        ),
+    ]
 
 
-SECTIONS: dict[str, Callable[[Samples, Samples], list[dict[str, Any]]]] = {
+SECTIONS: dict[str, Callable[[list[Level]], list[dict[str, Any]]]] = {
     "knn": bench_knn,
-    "few_shot": lambda train, test: bench_few_shot(test),
-    "logistic": lambda train, test: bench_logistic(train),
+    "few_shot": bench_few_shot,
+    "levels": bench_levels,
+    "logistic": bench_logistic,
 }
 
 
@@ -166,17 +243,28 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("HJEPA_DATA", "data")))
     parser.add_argument("--only", choices=list(SECTIONS), action="append", help="a section, repeatable; all by default")
     options = parser.parse_args()
-    train, test = load_samples(options.root)
-    machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    shape = {"train": list(train.features.shape), "test": list(test.features.shape)}
+    wanted = options.only or list(SECTIONS)
+    levels = load_levels(options.root, 3 if "levels" in wanted else 1)
+    shape = {name: list(getattr(levels[0], name).features.shape) for name in ("train", "test")}
     RESULTS.parent.mkdir(exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for name in options.only or SECTIONS:
-        rows += SECTIONS[name](train, test)
-        result = {"rows": rows, "features": shape, "machine": machine, "versions": package_versions()}
+    found = json.loads(RESULTS.read_text()).get("sections", {}) if RESULTS.exists() else {}
+    for name in wanted:
+        found[name] = {
+            "rows": SECTIONS[name](levels),
+            "load": os.getloadavg()[0],
+            "threads": torch.get_num_threads(),
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        cpu = platform.processor() or platform.machine()
+        result = {"sections": found, "features": shape, "cpu": cpu, "versions": versions()}
         # Written section by section: the slow peers come late, and what was measured should not wait for them.
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {RESULTS}")
+
+
+def versions() -> dict[str, str]:
+    peers = {name: version(name) for name in ("lightly", "easyfsl")}
+    return {**package_versions(), **peers}
 
 
 if __name__ == "__main__":

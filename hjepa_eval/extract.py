@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from hjepa_eval.datasets.augment import View
 from hjepa_eval.datasets.images import image_batches
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
@@ -66,8 +67,10 @@ class Extraction:
     seconds: float
 
 
-def describe(encoder: Encoder, dataset: ImageDataset, readout: str, settings: ExtractSettings) -> Manifest:
-    """Return the manifest, still without shards, of the store that an extraction would fill.
+def describe(
+    encoder: Encoder, dataset: ImageDataset, readout: str, settings: ExtractSettings, view: View | None = None
+) -> Manifest:
+    """Return the manifest, still without shards, of the store that an extraction of a view, or plain, would fill.
 
     Raises:
         UnknownNameError: there is no such readout.
@@ -80,6 +83,8 @@ def describe(encoder: Encoder, dataset: ImageDataset, readout: str, settings: Ex
         "readout": readout,
         "storage": "float32",
     }
+    if view is not None:
+        identity["view"] = view.identity()
     wanted = len(dataset) if settings.max_samples is None else min(settings.max_samples, len(dataset))
     return Manifest(
         identity=identity,
@@ -105,6 +110,7 @@ def extract(
     readouts: Sequence[str],
     cache_dir: Path,
     settings: ExtractSettings,
+    view: View | None = None,
     repair: bool = True,
     progress: Progress | None = None,
     say: Say | None = None,
@@ -117,6 +123,7 @@ def extract(
         readouts: names from `READOUTS`; all of them come from the same forward pass.
         cache_dir: where stores lie.
         settings: how to extract.
+        view: crop and mirror the images before they go in; None takes them as they are.
         repair: redo the damaged shards of a finished store; otherwise they are an error.
         progress: called with (images done, images to do) after each batch.
         say: told in words about damage that is repaired, and about waiting for another process.
@@ -128,7 +135,7 @@ def extract(
     """
     say = say or (lambda message: None)
     started = time.perf_counter()
-    manifests = {readout: describe(encoder, dataset, readout, settings) for readout in readouts}
+    manifests = {readout: describe(encoder, dataset, readout, settings, view) for readout in readouts}
     folders = {readout: store_folder(cache_dir, manifest) for readout, manifest in manifests.items()}
     stores = {readout: _complete(folders[readout], manifests[readout], repair, say) for readout in readouts}
     images = 0
@@ -140,7 +147,7 @@ def extract(
             stores = {readout: _complete(folders[readout], manifests[readout], repair, None) for readout in readouts}
             lacking = [readout for readout, store in stores.items() if store is None]
             writers = {readout: StoreWriter(folders[readout], manifests[readout]) for readout in lacking}
-            images = _fill(encoder, dataset, writers, settings, progress)
+            images = _fill(encoder, dataset, writers, settings, view, progress)
             stores.update({readout: writer.finish() for readout, writer in writers.items()})
     seconds = time.perf_counter() - started
     limit = next(iter(manifests.values())).num_images
@@ -202,6 +209,7 @@ def _fill(
     dataset: ImageDataset,
     writers: Mapping[str, StoreWriter],
     settings: ExtractSettings,
+    view: View | None,
     progress: Progress | None,
 ) -> int:
     """Run the encoder over every range that a writer misses; return the number of images."""
@@ -217,7 +225,7 @@ def _fill(
                 if progress is not None:
                     progress(before + images, total)
 
-            features, index, skipped = _forward(encoder, dataset, part, list(wanting), settings, report)
+            features, index, skipped = _forward(encoder, dataset, part, list(wanting), settings, view, report)
             labels = dataset.labels[index]
             for readout, writer in wanting.items():
                 writer.write(part, {**features[readout], "labels": labels, "index": index}, skipped)
@@ -233,6 +241,7 @@ def _forward(
     part: Range,
     readouts: Sequence[str],
     settings: ExtractSettings,
+    view: View | None,
     report: Callable[[int], None],
 ) -> tuple[dict[str, dict[str, npt.NDArray[np.float32]]], npt.NDArray[np.int64], tuple[str, ...]]:
     """Return the features of one shard by readout and level, the indices kept, and what was skipped."""
@@ -252,7 +261,8 @@ def _forward(
         index += kept
         skipped += reasons
         if kept:
-            for readout, levels in encode(encoder, images, readouts, settings).items():
+            inputs = images if view is None else view.apply(images.to(settings.device), kept)
+            for readout, levels in encode(encoder, inputs, readouts, settings).items():
                 for place, features in zip(gathered[readout], levels, strict=True):
                     place.append(features)
         seen += len(kept) + len(reasons)

@@ -54,7 +54,8 @@ class Score(Settings):
 class LevelResult(Settings):
     """What a probe found at one level, or at all of them joined (`fused` names them; `level` is then one more).
 
-    `per_class` has for each class (right, all) test samples of the first headline score, over all seeds.
+    `per_class` has for each class (right, all) test samples of the first headline score, over all seeds; `calibration`
+    the expected calibration error on test before (`ece`) and after (`ece_scaled`) dividing logits by `temperature`.
     """
 
     level: int
@@ -66,6 +67,7 @@ class LevelResult(Settings):
     notes: tuple[str, ...] = ()
     fused: tuple[int, ...] = ()
     per_class: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    calibration: dict[str, float] = Field(default_factory=dict)
 
 
 class LevelComparison(Settings):
@@ -284,11 +286,11 @@ def read_record(path: Path) -> Record:
         raise ResultError(describe_problems(Record, error, str(path))) from None
 
 
-def find_records(paths: Sequence[Path]) -> list[Record]:
-    """Return the records in files and folders, in the order given, those of a folder by name.
+def record_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the record files that files and folders name, in the order given, those of a folder by name.
 
     Raises:
-        ResultError: a path does not exist, a file is no record, or there are none at all.
+        ResultError: a path does not exist, or there are none at all.
     """
     files: list[Path] = []
     for path in paths:
@@ -299,7 +301,16 @@ def find_records(paths: Sequence[Path]) -> list[Record]:
         files += sorted(folder.glob("*.json")) if path.is_dir() else [path]
     if not files:
         raise ResultError(f"no result records in {', '.join(map(str, paths))}; hjepa eval writes some")
-    return [read_record(file) for file in files]
+    return files
+
+
+def find_records(paths: Sequence[Path]) -> list[Record]:
+    """Return the records in files and folders, in the order given, those of a folder by name.
+
+    Raises:
+        ResultError: a path does not exist, a file is no record, or there are none at all.
+    """
+    return [read_record(file) for file in record_files(paths)]
 
 
 def check_same_data(records: Iterable[Record]) -> None:
@@ -317,7 +328,7 @@ def check_same_data(records: Iterable[Record]) -> None:
             f"content {info.test_fingerprint[:8]})"
         )
         name = f"{record.protocol} version {record.protocol_version}"
-        if protocols.setdefault(record.probe, name) != name:
-            raise ResultError(f"one table cannot mix protocols of {record.probe}: {protocols[record.probe]} and {name}")
+        if protocols.setdefault(record.protocol, name) != name:
+            raise ResultError(f"one table cannot mix versions of a protocol: {protocols[record.protocol]} and {name}")
     if len(data) > 1:
         raise ResultError(f"one table cannot mix datasets: {'; '.join(data.values())}; report them one by one")

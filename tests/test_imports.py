@@ -15,6 +15,7 @@ COMMANDS = [
     "demo",
     "pretrain",
     "extract",
+    "finetune",
     "knn",
     "linear",
     "fewshot",
@@ -27,7 +28,7 @@ COMMANDS = [
 ]
 
 CORE = ["errors", "config", "features", "metrics"]
-LEFT = ["datasets", "encoders", "extract"]
+LEFT = ["datasets", "encoders", "extract", "finetune"]
 RIGHT = ["probes", "analysis", "results", "report"]
 MAY_IMPORT = {part: set(CORE[: place + 1]) for place, part in enumerate(CORE)}
 MAY_IMPORT |= {part: {*CORE, *LEFT[: place + 1]} for place, part in enumerate(LEFT)}

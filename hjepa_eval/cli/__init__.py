@@ -10,7 +10,22 @@ from typing import Annotated, NoReturn
 import typer
 
 from hjepa_eval import __version__
-from hjepa_eval.cli import cache, demo, doctor, extract, listings, pretrain, probe_commands, report
+from hjepa_eval.cli import (
+    cache,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    extract,
+    fewshot,
+    finetune,
+    knn,
+    linear,
+    listings,
+    lowshot,
+    pretrain,
+    report,
+)
 from hjepa_eval.cli.console import say_error
 
 app = typer.Typer(
@@ -41,7 +56,23 @@ def _root(
     pass
 
 
-for module in (demo, pretrain, extract, probe_commands, report, cache, listings, doctor):
+_COMMANDS = (
+    demo,
+    pretrain,
+    extract,
+    knn,
+    linear,
+    fewshot,
+    lowshot,
+    finetune,
+    evaluate,
+    report,
+    compare,
+    cache,
+    listings,
+    doctor,
+)
+for module in _COMMANDS:
     module.register(app)
 
 

@@ -36,6 +36,7 @@ def _describe(store: CachedStore) -> dict[str, object]:
         "split": manifest.split,
         "readout": manifest.readout,
         "precision": manifest.identity["precision"],
+        "view": manifest.identity.get("view", {}).get("number"),
         "images": manifest.rows,
         "levels": [level.index for level in manifest.levels],
         "bytes": manifest.bytes,
@@ -63,8 +64,9 @@ def register(app: typer.Typer) -> None:
                 print(f"{row['key']}  INCOMPLETE  {row['problem']}")
             else:
                 size = int(str(row["bytes"])) / 1e6
+                view = "" if row["view"] is None else f"view {row['view']}, "
                 print(
-                    f"{row['key']}  {row['dataset']} {row['split']}  {row['encoder']}  {row['readout']}, "
+                    f"{row['key']}  {row['dataset']} {row['split']}  {row['encoder']}  {view}{row['readout']}, "
                     f"{row['precision']}, {row['images']:,} images, {len(row['levels'])} levels, {size:.1f} MB"  # type: ignore[arg-type]
                 )
         if not rows:

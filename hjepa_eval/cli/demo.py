@@ -49,8 +49,8 @@ def register(app: typer.Typer) -> None:
 
         Pretrains on scanned digits, measures every level against the same encoder untrained and raw pixels, reports.
         """
+        from hjepa_eval.cli.evaluate import evaluate
         from hjepa_eval.cli.pretrain import load_pretrain_settings, run_pretraining
-        from hjepa_eval.cli.probe_commands import evaluate
         from hjepa_eval.cli.report import write_report
         from hjepa_eval.cli.settings import EvalSettings
         from hjepa_eval.config import load

@@ -27,6 +27,9 @@ def _levels(value: Any) -> Any:
 
 Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_levels)]
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split), Field(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_split)]
+Numbers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)]
+Fractions = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_split)]
 Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split), Field(min_length=1)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 
@@ -81,34 +84,127 @@ class ExtractionSettings(OutputSettings):
     )
 
 
-class KnnSettings(ExtractionSettings):
+class ViewSettings(ExtractionSettings):
+    """Features of augmented views of the train images too, for probes that train with augmentation."""
+
+    views: int = option(0, "augmented passes over the train images (random crops and flips)", group=DATA, ge=0)
+
+
+class ProbeSettings(ExtractionSettings):
+    """What every probe can do besides its own options."""
+
+    seeds: Seeds = option((), "several seeds, such as 0,1,2: means with all values; else --seed alone", group=PROBE)
+    fuse: Literal["none", "concat"] = option("none", "concat adds a row with all levels joined", group=PROBE)
+    superclasses: Folder | None = option(
+        None, "JSON file {superclass: [class, ...]} for a coarse accuracy; cifar100's 20 are built in", group=PROBE
+    )
+    predictions: bool = option(
+        False, "write the outcome of every test sample too (npz), as hjepa compare needs it", group=OUTPUT
+    )
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds to run."""
+        return tuple(dict.fromkeys(self.seeds)) or (self.seed,)
+
+
+class KnnSettings(ProbeSettings):
     """k-nearest-neighbour classification."""
 
-    k: Counts = option((10, 20, 100, 200), "numbers of neighbours, repeatable; all come from one search", group=PROBE)
-    temperature: float = option(0.07, "of the neighbours' weights exp(cosine / T)", group=PROBE, gt=0)
+    knn_protocol: str = option("dino", "dino, lightly, solo or majority", group=PROBE, alias="protocol")
+    k: Counts | None = option(
+        None, "numbers of neighbours, repeatable, all from one search; the protocol's when not given", group=PROBE
+    )
+    temperature: float | None = option(
+        None, "of the weights exp(cosine / T); the protocol's when not given", group=PROBE, gt=0
+    )
+    metric: Literal["cosine", "euclidean"] | None = option(None, "the protocol's when not given", group=PROBE)
+    leave_one_out: bool = option(False, "classify train images by the others; test is not touched", group=PROBE)
+    index: Literal["flat", "ivf", "hnsw", "ivfpq"] = option(
+        "flat", "flat is exact; the others approximate it for large banks, their recall is measured", group=PROBE
+    )
+    backend: Literal["auto", "faiss", "torch"] = option("auto", "of the search; the answers are the same", group=PROBE)
 
 
-class LinearSettings(ExtractionSettings):
-    """Logistic regression on frozen features."""
+class LinearSettings(ProbeSettings, ViewSettings):
+    """A linear classifier on frozen features."""
 
-    c: Strengths | None = option(
-        None,
-        "inverse regularisation strengths to choose from, repeatable; a logarithmic grid when not given",
+    linear_protocol: str = option(
+        "logreg",
+        "logreg, clip-logreg, dinov2-logreg, ridge, dinov2-linear-cached, mae-linprobe-cached, ijepa-linear-cached",
         group=PROBE,
+        alias="protocol",
+    )
+    c: Strengths | None = option(
+        None, "inverse regularisation strengths for logreg, repeatable; its own grid when not given", group=PROBE
     )
 
 
-class FewShotSettings(ExtractionSettings):
+class FewShotSettings(ProbeSettings):
     """Few-shot episodes."""
 
     ways: int = option(5, "classes per episode", group=PROBE, ge=2)
     shots: Counts = option((1, 5), "labelled images per class, repeatable", group=PROBE)
     queries: int = option(15, "test images per class and episode", group=PROBE, ge=1)
-    episodes: int = option(1000, "number of episodes", group=PROBE, ge=2)
+    episodes: int = option(10_000, "number of episodes", group=PROBE, ge=2)
+    classifier: Literal["prototype", "simpleshot-un", "simpleshot-l2n", "simpleshot-cl2n", "ridge", "logreg"] = option(
+        "prototype", "prototype is simpleshot-l2n: the nearest mean of normalised features", group=PROBE
+    )
+
+
+class FinetuneSettings(ExtractionSettings):
+    """Training of encoder and head on labels."""
+
+    level: Levels = option((), "the one level that the head reads; the last when not given", group=DATA)
+    epochs: int = option(20, "passes over the train images", group=PROBE, ge=1)
+    lr: float = option(5e-4, "highest learning rate, of the head, per 256 images of a batch", group=PROBE, gt=0)
+    layer_decay: float = option(
+        0.75, "factor on the rate from each layer to the one before it", group=PROBE, gt=0, le=1
+    )
+    weight_decay: float = option(0.05, "of matrices; biases, norms and positions have none", group=PROBE, ge=0)
+    warmup_epochs: float | None = option(
+        None, "epochs of rising rate; a tenth of all when not given", group=PROBE, ge=0
+    )
+    label_smoothing: float = option(0.1, "share of a target spread over all classes", group=PROBE, ge=0, lt=1)
+    mixup: float = option(0.0, "alpha of mixup; 0 mixes no images", group=PROBE, ge=0)
+    crop_scale: Annotated[tuple[float, float], BeforeValidator(_split)] = option(
+        (0.35, 1.0), "smallest and largest share of an image in a random crop", group=PROBE
+    )
+    no_flip: bool = option(False, "mirror no images, as for digits or text", group=PROBE)
+    batch_size: int = option(128, "images per step", group=RUNNING, ge=1)
+    seed: int = option(
+        0, "of untrained weights, head, held-out part, order, crops and mixing", group=RUNNING, ge=0, lt=2**32
+    )
+    run: Folder | None = option(
+        None, "folder for checkpoint and final weights; runs/finetune-DATASET-DATE-TIME when not given", group=OUTPUT
+    )
+    resume: Folder | None = option(None, "go on with this run folder, with its own settings", group=OUTPUT)
+
+
+class LowShotSettings(ProbeSettings):
+    """Few labelled images."""
+
+    low_shot_protocol: str = option(
+        "logreg-lowshot",
+        "logreg-lowshot, dino-lowshot, msn-lowshot, knn-lowshot or ridge-lowshot",
+        group=PROBE,
+        alias="protocol",
+    )
+    fraction: Fractions = option(
+        (), "shares of each class's train labels, repeatable; 0.01,0.1 when no size is given", group=PROBE
+    )
+    per_class: Numbers = option((), "labelled images of every class, repeatable", group=PROBE)
+    image_list: Folder | None = option(
+        None, "text file with one image file name a line, such as SimCLR's 1percent.txt", group=PROBE, alias="list"
+    )
+    draws: int = option(5, "random subsets of each size; the result is their mean", group=PROBE, ge=1)
 
 
 class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
     """All probes, and the report."""
+
+    knn_protocol: str = option("dino", "of kNN, as in hjepa knn --protocol", group=PROBE)
+    linear_protocol: str = option("logreg", "of the linear probe, as in hjepa linear --protocol", group=PROBE)
 
     baselines: tuple[str, ...] = option(
         (), "an encoder to show beside the model, repeatable, such as pixels", group=DATA

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hjepa_eval.cli.console import Talk
 from hjepa_eval.cli.settings import ExtractionSettings
 from hjepa_eval.datasets import load_dataset
+from hjepa_eval.datasets.augment import View
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders import Encoder, load_encoder
 from hjepa_eval.encoders.precision import resolve_device, resolve_precision
@@ -39,6 +43,7 @@ class Features:
         precision: `bf16` or `fp32`.
         device: where the forward pass runs or would run.
         seconds: wall time per phase.
+        views: one extraction per augmented pass over the train images.
     """
 
     encoder: ModelInfo
@@ -47,6 +52,7 @@ class Features:
     precision: str
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
+    views: tuple[Extraction, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -58,6 +64,10 @@ class Features:
         extraction = self.splits[split]
         limit = extraction.limit
         return Samples(extraction.store.features(level, limit=limit), extraction.store.labels(limit=limit))
+
+    def train_views(self, level: int) -> list[NDArray[np.float32]]:
+        """Return the train features of a level in every augmented view, rows as in `samples("train", level)`."""
+        return [view.store.features(level, limit=view.limit) for view in self.views]
 
     def dataset_info(self) -> DatasetInfo:
         """Return what a record says about the images."""
@@ -82,7 +92,7 @@ class Features:
             precision=self.precision,
             train_store=train.store.manifest.key,
             test_store=test.store.manifest.key,
-            forward_images=train.images + test.images,
+            forward_images=train.images + test.images + sum(view.images for view in self.views),
         )
 
 
@@ -140,6 +150,16 @@ def resolve(settings: SettingsT) -> SettingsT:
     return settings.model_copy(update=found)
 
 
+def load_split(settings: ExtractionSettings, split: str) -> ImageDataset:
+    """Return the images that resolved settings ask for.
+
+    Raises:
+        HjepaError: the dataset is unknown, missing or incomplete.
+    """
+    memo = memo_dir(settings.cache_dir or default_cache_dir())
+    return load_dataset(str(settings.dataset), split, root=settings.root, download=settings.download, memo=memo)
+
+
 def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool = False) -> Features:
     """Return the features that resolved settings ask for; what the cache lacks is extracted on the way.
 
@@ -166,21 +186,25 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
         on_bad_image=settings.on_bad_image,
     )
     extractions = {}
-    datasets = {
-        split: load_dataset(
-            str(settings.dataset), split, root=settings.root, download=settings.download, memo=memo_dir(cache)
-        )
-        for split in SPLITS
-    }
+    datasets = {split: load_split(settings, split) for split in SPLITS}
     for split, dataset in datasets.items():
         started = time.perf_counter()
         extractions[split] = _extract_split(encoder, dataset, settings.readout, cache, how, talk, repair)
         seconds[f"extract {split}"] = time.perf_counter() - started
+    started = time.perf_counter()
+    views = tuple(
+        _extract_split(
+            encoder, datasets["train"], settings.readout, cache, how, talk, repair, View(number, settings.seed)
+        )
+        for number in range(1, getattr(settings, "views", 0) + 1)
+    )
+    if views:
+        seconds["extract views"] = time.perf_counter() - started
     identity = encoder.identity()
     manifest = extractions["train"].store.manifest
     chosen = tuple(level for level in manifest.levels if level.index in levels)
     model = ModelInfo(name=encoder.name, weights=identity["weights"], identity=identity)
-    return Features(model, extractions, chosen, precision, settings.device, seconds)
+    return Features(model, extractions, chosen, precision, settings.device, seconds, views)
 
 
 def _extract_split(
@@ -191,18 +215,21 @@ def _extract_split(
     how: ExtractSettings,
     talk: Talk,
     repair: bool,
+    view: View | None = None,
 ) -> Extraction:
-    with talk.progress(f"extract {encoder.name}, {dataset.name} {dataset.split}", "images") as report:
+    what = f"{encoder.name}, {dataset.name} {dataset.split}" + (f" view {view.number}" if view else "")
+    with talk.progress(f"extract {what}", "images") as report:
         found = extract(
             encoder,
             dataset,
             readouts=[readout],
             cache_dir=cache,
             settings=how,
+            view=view,
             repair=repair,
             say=talk.note,
             progress=lambda done, total: report(done, total, ""),
         )[readout]
     if found.images == 0:
-        talk.note(f"{encoder.name}, {dataset.name} {dataset.split}: from the cache, no forward pass")
+        talk.note(f"{what}: from the cache, no forward pass")
     return found

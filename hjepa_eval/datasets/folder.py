@@ -49,7 +49,7 @@ class ImageFolder(ImageDataset):
         names, stats, labels = self._list_files()
         order = interleave(labels)
         self.labels = labels[order]
-        self._names = [names[position] for position in order]
+        self._names: list[str] = [names[position] for position in order]
         check_classes(self.class_names, labels, where=str(self.folder))
         in_order = [stats[position] for position in order]
         self.fingerprint = fingerprint_files(self.folder, self._names, stats=in_order, memo=memo)
@@ -87,6 +87,10 @@ class ImageFolder(ImageDataset):
             link = f" (a link to {os.readlink(path)})" if os.path.islink(path) else ""
             raise DataError(f"cannot read {path}{link}: {error.strerror}") from None
         return decode(content, str(path))
+
+    def image_name(self, index: int) -> str:
+        """Return the name of image `index` as `<class>/<file>`."""
+        return self._names[index]
 
 
 def is_folder(path: Path) -> bool:

@@ -42,6 +42,10 @@ class ImageDataset(ABC):
             DataError: the image cannot be decoded; the message names it.
         """
 
+    def image_name(self, index: int) -> str | None:
+        """Return the name of image `index` as `<class>/<file>`, or None if its source has no file names."""
+        return None
+
 
 def class_ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return for each sample how many samples of its class come before it."""

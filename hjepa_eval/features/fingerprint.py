@@ -108,3 +108,11 @@ def _recall(remembered: Path, signature: str) -> str | None:
         return None
     fingerprint = record.get("fingerprint")
     return fingerprint if isinstance(fingerprint, str) else None
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Return where two nested JSON values differ, as `key: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [found for key in keys for found in differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))]
+    return [] if canonical_json(old) == canonical_json(new) else [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]

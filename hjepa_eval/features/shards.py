@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from safetensors import SafetensorError, safe_open
 
 from hjepa_eval.errors import StoreError
 from hjepa_eval.features.manifest import Manifest
+
+# As safetensors writes them.
+_FLOATS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 
 
 def read_rows(path: Path, name: str, *, rows: int) -> npt.NDArray[Any]:
@@ -25,9 +31,58 @@ def read_rows(path: Path, name: str, *, rows: int) -> npt.NDArray[Any]:
         with safe_open(path, framework="numpy") as shard:
             return np.asarray(shard.get_tensor(name))[:rows]
     except (OSError, SafetensorError) as error:
-        raise StoreError(
-            f"{path} cannot be read: {error}; run hjepa extract again, it repairs what is damaged"
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def read_into(out: npt.NDArray[np.float32], path: Path, name: str, index: npt.NDArray[np.int64]) -> None:
+    """Fill `out` [M, D] with the rows at `index` [M], rising, of the float tensor `name` in a shard.
+
+    By plain reads: pages of a mapped file count as memory of the process.
+
+    Raises:
+        StoreError: the shard cannot be read, or holds another tensor than expected; the message names it.
+    """
+    starts = np.flatnonzero(np.diff(index, prepend=index[0] - 2) > 1)
+    stops = [*starts[1:], len(index)]
+    try:
+        with path.open("rb", buffering=0) as file:
+            kind, offset, shape = _find_tensor(file, name)
+            if shape[1:] != out.shape[1:] or index[-1] >= shape[0]:
+                raise ValueError(f"{name} has the shape {list(shape)}")
+            for start, stop in zip(starts, stops, strict=True):
+                part = out[start:stop] if kind == out.dtype else np.empty((stop - start, *shape[1:]), kind)
+                file.seek(offset + int(index[start]) * shape[1] * kind.itemsize)
+                _fill(file, part)
+                out[start:stop] = part
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _find_tensor(file: FileIO, name: str) -> tuple[np.dtype, int, tuple[int, ...]]:
+    """Return type, first byte and shape of a tensor, from the header: its length in 8 bytes, then JSON."""
+    length = np.zeros(1, "<u8")
+    _fill(file, length)
+    if length[0] > os.fstat(file.fileno()).st_size:
+        raise ValueError("its header is damaged")
+    header = np.empty(int(length[0]), np.uint8)
+    _fill(file, header)
+    entry = json.loads(header.tobytes())[name]
+    if entry["dtype"] not in _FLOATS:
+        raise ValueError(f"{name} is {entry['dtype']}, expected {' or '.join(_FLOATS)}")
+    return _FLOATS[entry["dtype"]], 8 + len(header) + entry["data_offsets"][0], tuple(entry["shape"])
+
+
+def _fill(file: FileIO, array: npt.NDArray[Any]) -> None:
+    left = array.reshape(-1).view(np.uint8).data
+    while left:
+        count = file.readinto(left)
+        if not count:
+            raise ValueError("it ends too early")
+        left = left[count:]
+
+
+def _unreadable(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path} cannot be read: {error}; run hjepa extract again, it repairs what is damaged")
 
 
 def shard_problems(folder: Path, manifest: Manifest, *, verify: bool) -> Iterator[str]:

@@ -28,6 +28,7 @@ from hjepa_eval.features.manifest import (
     write_manifest,
 )
 from hjepa_eval.features.shards import read_rows, shard_problems
+from hjepa_eval.features.stream import StoredFeatures
 
 SHARD_SIZE = 4096
 
@@ -94,6 +95,10 @@ class FeatureStore:
         """
         self.level(index)
         return self._read(f"level{index}", self._rows(limit))
+
+    def stream(self, index: int, *, limit: int | None = None) -> StoredFeatures:
+        """Return what `features` returns as a bank that is read block by block, and so may be larger than memory."""
+        return StoredFeatures(self, index, limit=limit)
 
     def labels(self, *, limit: int | None = None) -> npt.NDArray[np.int64]:
         """Return the labels, int64 `[N]`.

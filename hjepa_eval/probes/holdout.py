@@ -33,5 +33,7 @@ def stratified_holdout(
         held.append(members[:size])
     out = np.sort(np.concatenate(held))
     if out.size == 0:
-        raise ProbeError("every class has a single train sample, so none can be held out to choose C; give one C")
+        raise ProbeError(
+            "every class has a single train sample, so none can be held out to choose by; for logreg give one C"
+        )
     return np.setdiff1d(np.arange(len(labels)), out), out

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+
+from hjepa_eval.probes.bank import Bank, numbered_blocks, rows_per_block
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -14,6 +18,7 @@ Metric = Literal["cosine", "euclidean"]
 NEAR = {"cosine": 1e-6, "euclidean": 4e-6}
 # Similarities equal to this many binary places are a tie; float64 sums differ by less, whatever their order.
 PLACES = 36
+_CENTRE_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -27,15 +32,16 @@ class Space:
     def place(self, rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return `rows` [N, D] as unit vectors, or centred and scaled, computed in float64 where float32 would err."""
         if self.metric == "euclidean":
-            return ((rows.to(torch.float64) - self.centre) / self.scale).to(dtype)
-        if dtype == torch.float32:
-            quick = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-            if bool(((quick > 1e-12) & (quick < 1e18)).all()):
-                return torch.div(rows, quick)
-        # Squares of 1e20 or 1e-25 leave the range of float32. Zero vectors stay zero.
-        exact = rows.to(torch.float64)
-        norm = exact.square().sum(dim=1, keepdim=True).sqrt()
-        return (exact / torch.where(norm > 0, norm, 1.0)).to(dtype)
+            return torch.sub(rows, self.centre).div_(self.scale).to(dtype)
+        if dtype == torch.float64:
+            return _unit(rows)
+        norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        placed = torch.div(rows, norm)
+        # Squares of 1e20 or 1e-25 leave the range of float32.
+        beyond = torch.nonzero(~((norm > 1e-12) & (norm < 1e18)))[:, 0]
+        if len(beyond):
+            placed[beyond] = _unit(rows[beyond]).to(dtype)
+        return placed
 
     def exact(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
         """Return the float64 similarity [M] of `rows` [M, D] with `others` [M, D], on the grid that defines a tie."""
@@ -44,23 +50,38 @@ class Space:
             return _on_grid(rows.sub_(others).square_().sum(dim=1).neg_())
         return _on_grid(rows.mul_(others).sum(dim=1))
 
-    def exact_matrix(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """Return the float64 similarity [Q, N] of all pairs of `rows` [Q, D] and `others` [N, D]."""
-        rows, others = self.place(rows, torch.float64), self.place(others, torch.float64)
+    def exact_matrix(self, placed: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Return the float64 similarity [Q, N] of all pairs of rows, both placed in float64 already."""
         if self.metric == "cosine":
-            return _on_grid(rows @ others.T)
-        squares = rows.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1)
-        return _on_grid((2 * rows @ others.T - squares).clamp_max(0))
+            return _on_grid(placed @ others.T)
+        squares = placed.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1)
+        return _on_grid((2 * placed @ others.T).sub_(squares).clamp_max_(0))
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    """Return float64 unit vectors; zero vectors stay zero."""
+    exact = rows.to(torch.float64)
+    norm = exact.square().sum(dim=1, keepdim=True).sqrt()
+    return exact / torch.where(norm > 0, norm, 1.0)
 
 
 def _on_grid(similarity: torch.Tensor) -> torch.Tensor:
     return torch.round(similarity * 2.0**PLACES) / 2.0**PLACES
 
 
-def make_space(bank: torch.Tensor, queries: torch.Tensor, metric: Metric) -> Space:
-    """Return the space of `metric`; for distances, centring on the bank's mean keeps their float32 rounding small."""
+def make_space(bank: Bank, queries: Bank, metric: Metric) -> Space:
+    """Return the space of `metric`; for distances, centring near the bank's mean keeps their float32 rounding small.
+
+    The centre is the mean of rows spread over the bank and the scale a power of two, so that neither depends on how
+    the bank is cut into blocks.
+    """
     if metric == "cosine":
         return Space(metric, torch.zeros(1), 1.0)
-    centre = bank.mean(dim=0, dtype=torch.float64)
-    norms = [torch.linalg.vector_norm(rows - centre, dim=1).max() for rows in (bank, queries)]
-    return Space(metric, centre, float(max(norms)) or 1.0)
+    spread = np.linspace(0, bank.shape[0] - 1, min(bank.shape[0], _CENTRE_ROWS)).astype(np.int64)
+    centre = torch.from_numpy(bank.rows(spread)).mean(dim=0, dtype=torch.float64)
+    largest = 0.0
+    for rows in (bank,) if queries is bank else (bank, queries):
+        for _, block in numbered_blocks(rows, rows_per_block(rows)):
+            norms = torch.linalg.vector_norm(torch.sub(block, centre), dim=1)
+            largest = max(largest, float(norms.max()))
+    return Space(metric, centre, 2.0 ** math.frexp(largest)[1])

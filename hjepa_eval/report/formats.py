@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from hjepa_eval.report.statements import compared_table, statements
 from hjepa_eval.report.table import Table, build_table, interval, percent
 from hjepa_eval.results import Record
 
@@ -32,9 +33,29 @@ def markdown(records: Sequence[Record]) -> str:
             else ""
             for cell in row.cells
         ]
-        lines.append(_line([_escape(row.model), str(row.level), _escape(row.level_name), str(row.width), *cells]))
-    lines += ["", FOOTNOTE.replace("*", r"\*"), *(f"- {_escape(note)}" for note in table.notes)]
-    return "\n".join(lines) + "\n"
+        lines.append(_line([_escape(row.model), row.label, _escape(row.level_name), str(row.width), *cells]))
+    lines += [
+        "",
+        FOOTNOTE.replace("*", r"\*"),
+        *(f"- {_escape(said)}" for said in (*statements(records), *table.notes)),
+    ]
+    return "\n".join([*lines, *_comparisons(records)]) + "\n"
+
+
+def _comparisons(records: Sequence[Record]) -> list[str]:
+    """Return the lines of a Markdown table of all paired comparisons; none without comparisons."""
+    header, *rows = compared_table(records)
+    if not rows:
+        return []
+    lines = [_line([_escape(cell) for cell in row]) for row in rows]
+    return [
+        "",
+        "**Paired comparisons**, in points of accuracy",
+        "",
+        _line(header),
+        _line(["---"] * len(header)),
+        *lines,
+    ]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -58,15 +79,18 @@ def tidy(records: Sequence[Record]) -> list[dict[str, Any]]:
             "protocol": record.protocol,
             "level": level.level,
             "level_name": level.name,
+            "joined": bool(level.fused),
             "width": level.width,
             "metric": score.metric,
             "parameters": ";".join(f"{name}={value}" for name, value in score.parameters.items()),
             "value": score.value,
+            "std": score.std,
+            "values": ";".join(map(str, score.values)),
             "low": score.low,
             "high": score.high,
             "interval": score.interval,
             "num_samples": score.num_samples,
-            "seed": record.provenance.seed,
+            "seed": ";".join(map(str, record.seeds)) or record.provenance.seed,
         }
         for record in records
         for level in record.levels
@@ -141,12 +165,12 @@ def terminal(records: Sequence[Record]) -> str:
             style = "bold" if cell and cell.best else "none"
             shown = f"[{style}]{percent(cell.score)}[/]{star}\n[dim]{interval(cell.score)}[/dim] " if cell else ""
             cells.append(shown)
-        drawn.add_row(f"{row.level}  {escape(row.level_name)}\n[dim]   width {row.width}[/dim]", *cells)
+        drawn.add_row(f"{row.label}  {escape(row.level_name)}\n[dim]   width {row.width}[/dim]", *cells)
     console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=_width(), emoji=False)
     with console.capture() as capture:
         console.print(caption(table), style="bold", markup=False, highlight=False)
         console.print(drawn)
-        for line in (FOOTNOTE, *(f"note: {note}" for note in table.notes)):
+        for line in (FOOTNOTE, *statements(records), *(f"note: {note}" for note in table.notes)):
             console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     return capture.get()
 

@@ -29,7 +29,7 @@ def draw_levels(records: Sequence[Record]) -> Any:
     models = list(dict.fromkeys(row.model for row in table.rows))
     figure = Figure(figsize=(3.4 * len(table.columns) + 0.6, 3.9), layout="constrained")
     panels = figure.subplots(1, len(table.columns), squeeze=False)[0]
-    most = max(row.level for row in table.rows)
+    most = max(row.level for row in table.rows if not row.joined)
     for column, (panel, title) in enumerate(zip(panels, table.columns, strict=True)):
         for place, model in enumerate(models):
             rows = [row for row in table.rows if row.model == model and row.cells[column] is not None]
@@ -49,7 +49,13 @@ def draw_levels(records: Sequence[Record]) -> Any:
 
 
 def _draw_model(panel: Any, rows: Sequence[Row], column: int, model: str, colour: str, shift: float) -> None:
+    for row in rows:
+        if row.joined and (cell := row.cells[column]) is not None:
+            panel.axhline(100 * cell.score.value, color=colour, linestyle=":", label=f"{model}, levels joined")
+    rows = [row for row in rows if not row.joined]
     scores = [cell.score for row in rows if (cell := row.cells[column]) is not None]
+    if not scores:
+        return
     if len(scores) == 1:
         panel.axhline(100 * scores[0].value, color=colour, linestyle="--", label=model)
         panel.axhspan(100 * scores[0].low, 100 * scores[0].high, color=colour, alpha=0.12, linewidth=0)
@@ -82,5 +88,5 @@ def describe_plot(table: Table) -> str:
     for column, title in enumerate(table.columns):
         rows = [row for row in table.rows if row.cells[column] is not None]
         top = max(rows, key=lambda row: row.cells[column].score.value)  # type: ignore[union-attr]
-        best.append(f"{title}: highest {top.model} level {top.level}")
+        best.append(f"{title}: highest {top.model} {'levels joined' if top.joined else f'level {top.level}'}")
     return f"Accuracy by level on {caption(table)}. " + "; ".join(best)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hjepa_eval.report.columns import column_names, rank
 from hjepa_eval.results import LevelResult, Record, Score, check_same_data
 
-PROBE_ORDER = ("knn", "linear", "fewshot")
 Place = tuple[str, int, str]
 Variant = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A score, and whether it is the highest of its model in this column."""
+    """A score, and whether it is the highest of its model's single levels in this column."""
 
     score: Score
     best: bool
@@ -22,7 +22,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One level of one model; `cells` has one entry per column, None where a probe was not run."""
+    """One level of one model, or all its levels `joined`; `cells` has None where a probe was not run."""
 
     model: str
     level: int
@@ -30,6 +30,12 @@ class Row:
     width: int
     tokens: int
     cells: tuple[Cell | None, ...]
+    joined: bool = False
+
+    @property
+    def label(self) -> str:
+        """The level's number; a plus sign for levels joined."""
+        return "+" if self.joined else str(self.level)
 
 
 @dataclass(frozen=True)
@@ -44,16 +50,6 @@ class Table:
     notes: tuple[str, ...]
 
 
-def column_name(record: Record, score: Score) -> str:
-    """Return the heading under which a headline score stands."""
-    parameters = score.parameters
-    if record.probe == "knn":
-        return f"kNN k={parameters['k']}"
-    if record.probe == "fewshot":
-        return f"{parameters['ways']}-way {parameters['shots']}-shot"
-    return record.probe
-
-
 def build_table(records: Sequence[Record]) -> Table:
     """Return the table of records that share a dataset.
 
@@ -62,15 +58,16 @@ def build_table(records: Sequence[Record]) -> Table:
     """
     check_same_data(records)
     labels = _label_models(records)
+    heading = column_names(records)
     columns: dict[str, None] = {}
     found: dict[Place, Score] = {}
     levels: dict[str, dict[int, LevelResult]] = {labels[_variant(record)]: {} for record in records}
-    for record in sorted(records, key=lambda record: _rank(record.probe)):
+    for record in sorted(records, key=rank):
         model = labels[_variant(record)]
         for level in record.levels:
             for score in level.scores:
                 if score.headline:
-                    column = column_name(record, score)
+                    column = heading(record, score)
                     columns[column] = None
                     levels[model][level.level] = level
                     found[model, level.level, column] = score
@@ -81,7 +78,8 @@ def build_table(records: Sequence[Record]) -> Table:
             level.name,
             level.width,
             level.tokens,
-            tuple(_cell(found, model, level.level, column, list(levels[model])) for column in columns),
+            tuple(_cell(found, model, level, column, levels[model]) for column in columns),
+            joined=bool(level.fused),
         )
         for model in levels
         for level in sorted(levels[model].values(), key=lambda item: item.level)
@@ -93,7 +91,7 @@ def build_table(records: Sequence[Record]) -> Table:
 def _variant(record: Record) -> Variant:
     """Return what makes a record's rows its own: the encoder, and how its features were made and measured."""
     extraction = record.extraction
-    seed = f"seed {record.provenance.seed}"
+    seed = f"seeds {', '.join(map(str, record.seeds))}" if record.seeds else f"seed {record.provenance.seed}"
     return record.model.name, (f"weights {record.model.weights[:8]}", extraction.readout, extraction.precision, seed)
 
 
@@ -108,28 +106,33 @@ def _label_models(records: Sequence[Record]) -> dict[Variant, str]:
     return labels
 
 
-def _rank(probe: str) -> int:
-    return PROBE_ORDER.index(probe) if probe in PROBE_ORDER else len(PROBE_ORDER)
-
-
-def _cell(found: dict[Place, Score], model: str, level: int, column: str, levels: list[int]) -> Cell | None:
-    score = found.get((model, level, column))
+def _cell(
+    found: dict[Place, Score], model: str, level: LevelResult, column: str, levels: dict[int, LevelResult]
+) -> Cell | None:
+    score = found.get((model, level.level, column))
     if score is None:
         return None
-    rivals = [found[model, other, column].value for other in levels if (model, other, column) in found]
-    return Cell(score, best=len(rivals) > 1 and score.value == max(rivals))
+    places = [(model, number, column) for number, other in levels.items() if not other.fused]
+    rivals = [found[place].value for place in places if place in found]
+    return Cell(score, best=len(rivals) > 1 and not level.fused and score.value == max(rivals))
 
 
 def _notes(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return every note once; one that holds for all levels of a record does not name them."""
     notes: dict[str, None] = {}
     for record in records:
         for note in record.dataset.notes:
             notes[note] = None
         if record.dataset.skipped_images:
             notes[f"{record.dataset.skipped_images} unreadable images were skipped"] = None
-        for level in record.levels:
-            for note in level.notes:
-                notes[f"{record.model.name} level {level.level}, {record.probe}: {note}"] = None
+        for note in dict.fromkeys(note for level in record.levels for note in level.notes):
+            places = ["joined" if level.fused else str(level.level) for level in record.levels if note in level.notes]
+            every = len(places) == len(record.levels)
+            where = "" if every else f" level {places[0]}" if len(places) == 1 else f" levels {', '.join(places)}"
+            notes[f"{record.model.name}{where}, {record.probe}: {note}"] = None
+    for record in records:
+        if record.deviations:
+            notes[f"protocol {record.protocol}: {'; '.join(record.deviations)}"] = None
     return tuple(notes)
 
 

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from hjepa_eval.datasets import augment
+from hjepa_eval.datasets.augment import DRAWS, Crops
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -34,24 +36,10 @@ class Augmentation:
 
 
 def crop_and_flip(images: Tensor, augmentation: Augmentation, *, generator: torch.Generator) -> Tensor:
-    """Return random crops of float images `[B, 3, S, S]`, resized to the same size, half of them mirrored.
-
-    Bilinear without antialiasing: a crop of an S x S image is never larger than S x S.
-    """
-    batch, device = len(images), images.device
-    draws = torch.rand(5, batch, generator=generator, device=device)
-    low, high = augmentation.crop_scale
-    area = low + draws[0] * (high - low)
-    ratio_low, ratio_high = (math.log(ratio) for ratio in augmentation.crop_ratio)
-    ratio = (ratio_low + draws[1] * (ratio_high - ratio_low)).exp()
-    width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
-    mirror = torch.where(draws[4] < 0.5, -1.0, 1.0) if augmentation.flip else torch.ones_like(width)
-    transform = images.new_zeros(batch, 2, 3)
-    transform[:, 0, 0], transform[:, 1, 1] = width * mirror, height
-    transform[:, 0, 2] = (2 * draws[2] - 1) * (1 - width)
-    transform[:, 1, 2] = (2 * draws[3] - 1) * (1 - height)
-    grid = F.affine_grid(transform, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    """Return random crops of float images `[B, 3, S, S]`, resized to the same size, half of them mirrored."""
+    draws = torch.rand(DRAWS, len(images), generator=generator, device=images.device)
+    crops = Crops(augmentation.crop_scale, augmentation.crop_ratio, augmentation.flip)
+    return augment.crop_and_flip(images, crops, draws=draws)
 
 
 def jitter_colours(images: Tensor, augmentation: Augmentation, *, generator: torch.Generator) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hjepa_eval.datasets.images import image_batches
 from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import DataError
-from hjepa_pretrain.randomness import step_generator
 
 
 def load_images(
@@ -58,6 +58,6 @@ class BatchOrder:
         """Return int64 `[batch_size]`, the images of a `step`."""
         epoch, batch = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._order = torch.randperm(self.num_images, generator=step_generator(self.seed, epoch, "order"))
+            self._order = torch.randperm(self.num_images, generator=seeded_generator(self.seed, epoch, "order"))
             self._epoch = epoch
         return self._order[batch * self.batch_size : (batch + 1) * self.batch_size]

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from hjepa_eval.encoders.weights import read_tensors
 from hjepa_eval.errors import CheckpointError
-from hjepa_eval.features.fingerprint import canonical_json
 
 _FILES = ("config.json", "encoder.safetensors", "trainer.safetensors")
 
@@ -133,15 +132,3 @@ def newest_checkpoint(run_dir: Path, *, say: Callable[[str], None]) -> Checkpoin
             say(f"{error}; trying the checkpoint before it")
     damaged = f"; all {len(found)} are damaged" if found else ""
     raise CheckpointError(f"{run_dir} has no checkpoint to go on from{damaged}; start again without --resume")
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Return where two nested JSON values differ, as `key: old -> new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found = []
-        for key in [*old, *(key for key in new if key not in old)]:
-            found += differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-        return found
-    if canonical_json(old) == canonical_json(new):
-        return []
-    return [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]

@@ -15,9 +15,9 @@ import torch
 
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.errors import TrainingError, first_few
-from hjepa_eval.features.fingerprint import hash_json
+from hjepa_eval.features.fingerprint import differences, hash_json
 from hjepa_pretrain.batches import load_images
-from hjepa_pretrain.checkpoint import Checkpoint, differences, folder, newest_checkpoint, save_checkpoint
+from hjepa_pretrain.checkpoint import Checkpoint, folder, newest_checkpoint, save_checkpoint
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.interrupts import interrupt_between_steps

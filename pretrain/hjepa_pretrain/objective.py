@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_pretrain import losses
 from hjepa_pretrain.config import GlobalSettings, TrainSettings
-from hjepa_pretrain.randomness import step_generator
 
 
 def training_loss(outputs: dict[str, Any], settings: TrainSettings, *, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -52,7 +52,7 @@ def whole_image_loss(
     if settings.covariance:
         terms["covariance"] = (settings.covariance, _mean([losses.covariance_penalty(view) for view in views]))
     if settings.sigreg:
-        generator = step_generator(seed, step, "sigreg", projections.device)
+        generator = seeded_generator(seed, step, "sigreg", projections.device)
         values = [losses.sigreg(view, generator=generator, slices=settings.sigreg_slices) for view in views]
         terms["sigreg"] = (settings.sigreg, _mean(values))
     total = projections.new_zeros(())

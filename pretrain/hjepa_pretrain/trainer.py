@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hjepa_eval.datasets.randomness import derive_seed, seeded_generator
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders.precision import resolve_device, resolve_precision
 from hjepa_eval.encoders.weights import load_strict
@@ -21,7 +22,6 @@ from hjepa_pretrain.models import create_hjepa_from_config
 from hjepa_pretrain.models.attention import use_plain_attention
 from hjepa_pretrain.objective import training_loss
 from hjepa_pretrain.optimizer import make_optimizer, moments, restore_moments
-from hjepa_pretrain.randomness import derive_seed, step_generator
 from hjepa_pretrain.schedules import learning_rate
 from hjepa_pretrain.views import Views, make_views, random_tokens
 
@@ -124,7 +124,7 @@ class Trainer:
         masks = self._sample_masks(len(views.context))
         context = None
         if views.second is not None:
-            generator = step_generator(self.settings.train.seed, self.step, "second view", self.device)
+            generator = seeded_generator(self.settings.train.seed, self.step, "second view", self.device)
             patches = self.geometry.num_patches
             context = random_tokens(len(views.context), patches, self.context_tokens, generator=generator)
         outputs: dict[str, Any] = self.model(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_eval.datasets.transform import Transform
 from hjepa_pretrain.augment import Augmentation, crop_and_flip, jitter_colours
 from hjepa_pretrain.config import DataSettings
-from hjepa_pretrain.randomness import step_generator
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def make_views(images: Tensor, settings: DataSettings, transform: Transform, *, 
         jitter=settings.jitter,
         gray_probability=settings.gray,
     )
-    generator = step_generator(seed, step, "augmentation", images.device)
+    generator = seeded_generator(seed, step, "augmentation", images.device)
     pixels = images.float() / 255
     cropped = crop_and_flip(pixels, augmentation, generator=generator)
     target = normalise(cropped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_rel
 
 from hjepa_eval.errors import ProbeError
 from hjepa_eval.metrics.paired import compare_correct, compare_values, holm, mcnemar
@@ -49,6 +49,26 @@ def test_compare_values__the_sign_follows_the_order() -> None:
     one, other = compare_values(better, base), compare_values(base, better)
     assert one.difference.low > 0 > other.difference.high
     assert (one.only_first, one.only_second) == (500, 0)
+
+
+def test_compare_values__the_p_value_is_the_paired_t_tests() -> None:
+    """Differences 1, 2, 3 and 6: mean 3, std sqrt(14 / 3), t = 3 / (std / 2) = 2.7775 with 3 degrees of freedom."""
+    base = np.array([0.0, 5.0, 1.0, 2.0])
+    found = compare_values(base + np.array([1, 2, 3, 6]), base)
+    assert found.p_value == pytest.approx(0.0691, abs=5e-5)
+    generator = np.random.default_rng(1)
+    for shift in (0.0, 0.02, 0.5):
+        one, two = generator.random(300) + shift, generator.random(300)
+        assert compare_values(one, two).p_value == pytest.approx(ttest_rel(one, two).pvalue, rel=1e-9)
+
+
+def test_compare_values__no_difference_and_a_single_pair_are_no_evidence() -> None:
+    assert compare_values([0.5, 0.7], [0.5, 0.7]).p_value == 1.0
+    assert compare_values([0.9], [0.1]).p_value == 1.0
+
+
+def test_compare_values__a_constant_difference_is_certain() -> None:
+    assert compare_values([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]).p_value == 0.0
 
 
 def test_holm__equals_the_textbook_example() -> None:

@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from hjepa_eval.errors import ProbeError
 from hjepa_eval.probes.lbfgs import minimise
-from hjepa_eval.probes.linear import fit_logistic, logistic_regression
+from hjepa_eval.probes.linear import logistic_regression
+from hjepa_eval.probes.logistic_path import fit_logistic
 from hjepa_eval.probes.samples import Samples
 from hjepa_eval.probes.softmax_loss import SoftmaxLoss
 

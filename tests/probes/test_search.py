@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import hjepa_eval.probes.search as search_module
+import hjepa_eval.probes.engines as engines_module
 from hjepa_eval.errors import ProbeError, UnknownNameError
 from hjepa_eval.probes.samples import Samples
 from hjepa_eval.probes.search import nearest
@@ -97,7 +97,7 @@ def test_nearest__distances_survive_a_large_common_offset(crowd) -> None:
 
 
 def test_nearest__without_faiss_torch_searches(crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "faiss_problem", lambda: "its library does not load")
+    monkeypatch.setattr(engines_module, "faiss_problem", lambda: "its library does not load")
     assert nearest(*crowd, k=5).backend == "torch"
     with pytest.raises(ProbeError, match="pip install faiss-cpu"):
         nearest(*crowd, k=5, backend="faiss")

@@ -10,10 +10,13 @@ import pytest
 from hjepa_eval.errors import ResultError
 from hjepa_eval.report.formats import FORMATS
 from hjepa_eval.report.plot import draw_levels, write_plot
+from hjepa_eval.report.statements import statements
 from hjepa_eval.report.table import build_table
 from hjepa_eval.results import (
     DatasetInfo,
     Extracted,
+    LevelChoice,
+    LevelComparison,
     LevelResult,
     ModelInfo,
     Record,
@@ -24,6 +27,8 @@ from hjepa_eval.results import (
     write_record,
 )
 
+USUAL = {"knn": "dino-knn", "linear": "logreg", "fewshot": "few-shot-prototype"}
+
 
 def record_of(
     probe: str = "knn",
@@ -33,6 +38,8 @@ def record_of(
     dataset: str = "digits",
     version: int = 1,
     note: str = "",
+    protocol: str = "",
+    **more: object,
 ) -> Record:
     parameters = {"k": 20} if probe == "knn" else {}
     levels = tuple(
@@ -60,7 +67,7 @@ def record_of(
     )
     return Record(
         probe=probe,
-        protocol=f"{probe}-protocol",
+        protocol=protocol or USUAL[probe],
         protocol_version=version,
         model=ModelInfo(name=model, weights="abcdef0123456789", identity={}),
         dataset=DatasetInfo(
@@ -73,6 +80,7 @@ def record_of(
         ),
         extraction=Extracted(readout="mean", precision="fp32", train_store="a", test_store="b", forward_images=0),
         levels=levels,
+        **more,
         provenance=make_provenance(seed=0, device="cpu", settings={"k": [20]}, seconds={"knn": 1.23456}),
     )
 
@@ -170,11 +178,87 @@ def test_report__names_are_never_interpreted() -> None:
 
 @pytest.mark.parametrize(
     ("other", "part"),
-    [({"dataset": "cifar10"}, "cannot mix datasets: digits"), ({"version": 2}, "cannot mix protocols of knn")],
+    [
+        ({"dataset": "cifar10"}, "cannot mix datasets: digits"),
+        ({"version": 2}, "cannot mix versions of a protocol: dino-knn version 1 and dino-knn version 2"),
+    ],
 )
 def test_table__refuses_records_that_do_not_belong_together(other: dict, part: str) -> None:
     with pytest.raises(ResultError, match=part):
         build_table([record_of(), record_of(**other)])
+
+
+def test_table__protocols_and_parameters_of_a_probe_have_columns_of_their_own() -> None:
+    records = [
+        record_of(parameters={"temperature": 0.07}),
+        record_of(parameters={"temperature": 0.1}),
+        record_of("linear"),
+        record_of("linear", protocol="ridge"),
+    ]
+    assert build_table(records).columns == (
+        "kNN k=20 (temperature 0.07)",
+        "kNN k=20 (temperature 0.1)",
+        "linear",
+        "linear ridge",
+    )
+
+
+def test_table__a_note_on_every_level_is_said_once() -> None:
+    assert build_table([record_of(note="clipped")]).notes == ("runs/demo, knn: clipped",)
+    part = record_of()
+    levels = (part.levels[0], part.levels[1].model_copy(update={"notes": ("odd",)}))
+    assert build_table([part.model_copy(update={"levels": levels})]).notes == ("runs/demo level 1, knn: odd",)
+
+
+def test_read_record__records_of_schema_1_stay_readable() -> None:
+    record = read_record(Path(__file__).parent / "records" / "schema_1_knn.json")
+    assert (record.schema_version, record.comparisons, record.choices, record.seeds) == (1, (), (), ())
+    assert build_table([record]).rows[0].cells[0].score.value == 0.238
+    new = record_of(values=(0.5,), parameters={**record.parameters, "index": "flat"})
+    same_data = new.model_copy(update={"dataset": record.dataset})
+    assert build_table([record, same_data]).columns == ("kNN k=20",), (
+        "what the old one does not name differs in nothing"
+    )
+
+
+def test_statements__name_the_choice_the_oracle_and_the_gain_of_joined_levels() -> None:
+    record = record_of("linear", values=(0.5, 0.75, 0.8))
+    joined = record.levels[2].model_copy(update={"fused": (0, 1), "name": "levels 0+1 joined"})
+    pairs = [(1, 0, 0.25), (2, 0, 0.3), (2, 1, 0.05)]
+    comparisons = tuple(
+        LevelComparison(
+            score="top1",
+            first=first,
+            second=second,
+            difference=gain,
+            low=gain - 0.02,
+            high=gain + 0.02,
+            interval="bootstrap 95%",
+            test="McNemar exact",
+            p_value=1e-9,
+            p_holm=0.034,
+        )
+        for first, second, gain in pairs
+    )
+    choice = LevelChoice(
+        score="top1", rule="a tenth", held_out={0: 0.6, 1: 0.5}, level=0, value=0.5, oracle=1, oracle_value=0.75
+    )
+    record = record.model_copy(
+        update={"levels": (*record.levels[:2], joined), "comparisons": comparisons, "choices": (choice,)}
+    )
+    assert statements([record]) == [
+        "linear: level 0 is chosen without the test set (a tenth) and reaches 50.0; "
+        "the best on test is level 1 with 75.0",
+        "linear: all levels joined minus level 0 +30.0 [+28.0 to +32.0], McNemar exact p < 0.0001, Holm = 0.034",
+        "linear: level 1 minus level 0 +25.0 [+23.0 to +27.0], McNemar exact p < 0.0001, Holm = 0.034",
+    ]
+    table = build_table([record])
+    assert [row.label for row in table.rows] == ["0", "1", "+"]
+    assert [row.cells[0].best for row in table.rows] == [False, True, False], "joined levels are no level"
+    text = FORMATS["md"]([record])
+    assert text.count("McNemar exact") == 5
+    assert "level 1 - level 0 | +25.0 | +23.0 to +27.0" in text
+    draw_levels([record])
 
 
 def test_markdown__escapes_names_and_shows_intervals() -> None:

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
+from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_eval.errors import ConfigError
 from hjepa_pretrain.masks.indices import Masks, pick
 from hjepa_pretrain.masks.statistics import mask_statistics
-from hjepa_pretrain.randomness import step_generator
 
 
 def block_sizes(grid: tuple[int, int], scale: tuple[float, float], aspect: tuple[float, float]) -> Tensor:
@@ -104,7 +104,7 @@ class MultiBlockMaskGenerator:
         """
         step = self.step if step is None else step
         self.step = step + 1
-        generator = step_generator(self.seed, step, "masks", device)
+        generator = seeded_generator(self.seed, step, "masks", device)
         targets = self._target_blocks(batch_size, generator)
         box = self._context_block(batch_size, generator).flatten(1)
         free = ~targets.flatten(2).any(dim=1)
@@ -134,7 +134,7 @@ class MultiBlockMaskGenerator:
             raise ConfigError(f"{context_tokens} context tokens are not certain with min_keep {self.min_keep}")
         context_mask, target_masks = self(batch_size, device, step=step)
         union = target_masks.any(dim=1)
-        generator = step_generator(self.seed, step, "tokens", device)
+        generator = seeded_generator(self.seed, step, "tokens", device)
         context, _ = pick(context_mask, context_tokens, generator=generator)
         targets, valid = pick(union, target_tokens, generator=generator)
         return Masks(context, targets, valid, union)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hjepa_eval.config import build, merge
+from hjepa_eval.datasets.randomness import derive_seed
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.geometry import encoder_arguments, resolve_geometry
@@ -15,7 +16,6 @@ from hjepa_pretrain.models.encoders import ContextEncoder
 from hjepa_pretrain.models.hjepa import HJEPA
 from hjepa_pretrain.models.predictor import Predictor
 from hjepa_pretrain.models.projector import Projector
-from hjepa_pretrain.randomness import derive_seed
 from hjepa_pretrain.schedules import EmaSchedule
 
 

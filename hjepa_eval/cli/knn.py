@@ -1,0 +1,108 @@
+"""`hjepa knn`: nearest neighbours at every level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hjepa_eval.cli.options import settings_command
+from hjepa_eval.cli.settings import KnnSettings
+
+if TYPE_CHECKING:
+    from hjepa_eval.analysis.levels import Outcomes
+    from hjepa_eval.cli.measure import Plan
+    from hjepa_eval.probes.knn_protocols import KnnProtocol
+
+HEADLINE_K = 20
+
+
+def _arguments(settings: KnnSettings, protocol: KnnProtocol) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the protocol's arguments with the user's changes, and those changes as deviations."""
+    published: dict[str, Any] = {**protocol.arguments()}
+    wanted: dict[str, Any] = {"ks": settings.k, "temperature": settings.temperature, "metric": settings.metric}
+    if settings.metric == "euclidean" and protocol.weighting == "exponential":
+        wanted["weighting"] = "inverse"  # As solo-learn does: exp(-d^2 / T) would depend on the features' scale.
+    changes = {name: value for name, value in wanted.items() if value is not None and value != published[name]}
+    said = (f"{name} {_spell(value)} instead of {_spell(published[name])}" for name, value in changes.items())
+    return {**published, **changes}, tuple(said)
+
+
+def _spell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def plan_knn(settings: KnnSettings) -> Plan:
+    """Return kNN as the settings ask for it; the headline is k = 20, fixed beforehand and so no choice on test."""
+    from hjepa_eval.cli.findings import Finding, make_score, superclass_finding
+    from hjepa_eval.cli.level_rows import LevelRow
+    from hjepa_eval.cli.measure import Plan
+    from hjepa_eval.probes.holdout import stratified_holdout
+    from hjepa_eval.probes.knn import knn
+    from hjepa_eval.probes.knn_protocols import knn_protocol
+
+    protocol = knn_protocol(settings.knn_protocol)
+    arguments, changes = _arguments(settings, protocol)
+
+    def run(row: LevelRow, seed: int, choosing: bool) -> Finding:
+        train = row.stream("train")
+        test = None if settings.leave_one_out else row.samples("test")
+        common: dict[str, Any] = {
+            **arguments,
+            "num_classes": len(row.class_names),
+            "class_names": row.class_names,
+            "backend": settings.backend,
+            "device": row.features.device,
+        }
+        found = knn(train, test, leave_one_out=settings.leave_one_out, index=settings.index, **common)
+        labels = train.labels if test is None else test.labels
+        best = min(found.scores, key=lambda k: (abs(k - HEADLINE_K), k))
+        scores = [make_score("top1", found.scores[k], headline=k == best, k=k) for k in found.scores]
+        scores += [make_score("top5", found.top5[k], k=k) for k in found.top5]
+        key = next(score.key for score in scores if score.headline)
+        guess = found.predictions[best]
+        outcomes: dict[str, Outcomes] = {key: guess == labels}
+        held_out: dict[str, float] = {}
+        superclass = row.superclass(settings.superclasses)
+        if superclass is not None:
+            score, right = superclass_finding(guess, labels, superclass, k=best)
+            scores.append(score)
+            outcomes[score.key] = right
+        if choosing and not settings.leave_one_out:
+            held = stratified_holdout(train.labels, seed=seed)[1]
+            inside = knn(train, leave_one_out=held, **{**common, "ks": (best,)})
+            held_out[key] = next(iter(inside.scores.values())).value
+        chosen = {"backend": found.backend}
+        return Finding(tuple(scores), outcomes, {key: guess}, held_out, chosen, notes=found.notes)
+
+    parameters = {
+        "k": list(arguments["ks"]),
+        "temperature": arguments["temperature"],
+        "metric": arguments["metric"],
+        "weighting": arguments["weighting"],
+        "index": settings.index,
+        "leave_one_out": settings.leave_one_out,
+    }
+    return Plan(
+        probe="knn",
+        protocol=f"{protocol.name}-knn",
+        parameters=parameters,
+        deviations=(*protocol.deviations, *changes),
+        rule="a stratified tenth of train, each image classified by the rest of train",
+        run=run,
+        split="train" if settings.leave_one_out else "test",
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @settings_command(app, "knn", KnnSettings)
+    def knn(settings: KnnSettings) -> None:
+        """Nearest neighbours at every level.
+
+        FAISS exact search, cosine, DINO's weighting; all k from one search.
+        """
+        from hjepa_eval.cli.probe_run import run_probe
+
+        run_probe(settings, plan_knn)

@@ -1,0 +1,109 @@
+"""What a probe is run on: one level, or all levels joined, of both splits, read from the stores when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hjepa_eval.cli.workflow import Features
+from hjepa_eval.datasets.superclasses import read_superclasses, superclasses_for
+from hjepa_eval.features.joined import JoinedFeatures, root_mean_square_norm
+from hjepa_eval.features.store import FeatureStore
+from hjepa_eval.features.stream import StoredFeatures
+from hjepa_eval.probes.bank import Bank
+from hjepa_eval.probes.samples import Samples, StreamedSamples
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """One row of the table.
+
+    Attributes:
+        features: the stores.
+        level: its number; levels joined have the number after the last.
+        name: what it reads.
+        width: numbers per image.
+        tokens: tokens per image at the encoder's output.
+        parts: the levels that it consists of: itself, or all of them.
+        scales: what each part is divided by; empty for a single level.
+    """
+
+    features: Features
+    level: int
+    name: str
+    width: int
+    tokens: int
+    parts: tuple[int, ...]
+    scales: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def fused(self) -> tuple[int, ...]:
+        """The levels joined here; empty for a single level."""
+        return self.parts if self.scales else ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each label."""
+        return self.features.class_names
+
+    def stream(self, split: str) -> StreamedSamples:
+        """Return features and labels of a split, read block by block."""
+        extraction = self.features.splits[split]
+        store, limit = extraction.store, extraction.limit
+        return StreamedSamples(self._read(store, limit), store.labels(limit=limit))
+
+    def samples(self, split: str) -> Samples:
+        """Return features and labels of a split in memory."""
+        streamed = self.stream(split)
+        return Samples(_whole(streamed.features), streamed.labels)
+
+    def train_views(self) -> list[NDArray[np.float32]]:
+        """Return the train features of every augmented view, rows as in `samples("train")`; none without --views."""
+        return [_whole(self._read(view.store, view.limit)) for view in self.features.views]
+
+    def _read(self, store: FeatureStore, limit: int) -> StoredFeatures | JoinedFeatures:
+        parts = [store.stream(level, limit=limit) for level in self.parts]
+        return JoinedFeatures(parts, self.scales) if self.scales else parts[0]
+
+    def superclass(self, file: Path | None) -> NDArray[np.int64] | None:
+        """Return the superclass of each class, int64 [C], from a JSON file or as the dataset's authors defined them.
+
+        Raises:
+            DataError: the file does not fit the classes.
+        """
+        name = self.features.splits["train"].store.manifest.dataset
+        found = read_superclasses(file, self.class_names) if file else superclasses_for(name, self.class_names)
+        return None if found is None else found.of_class
+
+    def index(self, split: str) -> NDArray[np.int64]:
+        """Return each sample's place in the dataset's order, int64 [N]."""
+        extraction = self.features.splits[split]
+        return extraction.store.index(limit=extraction.limit)
+
+
+def _whole(bank: Bank) -> NDArray[np.float32]:
+    return next(bank.blocks(max(1, bank.shape[0])))
+
+
+def level_rows(features: Features, *, fuse: bool) -> list[LevelRow]:
+    """Return a row per level asked for, and with `fuse` one more with all of them joined.
+
+    Before they are joined each level is divided by the root mean square norm of its train features (one number per
+    level), so that none weighs more only because its numbers are larger.
+    """
+    rows = [
+        LevelRow(features, level.index, level.name, level.width, level.tokens, (level.index,))
+        for level in features.levels
+    ]
+    if not fuse or len(rows) < 2:
+        return rows
+    train = features.splits["train"]
+    scales = tuple(root_mean_square_norm(train.store.stream(row.level, limit=train.limit)) for row in rows)
+    parts = tuple(row.level for row in rows)
+    named = "+".join(map(str, parts))
+    last = max(level.index for level in features.splits["train"].store.manifest.levels)
+    width, tokens = sum(row.width for row in rows), sum(row.tokens for row in rows)
+    return [*rows, LevelRow(features, last + 1, f"levels {named} joined", width, tokens, parts, scales)]

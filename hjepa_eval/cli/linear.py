@@ -1,0 +1,139 @@
+"""`hjepa linear`: a linear classifier at every level, under a named protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hjepa_eval.cli.options import settings_command
+from hjepa_eval.cli.settings import LinearSettings
+from hjepa_eval.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hjepa_eval.cli.level_rows import LevelRow
+    from hjepa_eval.cli.measure import Plan
+    from hjepa_eval.probes.linear import LinearResult
+    from hjepa_eval.probes.linear_protocols import LinearProtocol
+    from hjepa_eval.probes.ridge import RidgeResult
+    from hjepa_eval.probes.sgd_probe import SgdResult
+
+_RULES = {
+    "logistic": "a stratified tenth of train, after a fit to the rest",
+    "sgd": "a stratified tenth of train, after training on the rest",
+    "ridge": "leave-one-out accuracy on train",
+}
+
+
+def _fit(
+    row: LevelRow, seed: int, protocol: LinearProtocol, settings: LinearSettings
+) -> LinearResult | RidgeResult | SgdResult:
+    from hjepa_eval.probes.linear import logistic_regression
+    from hjepa_eval.probes.ridge import ridge_regression
+    from hjepa_eval.probes.sgd_probe import sgd_probe
+
+    train, test = row.samples("train"), row.samples("test")
+    common: dict[str, Any] = {"num_classes": len(row.class_names), "class_names": row.class_names}
+    if protocol.solver == "ridge":
+        return ridge_regression(train, test, **common)
+    if protocol.solver == "sgd":
+        return sgd_probe(train, test, protocol=protocol, train_views=row.train_views() or None, seed=seed, **common)
+    cs = settings.c if settings.c is not None else protocol.cs
+    return logistic_regression(train, test, cs=cs, search=protocol.search, seed=seed, **common)
+
+
+def _chosen(found: LinearResult | RidgeResult | SgdResult) -> tuple[dict[str, Any], float | None]:
+    """Return what was chosen, with all that was tried, and the held-out score of the choice."""
+    from hjepa_eval.probes.ridge import RidgeResult
+    from hjepa_eval.probes.sgd_probe import SgdResult
+
+    if isinstance(found, RidgeResult):
+        tried = {f"{penalty:g}": value for penalty, value in found.val_scores.items()}
+        return {"penalty": found.penalty, "left_out_accuracy": tried}, found.val_scores[found.penalty]
+    if isinstance(found, SgdResult):
+        return {**found.chosen, "held_out_accuracy": found.val_scores}, found.val_score
+    tried = {f"{c:g}": value for c, value in found.val_scores.items()}
+    return {"C": found.c, "held_out_accuracy": tried, "iterations": found.iterations}, found.val_score
+
+
+def _calibration(found: LinearResult | RidgeResult | SgdResult, labels: NDArray[np.int64]) -> dict[str, float]:
+    """Return the expected calibration error on test before and after a temperature fitted on held-out train images."""
+    from hjepa_eval.metrics.calibration import expected_calibration_error, fit_temperature, softmax
+    from hjepa_eval.probes.ridge import RidgeResult
+
+    if isinstance(found, RidgeResult) or found.val_logits is None or found.val_labels is None:
+        return {}  # Ridge has no probabilities; without held-out images no temperature can be fitted honestly.
+    temperature = fit_temperature(found.val_logits, found.val_labels)
+    return {
+        "ece": expected_calibration_error(softmax(found.logits), labels),
+        "ece_scaled": expected_calibration_error(softmax(found.logits, temperature), labels),
+        "temperature": temperature,
+    }
+
+
+def plan_linear(settings: LinearSettings) -> Plan:
+    """Return the linear probe as the settings ask for it.
+
+    Raises:
+        ConfigError: C or views are given to a protocol that has no use for them.
+        UnknownNameError: there is no such protocol.
+    """
+    from hjepa_eval.cli.findings import Finding, make_score, superclass_finding
+    from hjepa_eval.cli.measure import Plan
+    from hjepa_eval.probes.linear_protocols import linear_protocol
+
+    protocol = linear_protocol(settings.linear_protocol)
+    if settings.c is not None and protocol.name != "logreg":
+        raise ConfigError(f"--c is for the protocol logreg; {protocol.name} has its own choice, leave --c out")
+    if settings.views and protocol.solver != "sgd":
+        trained = "dinov2-linear-cached, mae-linprobe-cached or ijepa-linear-cached"
+        raise ConfigError(f"--views is for protocols that train by SGD; {protocol.name} does not, take {trained}")
+
+    def run(row: LevelRow, seed: int, choosing: bool) -> Finding:
+        found = _fit(row, seed, protocol, settings)
+        labels = row.stream("test").labels
+        scores = [make_score("top1", found.score, headline=True), make_score("top5", found.top5)]
+        outcomes = {"top1": found.predictions == labels}
+        superclass = row.superclass(settings.superclasses)
+        if superclass is not None:
+            score, right = superclass_finding(found.predictions, labels, superclass)
+            scores.append(score)
+            outcomes[score.key] = right
+        chosen, held_out = _chosen(found)
+        return Finding(
+            scores=tuple(scores),
+            outcomes=outcomes,
+            predictions={"top1": found.predictions},
+            held_out={} if held_out is None else {"top1": held_out},
+            chosen=chosen,
+            calibration=_calibration(found, labels),
+            notes=found.notes,
+        )
+
+    return Plan(
+        probe="linear",
+        protocol=protocol.name,
+        parameters={"c": None if settings.c is None else list(settings.c), "views": settings.views},
+        deviations=protocol.deviations,
+        rule=_RULES[protocol.solver],
+        run=run,
+        together=True,
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @settings_command(app, "linear", LinearSettings)
+    def linear(settings: LinearSettings) -> None:
+        """A linear classifier at every level.
+
+        Logistic regression unless --protocol says otherwise. What is tuned is chosen on a held-out part of train, then
+        all of train is fitted; test is touched once.
+        """
+        from hjepa_eval.cli.probe_run import run_probe
+
+        run_probe(settings, plan_linear)

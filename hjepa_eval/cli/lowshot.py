@@ -1,0 +1,140 @@
+"""`hjepa lowshot`: what each level allows with few labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hjepa_eval.cli.options import settings_command
+from hjepa_eval.cli.settings import LowShotSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hjepa_eval.analysis.levels import Outcomes
+    from hjepa_eval.cli.level_rows import LevelRow
+    from hjepa_eval.cli.measure import Plan
+
+    # What is drawn, as a heading, and the rows of train of each draw.
+    Subsets = tuple[str, list[NDArray[np.int64]]]
+
+DEFAULT_FRACTIONS = (0.01, 0.1)
+
+
+def _subsets(row: LevelRow, settings: LowShotSettings, seed: int) -> Iterator[Subsets]:
+    """Yield every size asked for with its draws; an official list is one draw."""
+    from hjepa_eval.probes.low_shot import draw_subset
+
+    labels = row.stream("train").labels
+    sizes: list[tuple[str, float | None, int | None]] = [
+        (f"{100 * fraction:g} % labels", fraction, None) for fraction in settings.fraction
+    ]
+    sizes += [(f"{count} per class", None, count) for count in settings.per_class]
+    if settings.image_list is not None:
+        yield _listed(row, settings)
+    elif not sizes:
+        sizes = [(f"{100 * fraction:g} % labels", fraction, None) for fraction in DEFAULT_FRACTIONS]
+    for name, fraction, count in sizes:
+        draws = [
+            draw_subset(
+                labels,
+                fraction=fraction,
+                per_class=count,
+                num_classes=len(row.class_names),
+                seed=seed * settings.draws + draw,
+                class_names=row.class_names,
+            )
+            for draw in range(settings.draws)
+        ]
+        yield name, draws
+
+
+def _listed(row: LevelRow, settings: LowShotSettings) -> Subsets:
+    """Return the rows of train that an official list names.
+
+    Raises:
+        DataError: the list does not fit the images, or some of them were not extracted.
+    """
+    import numpy as np
+
+    from hjepa_eval.cli.workflow import load_split
+    from hjepa_eval.datasets.image_lists import indices_of, read_image_list
+    from hjepa_eval.errors import DataError
+
+    assert settings.image_list is not None
+    listed = read_image_list(settings.image_list)
+    wanted = indices_of(load_split(settings, "train"), listed.names)
+    stored = row.index("train")
+    found = np.isin(wanted, stored)
+    if not found.all():
+        raise DataError(
+            f"{int((~found).sum())} of the {len(wanted)} images in {settings.image_list} are not among the "
+            f"{len(stored)} extracted ones; leave out --max-samples"
+        )
+    return f"{listed.file} {listed.sha256[:8]}", [np.searchsorted(stored, wanted)]
+
+
+def plan_low_shot(settings: LowShotSettings) -> Plan:
+    """Return the low-shot probe as the settings ask for it, the same draws for every level and model."""
+    import numpy as np
+
+    from hjepa_eval.cli.findings import Finding, make_score
+    from hjepa_eval.cli.measure import Plan
+    from hjepa_eval.probes.low_shot import low_shot
+    from hjepa_eval.probes.low_shot_protocols import low_shot_protocol
+
+    protocol = low_shot_protocol(settings.low_shot_protocol)
+
+    def run(row: LevelRow, seed: int, choosing: bool) -> Finding:
+        train, test = row.samples("train"), row.samples("test")
+        scores, notes = [], list[str]()
+        outcomes: dict[str, Outcomes] = {}
+        predictions: dict[str, NDArray[np.int64]] = {}
+        chosen: dict[str, Any] = {}
+        for name, draws in _subsets(row, settings, seed):
+            found = low_shot(
+                train,
+                test,
+                num_classes=len(row.class_names),
+                subsets=draws,
+                seed=seed,
+                class_names=row.class_names,
+                **protocol.arguments(),
+            )
+            many = len(draws) > 1
+            score = make_score("top1", found.score.interval, headline=True, labels=name)
+            scores.append(
+                score.model_copy(update={"values": found.score.values, "std": found.score.std}) if many else score
+            )
+            right = [guess == test.labels for guess in found.predictions]
+            outcomes[score.key] = np.mean(right, axis=0) if many else right[0]
+            predictions |= {f"{score.key} draw={draw}": guess for draw, guess in enumerate(found.predictions)}
+            chosen[name] = {"train images": list(found.sizes), found.parameter: list(found.chosen)}
+            notes += [f"{name}: {note}" for note in found.notes]
+        return Finding(tuple(scores), outcomes, predictions, chosen=chosen, notes=tuple(dict.fromkeys(notes)))
+
+    parameters = {
+        "fraction": list(settings.fraction),
+        "per_class": list(settings.per_class),
+        "list": settings.image_list.name if settings.image_list else None,
+        "draws": settings.draws,
+    }
+    return Plan("lowshot", protocol.name, parameters, protocol.deviations, "", run)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @settings_command(app, "lowshot", LowShotSettings)
+    def lowshot(settings: LowShotSettings) -> None:
+        """Few labels at every level.
+
+        A classifier sees a part of the train labels (1 % and 10 % when nothing is said) and is tested on all of test;
+        several draws, the same for every level.
+        """
+        from hjepa_eval.cli.probe_run import run_probe
+
+        run_probe(settings, plan_low_shot)

@@ -1,0 +1,52 @@
+"""From a probe's settings to its printed table and written record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from hjepa_eval.cli.console import Talk, print_json
+from hjepa_eval.cli.measure import Plan, measure
+from hjepa_eval.cli.settings import OutputSettings, ProbeSettings
+from hjepa_eval.cli.workflow import Features, collect_features, resolve
+from hjepa_eval.report.formats import terminal
+from hjepa_eval.results import Record, check_folder
+
+SettingsT = TypeVar("SettingsT", bound=ProbeSettings)
+
+
+def show(records: Sequence[Record], settings: OutputSettings) -> None:
+    """Print the table, or the records themselves with `--json`."""
+    if settings.as_json:
+        print_json([record.model_dump(mode="json") for record in records])
+    else:
+        print(terminal(records), end="")
+
+
+def prepare(settings: SettingsT, talk: Talk) -> SettingsT:
+    """Check that results can be written, fill in every default, and say which model is taken when none was named."""
+    check_folder(settings.out)
+    resolved = resolve(settings)
+    if settings.model is None:
+        talk.note(f"--model {resolved.model}, the newest finished run")
+    return resolved
+
+
+def collect_seeds(settings: ProbeSettings, talk: Talk, *, repair: bool = False) -> dict[int, Features]:
+    """Return the features for every seed; only untrained weights and augmented views differ from seed to seed."""
+    seeds = settings.all_seeds
+    differing = str(settings.model).startswith("random:") or getattr(settings, "views", 0) > 0
+    found = {}
+    for seed in seeds if differing else seeds[:1]:
+        found[seed] = collect_features(settings.model_copy(update={"seed": seed}), talk, repair=repair)
+    return found if differing else dict.fromkeys(seeds, found[seeds[0]])
+
+
+def run_probe(settings: SettingsT, plan: Callable[[SettingsT], Plan]) -> None:
+    """Run one probe on one encoder: print what it found, then write the record."""
+    talk = Talk(quiet=settings.quiet)
+    resolved = prepare(settings, talk)
+    planned = plan(resolved)  # An unknown protocol ends here, before any work.
+    measured = measure(planned, collect_seeds(resolved, talk), resolved, talk)
+    show([measured.record], settings)
+    talk.note(f"written: {measured.write(settings.out, predictions=settings.predictions)}")

@@ -1,0 +1,156 @@
+"""Two models, probe by probe and level by level, on the same test samples: paired tests from their records."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hjepa_eval.analysis.levels import compare, with_holm
+from hjepa_eval.analysis.outcomes import SampleOutcomes, read_outcomes
+from hjepa_eval.errors import ResultError, first_few
+from hjepa_eval.report.columns import column_names
+from hjepa_eval.results import Record
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """One paired comparison: the first model at a level minus the second model at a level.
+
+    Attributes:
+        probe: as headed in tables.
+        why: `chosen levels`, or `level 2` where both have one.
+        levels: of the first and of the second model.
+        values: score of the first and of the second.
+        difference: first minus second.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        test: which test the p-values are of.
+        p_value: of no difference.
+        p_holm: adjusted for all comparisons of this list.
+    """
+
+    probe: str
+    why: str
+    levels: tuple[int, int]
+    values: tuple[float, float]
+    difference: float
+    low: float
+    high: float
+    test: str
+    p_value: float
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class Located:
+    """A record and the folder it was read from."""
+
+    record: Record
+    folder: Path
+
+    def samples(self) -> SampleOutcomes:
+        """Return the per-sample outcomes that were written beside the record.
+
+        Raises:
+            ResultError: there are none, or the file is not the one that was written.
+        """
+        record = self.record
+        where = f"{record.model.name}, {record.probe}"
+        if record.predictions is None:
+            raise ResultError(
+                f"{where}: the record has no per-sample outcomes; run that probe again with --predictions"
+            )
+        path = self.folder / record.predictions.file
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != record.predictions.sha256:
+            raise ResultError(f"{path} is not the file that was written with its record; run that probe again")
+        return read_outcomes(path)
+
+
+def compare_models(first: Sequence[Located], second: Sequence[Located]) -> list[ModelPair]:
+    """Return every comparison of two models' records that share images, probe, protocol and parameters.
+
+    Raises:
+        ResultError: no two records fit together, outcomes are missing, or the samples differ.
+    """
+    raw = []
+    for one in first:
+        for other in second:
+            if _fits(one.record, other.record):
+                raw += list(_pairs(one, other))
+    if not raw:
+        raise ResultError(f"nothing to compare: {_mismatch(first, second)}")
+    tested = with_holm([(*pair.levels, *compared) for pair, compared in raw])
+    return [
+        ModelPair(**{**vars(pair), "p_value": test.comparison.p_value, "p_holm": test.p_holm})
+        for (pair, _), test in zip(raw, tested, strict=True)
+    ]
+
+
+def _fits(one: Record, other: Record) -> bool:
+    same = one.dataset.key == other.dataset.key and one.parameters == other.parameters
+    seeds = (one.seeds or (one.provenance.seed,)) == (other.seeds or (other.provenance.seed,))
+    kinds = (one.probe, one.protocol, one.protocol_version) == (other.probe, other.protocol, other.protocol_version)
+    return same and kinds and seeds
+
+
+def _mismatch(first: Sequence[Located], second: Sequence[Located]) -> str:
+    """Return why no record of one model has a partner."""
+
+    def name(located: Located) -> str:
+        record = located.record
+        data = f"{record.dataset.name} ({record.dataset.train_images:,}/{record.dataset.test_images:,} images)"
+        return f"{record.protocol} on {data}, seed {record.provenance.seed}"
+
+    return (
+        f"the first has {first_few(map(name, first))}; the second {first_few(map(name, second))}; "
+        "images, protocol, parameters and seed must be the same"
+    )
+
+
+def _pairs(one: Located, other: Located) -> Iterator[tuple[ModelPair, tuple]]:
+    samples = one.samples(), other.samples()
+    if not all(np.array_equal(*arrays) for arrays in zip(*((s.index, s.labels) for s in samples), strict=True)):
+        raise ResultError(
+            f"{one.record.model.name} and {other.record.model.name} were tested on other samples, or in another order; "
+            "run both probes again with the same --max-samples and --on-bad-image"
+        )
+    heading = column_names([one.record])
+    for score in one.record.levels[0].scores:
+        if not score.headline:
+            continue
+        for why, levels in _levels(one.record, other.record, score.key):
+            outcomes = [s.outcomes[level, score.key] for s, level in zip(samples, levels, strict=True)]
+            comparison, test = compare(*outcomes)
+            difference = comparison.difference
+            values = (float(np.mean(outcomes[0])), float(np.mean(outcomes[1])))
+            pair = ModelPair(
+                probe=heading(one.record, score),
+                why=why,
+                levels=levels,
+                values=values,
+                difference=difference.value,
+                low=difference.low,
+                high=difference.high,
+                test=test,
+                p_value=comparison.p_value,
+                p_holm=comparison.p_value,
+            )
+            yield pair, (comparison, test)
+
+
+def _levels(one: Record, other: Record, key: str) -> Iterator[tuple[str, tuple[int, int]]]:
+    chosen = [next((choice.level for choice in record.choices if choice.score == key), None) for record in (one, other)]
+    single = [[level.level for level in record.levels if not level.fused] for record in (one, other)]
+    # A model of one level has nothing to choose.
+    picked = [
+        level if level is not None else levels[0] if len(levels) == 1 else None
+        for level, levels in zip(chosen, single, strict=True)
+    ]
+    if picked[0] is not None and picked[1] is not None:
+        yield "chosen levels", (picked[0], picked[1])
+    for level in sorted(set(single[0]) & set(single[1])):
+        yield f"level {level}", (level, level)

@@ -1,0 +1,126 @@
+"""What the paired tests say, in sentences: which level was chosen without the test set, and how far levels differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from hjepa_eval.report.columns import column_names
+from hjepa_eval.results import LevelChoice, LevelComparison, Record, Score
+
+Heading = Callable[[Record, Score], str]
+
+
+def statements(records: Sequence[Record]) -> list[str]:
+    """Return the sentences about every headline score of several levels."""
+    heading = column_names(records)
+    several = len({record.model.name for record in records}) > 1
+    return [
+        f"{record.model.name}, {sentence}" if several else sentence
+        for record in records
+        for sentence in _of_record(record, heading)
+    ]
+
+
+def compared_table(records: Sequence[Record]) -> list[list[str]]:
+    """Return rows of text, the first the header: every paired comparison of every record."""
+    heading = column_names(records)
+    rows = [["model", "probe", "levels", "difference", "95 % interval", "test", "p", "p (Holm)"]]
+    for record in records:
+        for pair in record.comparisons:
+            rows.append(
+                [
+                    record.model.name,
+                    _heading_of(record, pair.score, heading),
+                    f"{_level(record, pair.first)} - {_level(record, pair.second)}",
+                    _points(pair.difference),
+                    f"{_points(pair.low)} to {_points(pair.high)}",
+                    pair.test,
+                    p_text(pair.p_value),
+                    p_text(pair.p_holm),
+                ]
+            )
+    return rows
+
+
+def p_text(p: float) -> str:
+    """Return a p-value with two digits, tiny ones as a bound."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def _of_record(record: Record, heading: Heading) -> Iterator[str]:
+    choices = {choice.score: choice for choice in record.choices}
+    for key in dict.fromkeys(pair.score for pair in record.comparisons):
+        pairs = [pair for pair in record.comparisons if pair.score == key]
+        place = _heading_of(record, key, heading)
+        choice = choices.get(key)
+        if choice is not None:
+            yield f"{place}: {_chosen(choice)}"
+        best = choice.level if choice is not None else _best(record, key)
+        shown = [pair for pair in pairs if _is_joined(record, pair.first) and pair.second == best]
+        rival = _rival(record, key, best)
+        shown += [pair for pair in pairs if rival is not None and {pair.first, pair.second} == {best, rival}]
+        for pair in shown:
+            yield f"{place}: {_compared(record, pair)}"
+    calibrated = [level for level in record.levels if level.calibration]
+    if calibrated:
+        each = [
+            f"{_level(record, level.level)} {_percent(level.calibration['ece'])} and "
+            f"{_percent(level.calibration['ece_scaled'])} (T = {level.calibration['temperature']:.2f})"
+            for level in calibrated
+        ]
+        yield f"{record.probe}: calibration error before and after temperature scaling: {'; '.join(each)}"
+
+
+def _chosen(choice: LevelChoice) -> str:
+    text = f"level {choice.level} is chosen without the test set ({choice.rule}) and reaches {_percent(choice.value)}"
+    if choice.oracle == choice.level:
+        return f"{text}, the best on test"
+    return f"{text}; the best on test is level {choice.oracle} with {_percent(choice.oracle_value)}"
+
+
+def _compared(record: Record, pair: LevelComparison) -> str:
+    what = f"{_level(record, pair.first)} minus {_level(record, pair.second)}"
+    span = f"{_points(pair.low)} to {_points(pair.high)}"
+    return f"{what} {_points(pair.difference)} [{span}], {pair.test} p {_equals(pair.p_value)}, Holm {_equals(pair.p_holm)}"
+
+
+def _equals(p: float) -> str:
+    text = p_text(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _best(record: Record, key: str) -> int:
+    singles = {level: value for level, value in _values(record, key).items() if not _is_joined(record, level)}
+    return max(singles, key=lambda level: singles[level])
+
+
+def _rival(record: Record, key: str, best: int) -> int | None:
+    """Return the best of the other levels on test; None if there is none."""
+    others = {
+        level: value for level, value in _values(record, key).items() if level != best and not _is_joined(record, level)
+    }
+    return max(others, key=lambda level: others[level]) if others else None
+
+
+def _values(record: Record, key: str) -> dict[int, float]:
+    return {level.level: score.value for level in record.levels for score in level.scores if score.key == key}
+
+
+def _heading_of(record: Record, key: str, heading: Heading) -> str:
+    return next(heading(record, score) for level in record.levels for score in level.scores if score.key == key)
+
+
+def _is_joined(record: Record, number: int) -> bool:
+    return any(level.level == number and level.fused for level in record.levels)
+
+
+def _level(record: Record, number: int) -> str:
+    return "all levels joined" if _is_joined(record, number) else f"level {number}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
