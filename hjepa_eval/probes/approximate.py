@@ -3,7 +3,7 @@
 Source: Jegou et al. 2011 (IVF, product quantisation) and Malkov and Yashunin, arXiv:1603.09320 (HNSW), by FAISS; sizes
 after its guidelines: 4 sqrt(N) lists, at least 39 training rows for each centroid, M = 32 links.
 
-`ivf` and `hnsw` hold the bank in memory, `ivfpq` D / 4 bytes a row. All are trained with a fixed seed; `hnsw` is built
+`ivf` and `hnsw` hold the bank in memory, `ivfpq` D / 8 bytes a row. All are trained with a fixed seed; `hnsw` is built
 by several threads, and which finishes first moves its recall a little from run to run.
 """
 
@@ -84,7 +84,7 @@ def build_search(
 
     Args:
         kind: `ivf` probes the nearest 1/16 of 4 sqrt(N) lists; `hnsw` follows a graph of 32 links a row; `ivfpq` is an
-            `ivf` of one byte for every 4 dimensions, whose candidates, four times `count`, are compared again.
+            `ivf` of one byte for every 8 dimensions, whose candidates, four times `count`, are compared again.
         bank: what is searched; its rows are read again for the candidates.
         space: of the metric.
         count: how many neighbours will be asked for.
@@ -118,6 +118,7 @@ def build_search(
         index.cp.seed = _SEED
         if kind == "ivfpq":
             index.pq.cp.seed = _SEED
+            index.pq.cp.max_points_per_centroid = _ROWS_PER_CENTROID
         index.train(_sample(bank, space, _ROWS_PER_CENTROID * max(lists, _PQ_CENTROIDS * (kind == "ivfpq"))))
     for _, block in numbered_blocks(bank, rows_per_block(bank)):
         index.add(space.place(block).numpy())
@@ -136,10 +137,10 @@ def _number_of_lists(kind: str, rows: int) -> tuple[int, tuple[str, ...]]:
 
 
 def _bytes_per_row(width: int) -> int:
-    """Return the largest divisor of `width` that leaves at least 4 dimensions to each byte of a code."""
-    size = next(size for size in range(max(1, width // 4), 0, -1) if width % size == 0)
+    """Return the largest divisor of `width` that leaves at least 8 dimensions to each byte of a code."""
+    size = next(size for size in range(max(1, width // 8), 0, -1) if width % size == 0)
     if width > 16 * size:
-        raise ProbeError(f"features of {width} dimensions cannot be cut into equal parts of 4 to 16 for ivfpq; use ivf")
+        raise ProbeError(f"{width} dimensions cannot be cut into equal parts of 8 to 16 for the index ivfpq; use ivf")
     return size
 
 

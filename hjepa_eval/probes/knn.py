@@ -14,6 +14,7 @@ from hjepa_eval.errors import ProbeError
 from hjepa_eval.metrics.accuracy import accuracy
 from hjepa_eval.metrics.intervals import Interval, wilson
 from hjepa_eval.probes.approximate import IndexKind
+from hjepa_eval.probes.bank import as_bank
 from hjepa_eval.probes.engines import Backend
 from hjepa_eval.probes.samples import Samples, StreamedSamples, check_samples, check_train
 from hjepa_eval.probes.search import nearest_in_pieces
@@ -63,7 +64,7 @@ def knn(
     backend: Backend = "auto",
     index: IndexKind = "flat",
     device: str = "cpu",
-    leave_one_out: bool = False,
+    leave_one_out: bool | NDArray[np.int64] = False,
     class_names: Sequence[str] | None = None,
 ) -> KnnResult:
     """Classify `test` by the votes of its nearest neighbours in `train`, for all `ks` from one search.
@@ -81,7 +82,7 @@ def knn(
         backend: `auto`, `faiss` or `torch`.
         index: `flat` is exact; `ivf`, `hnsw` and `ivfpq` are approximate, and a note gives their recall.
         device: `cpu`, `cuda` (all GPUs that are visible) or `cuda:0`; the answer is the same.
-        leave_one_out: classify every train sample by the others; no test set is touched.
+        leave_one_out: classify every train sample by the others, or those at these indices [M]; no test set is touched.
         class_names: names for messages.
 
     Raises:
@@ -101,15 +102,20 @@ def knn(
     if not temperature > 0:
         raise ProbeError(f"the temperature must be above 0, found {temperature}; the usual one is 0.07")
     checks = _Checks(num_classes=num_classes, class_names=class_names, cosine=metric == "cosine")
-    train, queries, labels, notes = _checked(train, test, leave_one_out, checks)
-    largest = len(train) - leave_one_out
+    alone = leave_one_out if isinstance(leave_one_out, bool) else True
+    train, queries, labels, notes = _checked(train, test, alone, checks)
+    own = None
+    if not isinstance(leave_one_out, bool):
+        own = leave_one_out
+        queries, labels = as_bank(train.features).rows(own), labels[own]
+    largest = len(train) - alone
     used = sorted({min(k, largest) for k in ks})
     clipped = {k: largest for k in ks if k > largest}
     if clipped:
         named = ", ".join(str(k) for k in sorted(clipped))
         notes = (*notes, f"k = {named} clipped to the {largest} neighbours that the train set has")
     pieces = nearest_in_pieces(
-        train.features, queries, k=used[-1], metric=metric, backend=backend, index=index, device=device
+        train.features, queries, k=used[-1], metric=metric, backend=backend, index=index, device=device, own=own
     )
     counted = []
     start = 0

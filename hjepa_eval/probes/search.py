@@ -105,15 +105,30 @@ def nearest_in_pieces(
     index: IndexKind = "flat",
     device: str = "cpu",
     block_rows: int | None = None,
+    own: NDArray[np.int64] | None = None,
 ) -> Iterator[Neighbours]:
-    """Yield what `nearest` returns for successive pieces of the queries, none of them held afterwards."""
+    """Yield what `nearest` returns for successive pieces of the queries, none of them held afterwards.
+
+    Args:
+        bank: see `nearest`, as all others.
+        queries: see `nearest`; with `own` they are rows of the bank.
+        k: at most N - 1 with `own`.
+        metric: see `nearest`.
+        backend: see `nearest`.
+        index: see `nearest`.
+        device: see `nearest`.
+        block_rows: see `nearest`.
+        own: int64 [Q], the bank row that each query is, and so must not find.
+    """
     for name, known, kind in (("metric", metric, Metric), ("index", index, IndexKind)):
         if known not in get_args(kind):
             raise unknown(name, known, get_args(kind))
     bank = as_bank(bank)
     asked = bank if queries is None else as_bank(queries)
-    count = k + (queries is None)
-    _check_sizes(bank, k, leave_one_out=queries is None)
+    if queries is None:
+        own = np.arange(bank.shape[0])
+    count = k + (own is not None)
+    _check_sizes(bank, k, leave_one_out=own is not None)
     engine = choose_engine(backend, device, count=min(count + _SPARE, bank.shape[0]))
     space = make_space(bank, asked, metric)
     exact = _ExactSearch(bank, space, engine, count, block_rows or rows_per_block(bank))
@@ -121,15 +136,15 @@ def nearest_in_pieces(
     name, recall = engine.name, None
     notes: tuple[str, ...] = ()
     if index != "flat":
-        find = build_search(index, bank, space, count=count, backend=backend, leave_one_out=queries is None)
+        find = build_search(index, bank, space, count=count, backend=backend, leave_one_out=own is not None)
         recall, measured = _measure_recall(asked, find, exact)
         found = f"{100 * recall:.1f} % of the {k} nearest found"
         note = f"approximate index {index}: {found}, measured on {measured:,} queries against exact search"
         name, notes = "faiss", (*find.notes, note)
     for first, piece in numbered_blocks(asked, max(1, _PIECE_ELEMENTS // max(bank.shape[1], 8 * find.width))):
         similarity, rows = find(piece)
-        if queries is None:
-            similarity, rows = _without_self(similarity, rows, first)
+        if own is not None:
+            similarity, rows = _without_self(similarity, rows, torch.from_numpy(own[first : first + len(piece)]))
         scaled = (similarity * space.scale**2).to(torch.float32)
         yield Neighbours(scaled.numpy(), rows.numpy(), name, index, recall, notes)
 
@@ -175,10 +190,10 @@ def _measure_recall(queries: Bank, find: ApproximateSearch, exact: _ExactSearch)
     return common / (len(drawn) * exact.count), len(drawn)
 
 
-def _without_self(similarity: torch.Tensor, index: torch.Tensor, first: int) -> Found:
-    """Return [Q, k] from [Q, k + 1]: rows from `first`, each without itself or, if duplicates hide it, its last."""
-    own = index == torch.arange(first, first + len(index))[:, None]
-    own[:, -1] |= ~own.any(dim=1)
-    keep = ~own
+def _without_self(similarity: torch.Tensor, index: torch.Tensor, own: torch.Tensor) -> Found:
+    """Return [Q, k] from [Q, k + 1]: rows without their `own` number [Q] or, if duplicates hide it, their last."""
+    itself = index == own[:, None]
+    itself[:, -1] |= ~itself.any(dim=1)
+    keep = ~itself
     shape = (len(index), index.shape[1] - 1)
     return similarity[keep].reshape(shape), index[keep].reshape(shape)

@@ -81,7 +81,8 @@ def _chosen(choice: LevelChoice) -> str:
 def _compared(record: Record, pair: LevelComparison) -> str:
     what = f"{_level(record, pair.first)} minus {_level(record, pair.second)}"
     span = f"{_points(pair.low)} to {_points(pair.high)}"
-    return f"{what} {_points(pair.difference)} [{span}], {pair.test} p {_equals(pair.p_value)}, Holm {_equals(pair.p_holm)}"
+    p = f"{pair.test} p {_equals(pair.p_value)}, Holm {_equals(pair.p_holm)}"
+    return f"{what} {_points(pair.difference)} [{span}], {p}"
 
 
 def _equals(p: float) -> str:

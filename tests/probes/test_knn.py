@@ -181,3 +181,15 @@ def test_knn__refuses_what_has_no_answer(digits: tuple[Samples, Samples]) -> Non
 
 def same_scores(one: KnnResult, other: KnnResult) -> bool:
     return one.scores == other.scores and one.top5 == other.top5
+
+
+def test_knn__leave_one_out_of_some_samples_is_a_part_of_that_of_all(digits) -> None:
+    train, _ = digits
+    every = knn(train, num_classes=10, ks=[5], leave_one_out=True)
+    chosen = np.array([900, 3, 77, 1200])
+    some = knn(train, num_classes=10, ks=[5], leave_one_out=chosen)
+    assert some.predictions[5].tolist() == every.predictions[5][chosen].tolist()
+    assert some.scores[5].num_samples == 4
+    twins = Samples(np.ones((4, 2), np.float32), np.array([0, 0, 1, 1]))
+    found = knn(twins, num_classes=2, ks=[1], leave_one_out=np.array([0, 2]))
+    assert found.predictions[1].tolist() == [0, 0], "the nearest that is not oneself, of equal ones the lower index"
