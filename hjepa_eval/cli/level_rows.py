@@ -91,8 +91,9 @@ def _whole(bank: Bank) -> NDArray[np.float32]:
 def level_rows(features: Features, *, fuse: bool) -> list[LevelRow]:
     """Return a row per level asked for, and with `fuse` one more with all of them joined.
 
-    Before they are joined each level is divided by the root mean square norm of its train features (one number per
-    level), so that none weighs more only because its numbers are larger.
+    Before they are joined every level is brought to the same root mean square norm on train (one factor per level), so
+    that none weighs more only because its numbers are larger. That norm is the levels' own on average: a penalty means
+    for the joined features what it means for each.
     """
     rows = [
         LevelRow(features, level.index, level.name, level.width, level.tokens, (level.index,))
@@ -101,7 +102,9 @@ def level_rows(features: Features, *, fuse: bool) -> list[LevelRow]:
     if not fuse or len(rows) < 2:
         return rows
     train = features.splits["train"]
-    scales = tuple(root_mean_square_norm(train.store.stream(row.level, limit=train.limit)) for row in rows)
+    norms = [root_mean_square_norm(train.store.stream(row.level, limit=train.limit)) for row in rows]
+    usual = float(np.sqrt(np.mean(np.square(norms))))
+    scales = tuple(norm / usual for norm in norms)
     parts = tuple(row.level for row in rows)
     named = "+".join(map(str, parts))
     last = max(level.index for level in features.splits["train"].store.manifest.levels)

@@ -28,6 +28,7 @@ IndexKind = Literal["flat", "ivf", "hnsw", "ivfpq"]
 _ROWS_PER_CENTROID = 40
 _PQ_CENTROIDS = 256
 _LINKS = 32
+_ROWS_PER_CANDIDATE = 4
 _SPARE = 8
 _SEED = 0
 
@@ -113,8 +114,8 @@ def build_search(
         lists, notes = _number_of_lists(kind, rows)
         content = f"PQ{_bytes_per_row(width)}" if kind == "ivfpq" else "Flat"
         index = faiss.index_factory(width, f"IVF{lists},{content}", metric)
-        # Enough lists that their rows are, on average, four times as many as the candidates.
-        index.nprobe = min(lists, max(8, lists // 16, math.ceil(4 * candidates * lists / rows)))
+        enough = math.ceil(_ROWS_PER_CANDIDATE * candidates * lists / rows)
+        index.nprobe = min(lists, max(8, lists // 16, enough))
         index.cp.seed = _SEED
         if kind == "ivfpq":
             index.pq.cp.seed = _SEED

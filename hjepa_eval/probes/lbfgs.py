@@ -18,6 +18,10 @@ _MAX_HALVINGS = 30
 # measured on digits at C = 100, 185 evaluations with a fresh one every 10 iterations, more than 2,000 with the first
 # one kept.
 _REFRESH = 10
+# Where classes separate, float32 gradients are noise before the tolerance is met: a value that so many iterations did not
+# lower by `tol` of it is as good as the arithmetic allows (measured on 5,000 x 384 and 100 classes at C = 1000: 1.8 s
+# instead of 300 iterations and 46 s for the same value).
+_PATIENCE = 8
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Minimum:
         point: float64 [B, P].
         value: float64 [B].
         iterations: int64 [B].
-        converged: bool [B].
+        converged: bool [B], also where the arithmetic allows no lower value.
     """
 
     point: torch.Tensor
@@ -109,16 +113,21 @@ def minimise(
     running, x, stuck = torch.arange(count), start, torch.zeros(count, dtype=torch.bool)
     kept = _Memory(memory)
     f, g = evaluate(x, running)
+    lowest, waited = f, torch.zeros(count, dtype=torch.int64)
     for iteration in range(max_iter + 1):
         if iteration % _REFRESH == 0:
             inverse = 1 / diagonal(x, running)
         done = 0.5 * (g.square() * inverse).sum(dim=1) <= tol * torch.minimum(f, trivial - f).maximum(1e-12 * f)
+        lower = f < lowest - tol * f
+        lowest, waited = torch.where(lower, f, lowest), torch.where(lower, 0, waited + 1)
+        done |= waited > _PATIENCE
         point[running], value[running], iterations[running], converged[running] = x, f, iteration, done
         rows = torch.nonzero(~(done | stuck))[:, 0]
         if len(rows) == 0 or iteration == max_iter:
             break
         if len(rows) < len(running):
             running, x, f, g, inverse = running[rows], x[rows], f[rows], g[rows], inverse[rows]
+            lowest, waited = lowest[rows], waited[rows]
             kept.keep(rows)
         direction = kept.direction(g, inverse)
         new_x, new_f, new_g, stuck = _backtrack(evaluate, running, x, f, direction, (g * direction).sum(dim=1))

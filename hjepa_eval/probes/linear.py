@@ -21,6 +21,7 @@ from hjepa_eval.probes.samples import Samples, check_samples
 
 Search = Literal["grid", "bisect"]
 
+LARGEST_C = 1e8
 DEFAULT_CS = tuple(float(c) for c in 10.0 ** np.linspace(-4, 4, 17))
 
 
@@ -87,7 +88,8 @@ def logistic_regression(
         train: features [N, D], used as given: any normalisation belongs to the protocol that calls this.
         test: features [N_test, D].
         num_classes: C; labels lie in [0, C).
-        cs: the grid of C; default 17 values from 1e-4 to 1e4. A single value is used without a choice.
+        cs: the grid of C. Default: 17 values from 1e-4 to 1e4, and further up to 1e8 for as long as the largest is the
+            best. A single value is used without a choice.
         search: `grid` tries all of `cs`; `bisect` is CLIP's search from 1e-6 to 1e6 and takes no `cs`.
         val_fraction: share of each class held out for the choice.
         seed: of the held-out part.
@@ -114,6 +116,9 @@ def logistic_regression(
         held_out = _HeldOut(train, num_classes, val_fraction, seed, tol, max_iter)
         tried = held_out.accuracies
         val_scores = search_c(tried) if search == "bisect" else dict(zip(grid, tried(grid), strict=True))
+        while search == "grid" and cs is None and best_c(val_scores) == max(val_scores) < LARGEST_C:
+            more = [max(val_scores) * 10.0 ** (step / 2) for step in range(1, 5)]
+            val_scores |= dict(zip(more, tried(more), strict=True))
         grid = list(val_scores)
     best = best_c(val_scores or dict.fromkeys(grid, 0.0)) if grid else float("nan")
     path = fit_logistic(train.features, train.labels, num_classes=num_classes, cs=[best], tol=tol, max_iter=max_iter)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hjepa_eval.errors import unknown
-from hjepa_eval.probes.linear import DEFAULT_CS, Search
+from hjepa_eval.probes.linear import Search
 from hjepa_eval.probes.sgd import Head, Recipe
 
 
@@ -24,7 +24,7 @@ class LinearProtocol:
         solver: `logistic` (`logistic_regression` with `cs` and `search`), `ridge` (`ridge_regression`) or `sgd`
             (`sgd_probe`).
         deviations: what differs from the source.
-        cs: the grid of C of the logistic solver; None for the others and for a search by bisection.
+        cs: the grid of C of the logistic solver; None for its default grid, a search by bisection, and the others.
         search: how the logistic solver looks for C.
         heads: what the SGD solver chooses from.
         recipe: number of train samples -> how the SGD solver trains; None for the other solvers.
@@ -95,10 +95,9 @@ _SMALL_TRAIN = (
 _ALL = (
     LinearProtocol(
         "logreg",
-        "hjepa's own: multinomial logistic regression, 17 values of C from 1e-4 to 1e4",
+        "hjepa's own: multinomial logistic regression, 17 values of C from 1e-4 to 1e4, more while the largest is best",
         "logistic",
         ("not a published protocol; " + _TENTH + ", as DINOv2 and DINOv3 do",),
-        cs=DEFAULT_CS,
     ),
     LinearProtocol(
         "clip-logreg",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hjepa_eval.report.statements import compared_table, statements
+from hjepa_eval.report.statements import calibrations, compared_table, explanations, statements
 from hjepa_eval.report.table import Table, build_table, interval, percent
 from hjepa_eval.results import Record
 
@@ -40,6 +40,10 @@ def markdown(records: Sequence[Record]) -> str:
         *(f"- {_escape(said)}" for said in (*statements(records), *table.notes)),
     ]
     return "\n".join([*lines, *_comparisons(records)]) + "\n"
+
+
+def _said(records: Sequence[Record], table: Table) -> list[str]:
+    return [*statements(records), *explanations(records), *calibrations(records), *table.notes]
 
 
 def _comparisons(records: Sequence[Record]) -> list[str]:
@@ -170,7 +174,8 @@ def terminal(records: Sequence[Record]) -> str:
     with console.capture() as capture:
         console.print(caption(table), style="bold", markup=False, highlight=False)
         console.print(drawn)
-        for line in (FOOTNOTE, *statements(records), *(f"note: {note}" for note in table.notes)):
+        notes = (f"note: {note}" for note in table.notes)
+        for line in (FOOTNOTE, *statements(records), *explanations(records), *notes):
             console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     return capture.get()
 

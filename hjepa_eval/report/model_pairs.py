@@ -153,4 +153,5 @@ def _levels(one: Record, other: Record, key: str) -> Iterator[tuple[str, tuple[i
     if picked[0] is not None and picked[1] is not None:
         yield "chosen levels", (picked[0], picked[1])
     for level in sorted(set(single[0]) & set(single[1])):
-        yield f"level {level}", (level, level)
+        if picked != [level, level]:
+            yield f"level {level}", (level, level)

@@ -32,8 +32,8 @@ def compared_table(records: Sequence[Record]) -> list[list[str]]:
                     record.model.name,
                     _heading_of(record, pair.score, heading),
                     f"{_level(record, pair.first)} - {_level(record, pair.second)}",
-                    _points(pair.difference),
-                    f"{_points(pair.low)} to {_points(pair.high)}",
+                    _points(pair.difference, pair.high - pair.low),
+                    f"{_points(pair.low, pair.high - pair.low)} to {_points(pair.high, pair.high - pair.low)}",
                     pair.test,
                     p_text(pair.p_value),
                     p_text(pair.p_holm),
@@ -50,39 +50,66 @@ def p_text(p: float) -> str:
 def _of_record(record: Record, heading: Heading) -> Iterator[str]:
     choices = {choice.score: choice for choice in record.choices}
     for key in dict.fromkeys(pair.score for pair in record.comparisons):
-        pairs = [pair for pair in record.comparisons if pair.score == key]
-        place = _heading_of(record, key, heading)
         choice = choices.get(key)
-        if choice is not None:
-            yield f"{place}: {_chosen(choice)}"
         best = choice.level if choice is not None else _best(record, key)
-        shown = [pair for pair in pairs if _is_joined(record, pair.first) and pair.second == best]
         rival = _rival(record, key, best)
-        shown += [pair for pair in pairs if rival is not None and {pair.first, pair.second} == {best, rival}]
-        for pair in shown:
-            yield f"{place}: {_compared(record, pair)}"
-    calibrated = [level for level in record.levels if level.calibration]
-    if calibrated:
-        each = [
-            f"{_level(record, level.level)} {_percent(level.calibration['ece'])} and "
-            f"{_percent(level.calibration['ece_scaled'])} (T = {level.calibration['temperature']:.2f})"
-            for level in calibrated
+        shown = [
+            pair for pair in record.comparisons if pair.score == key and {pair.first, pair.second} == {best, rival}
         ]
-        yield f"{record.probe}: calibration error before and after temperature scaling: {'; '.join(each)}"
+        shown += [
+            pair
+            for pair in record.comparisons
+            if pair.score == key and _is_joined(record, pair.first) and pair.second == best
+        ]
+        said = [*([] if choice is None else [_chosen(choice)]), *(_compared(record, pair) for pair in shown)]
+        yield f"{_heading_of(record, key, heading)}: {'; '.join(said)}"
 
 
 def _chosen(choice: LevelChoice) -> str:
-    text = f"level {choice.level} is chosen without the test set ({choice.rule}) and reaches {_percent(choice.value)}"
+    text = f"level {choice.level} is chosen on train and reaches {_percent(choice.value)}"
     if choice.oracle == choice.level:
         return f"{text}, the best on test"
-    return f"{text}; the best on test is level {choice.oracle} with {_percent(choice.oracle_value)}"
+    return f"{text}, the best on test is level {choice.oracle} with {_percent(choice.oracle_value)}"
 
 
 def _compared(record: Record, pair: LevelComparison) -> str:
-    what = f"{_level(record, pair.first)} minus {_level(record, pair.second)}"
-    span = f"{_points(pair.low)} to {_points(pair.high)}"
-    p = f"{pair.test} p {_equals(pair.p_value)}, Holm {_equals(pair.p_holm)}"
-    return f"{what} {_points(pair.difference)} [{span}], {p}"
+    first, second, spread = _level(record, pair.first), _level(record, pair.second), pair.high - pair.low
+    gain, low, high = (_points(value, spread) for value in (pair.difference, pair.low, pair.high))
+    return f"{first} - {second} {gain} [{low} to {high}], p {_equals(pair.p_value)}, Holm {_equals(pair.p_holm)}"
+
+
+def explanations(records: Sequence[Record]) -> list[str]:
+    """Return how to read the sentences of `statements`; nothing when there are none."""
+    compared = [record for record in records if record.comparisons]
+    if not compared:
+        return []
+    rules = {record.probe: record.choices[0].rule for record in compared if record.choices}
+    tests = sorted({pair.test for record in compared for pair in record.comparisons})
+    lines = [
+        f"Differences are paired, with bootstrap intervals; p: {', '.join(tests)}; Holm: over all pairs of levels."
+    ]
+    if rules:
+        lines.append(f"Levels are chosen by {'; '.join(f'{probe}: {rule}' for probe, rule in rules.items())}.")
+    if any(record.probe == "fewshot" for record in compared):
+        lines.append("Few-shot intervals and tests cover the draw of episodes, not that of the test images.")
+    return lines
+
+
+def calibrations(records: Sequence[Record]) -> list[str]:
+    """Return a sentence about the calibration error of each record that has one."""
+    lines = []
+    for record in records:
+        each = [
+            f"{_level(record, level.level)} {_percent(level.calibration['ece'])} to "
+            f"{_percent(level.calibration['ece_scaled'])} (T = {level.calibration['temperature']:.2f})"
+            for level in record.levels
+            if level.calibration
+        ]
+        if each:
+            lines.append(
+                f"{record.model.name}, {record.probe}, calibration error by temperature scaling: {'; '.join(each)}"
+            )
+    return lines
 
 
 def _equals(p: float) -> str:
@@ -116,12 +143,13 @@ def _is_joined(record: Record, number: int) -> bool:
 
 
 def _level(record: Record, number: int) -> str:
-    return "all levels joined" if _is_joined(record, number) else f"level {number}"
+    return "levels joined" if _is_joined(record, number) else f"level {number}"
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
+def _points(value: float, spread: float = 1.0) -> str:
+    """Return points of accuracy; two places where the interval is narrower than half a point."""
+    return f"{100 * value:+.{2 if spread < 0.005 else 1}f}"

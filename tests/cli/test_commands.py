@@ -46,7 +46,7 @@ def test_probes__every_accuracy_has_an_interval_and_a_count(hjepa, probe: str) -
     for score in record["levels"][0]["scores"]:
         assert score["low"] <= score["value"] <= score["high"]
         assert score["low"] < score["high"]
-        assert score["num_samples"] == (1000 if probe == "fewshot" else 355)
+        assert score["num_samples"] == (10_000 if probe == "fewshot" else 355)
     top = record["levels"][0]["scores"][0]["value"]
     assert top > (0.6 if probe == "fewshot" else 0.95)
 

@@ -113,5 +113,3 @@ def test_stream__says_which_shard_cannot_be_read(tmp_path: Path, monkeypatch: py
 def test_stream__unknown_levels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownNameError, match="known: 0, 1"):
         make_store(tmp_path, monkeypatch).stream(2)
-
-

@@ -220,3 +220,26 @@ def test_logistic_regression__refuses_what_has_no_answer(digits) -> None:
         logistic_regression(train, test, num_classes=10, cs=[])
     with pytest.raises(ProbeError, match="between 0 and 1"):
         logistic_regression(train, test, num_classes=10, val_fraction=1.5)
+
+
+def test_fit_logistic__ends_where_float32_allows_no_lower_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Separable classes and a weak penalty: without that end all 1,000 iterations are spent on rounding noise."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(600) % 20
+    rows = (generator.normal(size=(20, 60))[labels] + 0.5 * generator.normal(size=(600, 60))).astype(np.float32)
+    exact = fit_logistic(rows, labels, num_classes=20, cs=[1e5])
+    monkeypatch.setattr("hjepa_eval.probes.softmax_loss._SMALL", 0)
+    rough = fit_logistic(rows, labels, num_classes=20, cs=[1e5])
+    assert rough.converged[0]
+    assert rough.iterations[0] < 300
+    assert rough.objective[0] == pytest.approx(exact.objective[0], rel=1e-5)
+
+
+def test_logistic_regression__the_default_grid_grows_while_its_largest_c_is_the_best(digits) -> None:
+    train, test = digits
+    tiny = [Samples(samples.features * np.float32(1e-4), samples.labels) for samples in (train, test)]
+    found = logistic_regression(*tiny, num_classes=10)
+    assert found.c > 1e4
+    assert max(found.val_scores) > found.c or max(found.val_scores) == 1e8
+    fixed = logistic_regression(*tiny, num_classes=10, cs=[1.0, 1e4])
+    assert set(fixed.val_scores) == {1.0, 1e4}, "a grid that was given stays as it is"

@@ -10,7 +10,7 @@ import pytest
 from hjepa_eval.errors import ResultError
 from hjepa_eval.report.formats import FORMATS
 from hjepa_eval.report.plot import draw_levels, write_plot
-from hjepa_eval.report.statements import statements
+from hjepa_eval.report.statements import explanations, statements
 from hjepa_eval.report.table import build_table
 from hjepa_eval.results import (
     DatasetInfo,
@@ -247,16 +247,16 @@ def test_statements__name_the_choice_the_oracle_and_the_gain_of_joined_levels() 
         update={"levels": (*record.levels[:2], joined), "comparisons": comparisons, "choices": (choice,)}
     )
     assert statements([record]) == [
-        "linear: level 0 is chosen without the test set (a tenth) and reaches 50.0; "
-        "the best on test is level 1 with 75.0",
-        "linear: all levels joined minus level 0 +30.0 [+28.0 to +32.0], McNemar exact p < 0.0001, Holm = 0.034",
-        "linear: level 1 minus level 0 +25.0 [+23.0 to +27.0], McNemar exact p < 0.0001, Holm = 0.034",
+        "linear: level 0 is chosen on train and reaches 50.0, the best on test is level 1 with 75.0; "
+        "level 1 - level 0 +25.0 [+23.0 to +27.0], p < 0.0001, Holm = 0.034; "
+        "levels joined - level 0 +30.0 [+28.0 to +32.0], p < 0.0001, Holm = 0.034"
     ]
+    assert explanations([record])[1] == "Levels are chosen by linear: a tenth."
     table = build_table([record])
     assert [row.label for row in table.rows] == ["0", "1", "+"]
     assert [row.cells[0].best for row in table.rows] == [False, True, False], "joined levels are no level"
     text = FORMATS["md"]([record])
-    assert text.count("McNemar exact") == 5
+    assert text.count("McNemar exact") == 3
     assert "level 1 - level 0 | +25.0 | +23.0 to +27.0" in text
     draw_levels([record])
 
