@@ -19,6 +19,8 @@ NEAR = {"cosine": 1e-6, "euclidean": 4e-6}
 # Similarities equal to this many binary places are a tie; float64 sums differ by less, whatever their order.
 PLACES = 36
 _CENTRE_ROWS = 4096
+_PART_ROWS = 4096
+_NORM_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class Space:
     def place(self, rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return `rows` [N, D] as unit vectors, or centred and scaled, computed in float64 where float32 would err."""
         if self.metric == "euclidean":
-            return torch.sub(rows, self.centre).div_(self.scale).to(dtype)
+            moved = torch.empty(rows.shape, dtype=dtype)
+            for part, out in zip(torch.split(rows, _PART_ROWS), torch.split(moved, _PART_ROWS), strict=True):
+                out.copy_(torch.sub(part, self.centre).div_(self.scale))
+            return moved
         if dtype == torch.float64:
             return _unit(rows)
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
@@ -81,7 +86,7 @@ def make_space(bank: Bank, queries: Bank, metric: Metric) -> Space:
     centre = torch.from_numpy(bank.rows(spread)).mean(dim=0, dtype=torch.float64)
     largest = 0.0
     for rows in (bank,) if queries is bank else (bank, queries):
-        for _, block in numbered_blocks(rows, rows_per_block(rows)):
+        for _, block in numbered_blocks(rows, rows_per_block(rows, elements=_NORM_ELEMENTS)):
             norms = torch.linalg.vector_norm(torch.sub(block, centre), dim=1)
             largest = max(largest, float(norms.max()))
     return Space(metric, centre, 2.0 ** math.frexp(largest)[1])

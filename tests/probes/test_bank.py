@@ -73,7 +73,7 @@ def test_nearest__queries_in_pieces_are_many_reads_and_one_answer(crowd, monkeyp
 def test_space__does_not_depend_on_the_blocks(crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     bank, queries = (as_bank(rows * 3 + 100) for rows in crowd)
     whole = make_space(bank, queries, "euclidean")
-    monkeypatch.setattr("hjepa_eval.probes.similarity.rows_per_block", lambda bank: 13)
+    monkeypatch.setattr("hjepa_eval.probes.similarity._NORM_ELEMENTS", 12 * 13)
     cut = make_space(bank, queries, "euclidean")
     assert (whole.scale, whole.centre.tolist()) == (cut.scale, cut.centre.tolist())
     assert np.log2(whole.scale) == np.round(np.log2(whole.scale))
