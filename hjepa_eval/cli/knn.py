@@ -34,6 +34,8 @@ def _spell(value: Any) -> str:
 
 def plan_knn(settings: KnnSettings) -> Plan:
     """Return kNN as the settings ask for it; the headline is k = 20, fixed beforehand and so no choice on test."""
+    import numpy as np
+
     from hjepa_eval.cli.findings import Finding, make_score, superclass_finding
     from hjepa_eval.cli.level_rows import LevelRow
     from hjepa_eval.cli.measure import Plan
@@ -68,7 +70,8 @@ def plan_knn(settings: KnnSettings) -> Plan:
             score, right = superclass_finding(guess, labels, superclass, k=best)
             scores.append(score)
             outcomes[score.key] = right
-        if choosing and not settings.leave_one_out:
+        # A class needs two train samples for one of them to be held out.
+        if choosing and not settings.leave_one_out and np.bincount(train.labels).max() > 1:
             held = stratified_holdout(train.labels, seed=seed)[1]
             inside = knn(train, leave_one_out=held, **{**common, "ks": (best,)})
             held_out[key] = next(iter(inside.scores.values())).value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +68,18 @@ class LevelRow:
         parts = [store.stream(level, limit=limit) for level in self.parts]
         return JoinedFeatures(parts, self.scales) if self.scales else parts[0]
 
+    def readouts(self) -> dict[str, LevelRow]:
+        """Return this row under every readout that was asked for, its own first."""
+        rows = {}
+        for features in (self.features, *self.features.others):
+            manifest = features.splits["train"].store.manifest
+            scales = (
+                self.scales if features is self.features else _scales(features, self.parts, joined=bool(self.scales))
+            )
+            width = sum(level.width for level in manifest.levels if level.index in self.parts)
+            rows[manifest.readout] = replace(self, features=features, width=width, scales=scales)
+        return rows
+
     def superclass(self, file: Path | None) -> NDArray[np.int64] | None:
         """Return the superclass of each class, int64 [C], from a JSON file or as the dataset's authors defined them.
 
@@ -101,12 +113,18 @@ def level_rows(features: Features, *, fuse: bool) -> list[LevelRow]:
     ]
     if not fuse or len(rows) < 2:
         return rows
-    train = features.splits["train"]
-    norms = [root_mean_square_norm(train.store.stream(row.level, limit=train.limit)) for row in rows]
-    usual = float(np.sqrt(np.mean(np.square(norms))))
-    scales = tuple(norm / usual for norm in norms)
     parts = tuple(row.level for row in rows)
+    scales = _scales(features, parts, joined=True)
     named = "+".join(map(str, parts))
     last = max(level.index for level in features.splits["train"].store.manifest.levels)
     width, tokens = sum(row.width for row in rows), sum(row.tokens for row in rows)
     return [*rows, LevelRow(features, last + 1, f"levels {named} joined", width, tokens, parts, scales)]
+
+
+def _scales(features: Features, parts: tuple[int, ...], *, joined: bool) -> tuple[float, ...]:
+    if not joined:
+        return ()
+    train = features.splits["train"]
+    norms = [root_mean_square_norm(train.store.stream(level, limit=train.limit)) for level in parts]
+    usual = float(np.sqrt(np.mean(np.square(norms))))
+    return tuple(norm / usual for norm in norms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
@@ -28,9 +28,26 @@ _RULES = {
 }
 
 
-def _fit(
+Found: TypeAlias = "LinearResult | RidgeResult | SgdResult"
+
+
+def _fit_best(
     row: LevelRow, seed: int, protocol: LinearProtocol, settings: LinearSettings
-) -> LinearResult | RidgeResult | SgdResult:
+) -> tuple[Found, dict[str, Any], float | None]:
+    """Return the fit of the readout that does best on train samples held out, what was chosen, and its score there."""
+    found = {name: _fit(each, seed, protocol, settings) for name, each in row.readouts().items()}
+    chosen = {name: _chosen(each) for name, each in found.items()}
+    if len(found) == 1:
+        name = next(iter(found))
+        return found[name], *chosen[name]
+    scores = {name: score for name, (_, score) in chosen.items()}
+    if None in scores.values():
+        raise ConfigError("one C leaves nothing to hold out, so no readout can be chosen; give several, or one readout")
+    best = max(scores, key=lambda name: scores[name] or 0.0)
+    return found[best], {"readout": best, "readouts_held_out": scores, **chosen[best][0]}, scores[best]
+
+
+def _fit(row: LevelRow, seed: int, protocol: LinearProtocol, settings: LinearSettings) -> Found:
     from hjepa_eval.probes.linear import logistic_regression
     from hjepa_eval.probes.ridge import ridge_regression
     from hjepa_eval.probes.sgd_probe import sgd_probe
@@ -45,7 +62,7 @@ def _fit(
     return logistic_regression(train, test, cs=cs, search=protocol.search, seed=seed, **common)
 
 
-def _chosen(found: LinearResult | RidgeResult | SgdResult) -> tuple[dict[str, Any], float | None]:
+def _chosen(found: Found) -> tuple[dict[str, Any], float | None]:
     """Return what was chosen, with all that was tried, and the held-out score of the choice."""
     from hjepa_eval.probes.ridge import RidgeResult
     from hjepa_eval.probes.sgd_probe import SgdResult
@@ -59,7 +76,7 @@ def _chosen(found: LinearResult | RidgeResult | SgdResult) -> tuple[dict[str, An
     return {"C": found.c, "held_out_accuracy": tried, "iterations": found.iterations}, found.val_score
 
 
-def _calibration(found: LinearResult | RidgeResult | SgdResult, labels: NDArray[np.int64]) -> dict[str, float]:
+def _calibration(found: Found, labels: NDArray[np.int64]) -> dict[str, float]:
     """Return the expected calibration error on test before and after a temperature fitted on held-out train images."""
     from hjepa_eval.metrics.calibration import expected_calibration_error, fit_temperature, softmax
     from hjepa_eval.probes.ridge import RidgeResult
@@ -93,7 +110,7 @@ def plan_linear(settings: LinearSettings) -> Plan:
         raise ConfigError(f"--views is for protocols that train by SGD; {protocol.name} does not, take {trained}")
 
     def run(row: LevelRow, seed: int, choosing: bool) -> Finding:
-        found = _fit(row, seed, protocol, settings)
+        found, chosen, held_out = _fit_best(row, seed, protocol, settings)
         labels = row.stream("test").labels
         scores = [make_score("top1", found.score, headline=True), make_score("top5", found.top5)]
         outcomes = {"top1": found.predictions == labels}
@@ -102,7 +119,6 @@ def plan_linear(settings: LinearSettings) -> Plan:
             score, right = superclass_finding(found.predictions, labels, superclass)
             scores.append(score)
             outcomes[score.key] = right
-        chosen, held_out = _chosen(found)
         return Finding(
             scores=tuple(scores),
             outcomes=outcomes,
@@ -116,7 +132,11 @@ def plan_linear(settings: LinearSettings) -> Plan:
     return Plan(
         probe="linear",
         protocol=protocol.name,
-        parameters={"c": None if settings.c is None else list(settings.c), "views": settings.views},
+        parameters={
+            "c": None if settings.c is None else list(settings.c),
+            "views": settings.views,
+            "readouts": list(settings.readouts),
+        },
         deviations=protocol.deviations,
         rule=_RULES[protocol.solver],
         run=run,

@@ -33,6 +33,8 @@ Fractions = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeVal
 Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split), Field(min_length=1)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 
+ReadoutName = Literal["mean", "max", "cls", "grid", "tokens"]
+
 # The order in which a command's help lists its options: what, which probe, how, where to.
 DATA, PROBE, RUNNING, OUTPUT = range(4)
 
@@ -68,7 +70,7 @@ class ExtractionSettings(OutputSettings):
         None, "folder that holds the dataset (HJEPA_DATA; else ./data)", group=DATA, env="HJEPA_DATA"
     )
     level: Levels = option((), "levels, repeatable: 2, or 0,2, or all", group=DATA)
-    readout: Literal["mean", "max", "cls", "grid", "tokens"] = option("mean", "tokens to one vector", group=DATA)
+    readout: ReadoutName = option("mean", "tokens to one vector", group=DATA)
     max_samples: int | None = option(None, "at most so many images per split, balanced over classes", group=DATA, ge=1)
     on_bad_image: Literal["error", "skip"] = option("error", "what to do with an unreadable image", group=DATA)
     download: bool = option(False, "fetch official dataset files or pretrained weights that are missing", group=DATA)
@@ -134,6 +136,9 @@ class LinearSettings(ProbeSettings, ViewSettings):
         "logreg, clip-logreg, dinov2-logreg, ridge, dinov2-linear-cached, mae-linprobe-cached, ijepa-linear-cached",
         group=PROBE,
         alias="protocol",
+    )
+    readouts: Annotated[tuple[ReadoutName, ...], BeforeValidator(_split)] = option(
+        (), "further readouts, such as cls,max: the best on the held-out part of train is taken", group=PROBE
     )
     c: Strengths | None = option(
         None, "inverse regularisation strengths for logreg, repeatable; its own grid when not given", group=PROBE

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from hjepa_eval.cli.console import Talk
 from hjepa_eval.cli.settings import ExtractionSettings
@@ -22,7 +20,6 @@ from hjepa_eval.errors import unknown
 from hjepa_eval.extract import Extraction, ExtractSettings, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.manifest import StoredLevel
-from hjepa_eval.probes.samples import Samples
 from hjepa_eval.results import DatasetInfo, Extracted, ModelInfo
 
 SettingsT = TypeVar("SettingsT", bound=ExtractionSettings)
@@ -44,6 +41,7 @@ class Features:
         device: where the forward pass runs or would run.
         seconds: wall time per phase.
         views: one extraction per augmented pass over the train images.
+        others: the same images under the other readouts asked for.
     """
 
     encoder: ModelInfo
@@ -53,21 +51,12 @@ class Features:
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
     views: tuple[Extraction, ...] = ()
+    others: tuple[Features, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name of each label."""
         return self.splits["train"].store.manifest.class_names
-
-    def samples(self, split: str, level: int) -> Samples:
-        """Return the features and labels of a level."""
-        extraction = self.splits[split]
-        limit = extraction.limit
-        return Samples(extraction.store.features(level, limit=limit), extraction.store.labels(limit=limit))
-
-    def train_views(self, level: int) -> list[NDArray[np.float32]]:
-        """Return the train features of a level in every augmented view, rows as in `samples("train", level)`."""
-        return [view.store.features(level, limit=view.limit) for view in self.views]
 
     def dataset_info(self) -> DatasetInfo:
         """Return what a record says about the images."""
@@ -185,51 +174,55 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
         max_samples=settings.max_samples,
         on_bad_image=settings.on_bad_image,
     )
-    extractions = {}
-    datasets = {split: load_split(settings, split) for split in SPLITS}
+    readouts = tuple(dict.fromkeys((settings.readout, *getattr(settings, "readouts", ()))))
+
+    def fill(dataset: ImageDataset, view: View | None = None) -> dict[str, Extraction]:
+        return _extract_split(encoder, dataset, readouts, cache, how, talk, repair, view)
+
+    splits, datasets = {}, {split: load_split(settings, split) for split in SPLITS}
     for split, dataset in datasets.items():
         started = time.perf_counter()
-        extractions[split] = _extract_split(encoder, dataset, settings.readout, cache, how, talk, repair)
+        splits[split] = fill(dataset)
         seconds[f"extract {split}"] = time.perf_counter() - started
     started = time.perf_counter()
-    views = tuple(
-        _extract_split(
-            encoder, datasets["train"], settings.readout, cache, how, talk, repair, View(number, settings.seed)
-        )
-        for number in range(1, getattr(settings, "views", 0) + 1)
-    )
+    numbers = range(1, getattr(settings, "views", 0) + 1)
+    views = [fill(datasets["train"], View(number, settings.seed)) for number in numbers]
     if views:
         seconds["extract views"] = time.perf_counter() - started
     identity = encoder.identity()
-    manifest = extractions["train"].store.manifest
-    chosen = tuple(level for level in manifest.levels if level.index in levels)
     model = ModelInfo(name=encoder.name, weights=identity["weights"], identity=identity)
-    return Features(model, extractions, chosen, precision, settings.device, seconds, views)
+    found = []
+    for readout in readouts:
+        own = {split: extractions[readout] for split, extractions in splits.items()}
+        chosen = tuple(level for level in own["train"].store.manifest.levels if level.index in levels)
+        augmented = tuple(view[readout] for view in views)
+        found.append(Features(model, own, chosen, precision, settings.device, seconds, augmented))
+    return replace(found[0], others=tuple(found[1:]))
 
 
 def _extract_split(
     encoder: Encoder,
     dataset: ImageDataset,
-    readout: str,
+    readouts: Sequence[str],
     cache: Path,
     how: ExtractSettings,
     talk: Talk,
     repair: bool,
-    view: View | None = None,
-) -> Extraction:
+    view: View | None,
+) -> dict[str, Extraction]:
     what = f"{encoder.name}, {dataset.name} {dataset.split}" + (f" view {view.number}" if view else "")
     with talk.progress(f"extract {what}", "images") as report:
         found = extract(
             encoder,
             dataset,
-            readouts=[readout],
+            readouts=readouts,
             cache_dir=cache,
             settings=how,
             view=view,
             repair=repair,
             say=talk.note,
             progress=lambda done, total: report(done, total, ""),
-        )[readout]
-    if found.images == 0:
+        )
+    if all(extraction.images == 0 for extraction in found.values()):
         talk.note(f"{what}: from the cache, no forward pass")
     return found

@@ -73,7 +73,7 @@ def _ijepa(num_samples: int) -> Recipe:
 _DINOV2_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 
 _IMAGES = "the images' resize and crop are the feature store's, not the source's"
-_READOUT = "level and readout are the feature store's, one at a time"
+_READOUT = "level and readout are the feature store's"
 _CACHED = "cached features replace a fresh RandomResizedCrop and flip in every epoch, unless augmented views are given"
 _LAST_WEIGHTS = "the weights of the last step are tested, once; the source reports the best epoch on that same set"
 _HELD_OUT = (
@@ -137,7 +137,8 @@ _ALL = (
         (
             _CACHED,
             _HELD_OUT,
-            _READOUT + "; the source's grid also spans the last 1 or 4 blocks, with and without pooled patches",
+            "levels one at a time, readouts as asked for; the source's grid spans the class tokens of the last 1 or 4 "
+            "blocks, with and without pooled patches",
             "learning rates are scaled for 128 samples a step, one GPU; the source scales them by its number of GPUs",
             _SAME_START + ", and a pass leaves out its last, partial batch where the source's sampler runs on",
             _IMAGES,

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from hjepa_eval.cli.console import Talk
+from hjepa_eval.cli.level_rows import level_rows
 from hjepa_eval.cli.settings import ViewSettings
 from hjepa_eval.cli.workflow import collect_features, resolve
 
@@ -34,8 +35,9 @@ def test_views__are_stored_beside_the_plain_pass_of_train(hjepa) -> None:
 def test_views__are_given_to_a_probe_row_by_row() -> None:
     settings = ViewSettings(model="pixels:8", dataset="digits", max_samples=40, views=2)
     features = collect_features(resolve(settings), Talk(quiet=True))
-    views = features.train_views(0)
-    plain = features.samples("train", 0)
+    (row,) = level_rows(features, fuse=False)
+    views = row.train_views()
+    plain = row.samples("train")
     assert [view.shape for view in views] == [plain.features.shape] * 2
     assert not np.array_equal(*views)
     own = [np.corrcoef(a, b)[0, 1] for a, b in zip(views[0], plain.features, strict=True)]

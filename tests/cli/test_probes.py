@@ -155,6 +155,29 @@ def test_knn__euclidean_and_an_approximate_index_are_said(hjepa) -> None:
     assert "exact search" in " ".join(record["levels"][0]["notes"])
 
 
+def test_linear__readouts_are_chosen_on_the_held_out_part(hjepa) -> None:
+    record = record_of(hjepa("linear", *DIGITS, "--protocol", "ridge", "--readouts", "max,grid", "--json"))
+    for level in record["levels"]:
+        tried = level["chosen"]["readouts_held_out"]
+        assert set(tried) == {"mean", "max", "grid"}
+        assert tried[level["chosen"]["readout"]] == max(tried.values())
+    alone = record_of(hjepa("linear", *DIGITS, "--protocol", "ridge", "--readout", "grid", "--json"))
+    assert alone["extraction"]["forward_images"] == 0, "one pass filled the stores of all readouts"
+    score = {
+        r: level["scores"][0]["value"] for r, level in (("grid", alone["levels"][1]), ("all", record["levels"][1]))
+    }
+    assert record["levels"][1]["chosen"]["readout"] == "grid"
+    assert score["all"] == score["grid"]
+    done = hjepa("linear", *DIGITS, "--c", "1", "--readouts", "max")
+    assert "several" in done.err
+
+
+def test_knn__without_two_samples_of_a_class_no_level_is_chosen(hjepa) -> None:
+    record = record_of(hjepa("knn", *DIGITS, "--max-samples", 10, "--json"))
+    assert record["choices"] == []
+    assert record["comparisons"]
+
+
 def test_superclasses__have_a_column_of_their_own(hjepa) -> None:
     Path("coarse.json").write_text(json.dumps({"even": list("02468"), "odd": list("13579")}))
     record = record_of(hjepa("linear", *DIGITS, "--superclasses", "coarse.json", "--json"))
