@@ -187,13 +187,20 @@ def bench_few_shot(levels: list[Level]) -> list[dict[str, Any]]:
     from sklearn.linear_model import LogisticRegression
     from torch.utils.data import DataLoader
 
+    class Tasks(TaskSampler):
+        """easyfsl 1.5 hands torch's Sampler an argument that torch 2.15 no longer takes; the rest is easyfsl's."""
+
+        def __init__(self, labels: np.ndarray, *, shots: int, queries: int, tasks: int) -> None:
+            self.n_way, self.n_shot, self.n_query, self.n_tasks = 5, shots, queries, tasks
+            self.items_per_label = {label: np.flatnonzero(labels == label).tolist() for label in range(10)}
+
     test = levels[0].test
     unit = test.features / np.linalg.norm(test.features, axis=1, keepdims=True)
 
     def easyfsl_tasks() -> None:
         names = [str(label) for label in range(10)]
         dataset = FeaturesDataset(test.labels.tolist(), torch.from_numpy(unit), names)
-        sampler = TaskSampler(dataset, n_way=5, n_shot=5, n_query=15, n_tasks=200)
+        sampler = Tasks(test.labels, shots=5, queries=15, tasks=200)
         method = PrototypicalNetworks(torch.nn.Identity())
         for support, labels, queries, truth, _ in DataLoader(
             dataset, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn

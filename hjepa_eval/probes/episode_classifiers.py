@@ -1,38 +1,52 @@
-"""Classifiers of few-shot episodes, each fitted on thousands of small supports at once."""
+"""Classifiers of few-shot episodes, each fitted on thousands of small supports at once.
+
+Each takes the pool's features [N, D] with the episodes' rows in it, support [E, W, S] and queries [E, Q], and returns
+scores [E, Q, W]. Rows are gathered a few episodes at a time, so that they are still in the processor's cache when the
+products come.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
+from torch.nn.functional import embedding_bag
 
 Classifier = Literal["prototype", "simpleshot-un", "simpleshot-l2n", "simpleshot-cl2n", "ridge", "logreg"]
-# Scores [E, Q, W] of the queries [E, Q, D] given the support [E, W, S, D].
-Solver = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Solver = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
-_TOLERANCE = 1e-5
+_PIECE_ELEMENTS = 1 << 22
+# Of a probability: a smaller change moves no query to another class but by the rarest chance.
+_TOLERANCE = 3e-5
+# No support is solved in fewer iterations, so none is looked at.
+_BLIND = 3
 _QUICK_ITERATIONS = 40
 _SAFE_ITERATIONS = 2000
 
 
-def nearest_centroid(support: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-    """Return scores [E, Q, W]: minus half the squared Euclidean distance to the mean of each class, but for |q|^2 / 2.
+def nearest_centroid(pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+    """Return minus half the squared Euclidean distance to the mean of each class, but for |q|^2 / 2.
 
     |q - c|^2 = |q|^2 - 2 q.c + |c|^2, and |q|^2 is the same for every class of a query.
 
     Source: Snell et al., arXiv:1703.05175; centroids of normalised features are not normalised again, as in SimpleShot.
 
     Args:
-        support: float32 [E, W, S, D].
-        queries: float32 [E, Q, D].
+        pool: float32 [N, D].
+        support: int64 [E, W, S].
+        queries: int64 [E, Q].
     """
-    centroids = support.mean(dim=2)
-    return torch.baddbmm(-0.5 * centroids.square().sum(dim=2)[:, None, :], queries, centroids.transpose(1, 2))
+    scores, rows = [], _Rows(pool)
+    for chosen, asked in _pieces(pool, support, queries):
+        centroids = embedding_bag(chosen.flatten(0, 1), pool, mode="mean").view(*chosen.shape[:2], -1)
+        half = -0.5 * centroids.square().sum(dim=2)[:, None, :]
+        scores.append(torch.baddbmm(half, rows.gather(asked), centroids.transpose(1, 2)))
+    return torch.cat(scores)
 
 
-def ridge(support: torch.Tensor, queries: torch.Tensor, *, penalty: float = 1.0) -> torch.Tensor:
-    """Return scores [E, Q, W] of ridge regression to targets of 1 (own class) and 0, with an intercept.
+def ridge(pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor, *, penalty: float = 1.0) -> torch.Tensor:
+    """Return the fit of ridge regression to targets of 1 (own class) and 0, with an intercept.
 
     With X [M, D] the centred support (M = W * S) and Y [M, W] the centred targets, W = X^T (X X^T + penalty I)^-1 Y: a
     system of M unknowns per episode, not of D.
@@ -40,22 +54,22 @@ def ridge(support: torch.Tensor, queries: torch.Tensor, *, penalty: float = 1.0)
     Source: big_vision `evaluators/fewshot_lsr.py`, and scikit-learn's `Ridge(alpha=penalty)`, whose answer this is.
 
     Args:
-        support: float32 [E, W, S, D].
-        queries: float32 [E, Q, D].
+        pool: float32 [N, D].
+        support: int64 [E, W, S].
+        queries: int64 [E, Q].
         penalty: alpha, on features of unit norm.
     """
-    count, ways, shots, width = support.shape
-    rows = support.reshape(count, ways * shots, width)
-    centre = rows.mean(dim=1, keepdim=True)
-    rows = rows - centre
-    targets = torch.eye(ways).repeat_interleave(shots, dim=0) - 1 / ways
-    gram = rows @ rows.transpose(1, 2) + penalty * torch.eye(ways * shots)
-    dual = torch.cholesky_solve(targets.expand(count, -1, -1), torch.linalg.cholesky(gram))
-    return (queries - centre) @ (rows.transpose(1, 2) @ dual)
+    ways, shots = support.shape[1:]
+    targets = torch.eye(ways).repeat_interleave(shots, dim=1) - 1 / ways
+    pool = pool - pool.mean(dim=0)
+    gram, centred = _grams(pool, support, queries)
+    regular = centred + penalty * torch.eye(ways * shots)
+    dual = targets @ torch.cholesky_inverse(torch.linalg.cholesky(regular))
+    return _apply(pool, support, queries, dual, _offset(gram, dual, torch.zeros(len(support), ways, 1)))
 
 
-def logistic(support: torch.Tensor, queries: torch.Tensor, *, c: float = 1.0) -> torch.Tensor:
-    """Return logits [E, Q, W] of multinomial logistic regression with L2 penalty and an intercept without one.
+def logistic(pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor, *, c: float = 1.0) -> torch.Tensor:
+    """Return logits of multinomial logistic regression with an L2 penalty and an intercept without one.
 
     At the minimum of C * sum of cross-entropies + |V|^2 / 2 the weights are V = A X with A = C (Y - P), P [W, M] the
     probabilities on the support X [M, D]. So an episode has M = W * S columns of unknowns, not D, and X enters only by
@@ -65,74 +79,115 @@ def logistic(support: torch.Tensor, queries: torch.Tensor, *, c: float = 1.0) ->
         features of unit norm.
 
     Args:
-        support: float32 [E, W, S, D].
-        queries: float32 [E, Q, D].
+        pool: float32 [N, D].
+        support: int64 [E, W, S].
+        queries: int64 [E, Q].
         c: inverse strength of the penalty.
     """
-    count, ways, shots, width = support.shape
-    rows = support.reshape(count, ways * shots, width)
-    # Centring moves the intercept only, and makes intercept and weights nearly independent.
-    rows = rows - rows.mean(dim=1, keepdim=True)
-    centre = support.mean(dim=(1, 2))
-    gram = rows @ rows.transpose(1, 2)
+    ways, shots = support.shape[1:]
+    pool = pool - pool.mean(dim=0)
+    gram, centred = _grams(pool, support, queries)
     targets = torch.eye(ways).repeat_interleave(shots, dim=1)
-    dual, bias = _dual(gram, targets, c, curvature=1 / ways, iterations=_QUICK_ITERATIONS)
-    left = _unsolved(gram, targets, c, dual, bias)
+    dual = (c * (targets - 1 / ways)).expand(len(support), -1, -1)
+    bias = torch.zeros(len(support), ways, 1)
+    dual, bias, solved = _dual(centred, targets, c, dual, bias, curvature=1 / ways, iterations=_QUICK_ITERATIONS)
+    left = torch.nonzero(~solved)[:, 0]
     if len(left):
         # 1/2 bounds the curvature of the softmax (Boehning, 1992): slower, but no step can fail.
-        dual[left], bias[left] = _dual(
-            gram[left], targets, c, curvature=0.5, iterations=_SAFE_ITERATIONS, start=(dual[left], bias[left])
+        dual[left], bias[left], _ = _dual(
+            centred[left], targets, c, dual[left], bias[left], curvature=0.5, iterations=_SAFE_ITERATIONS
         )
-    weight = dual @ rows
-    return torch.baddbmm((bias - weight @ centre[:, :, None]).transpose(1, 2), queries, weight.transpose(1, 2))
+    return _apply(pool, support, queries, dual, _offset(gram, dual, bias))
 
 
-def _residual(
-    gram: torch.Tensor, targets: torch.Tensor, c: float, dual: torch.Tensor, bias: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return C (Y - P) - A with its mean over samples taken out [E, W, M], and that mean over C [E, W, 1]."""
-    wrong = targets - torch.softmax(torch.baddbmm(bias, dual, gram), dim=1)
-    mean = wrong.mean(dim=2, keepdim=True)
-    return c * (wrong - mean) - dual, mean
+def _pieces(
+    pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield support [e, W, S] and queries [e, Q] of a few episodes at a time."""
+    size = max(1, _PIECE_ELEMENTS // ((support[0].numel() + queries.shape[1]) * pool.shape[1]))
+    return zip(torch.split(support, size), torch.split(queries, size), strict=True)
+
+
+class _Rows:
+    """Gathers rows of a pool into the same memory every time: fresh pages for each gather take three times as long."""
+
+    def __init__(self, pool: torch.Tensor) -> None:
+        self.pool = pool
+        self.buffer = pool.new_empty(0, pool.shape[1])
+
+    def gather(self, index: torch.Tensor) -> torch.Tensor:
+        """Return the rows at `index` [E, M] as [E, M, D], until the next call."""
+        if len(self.buffer) < index.numel():
+            self.buffer = self.pool.new_empty(index.numel(), self.pool.shape[1])
+        found = self.buffer[: index.numel()]
+        torch.index_select(self.pool, 0, index.flatten(), out=found)
+        return found.view(*index.shape, -1)
+
+
+def _grams(pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the products of the support with itself, [E, W * S, W * S], as they are and with each support centred.
+
+    Centring moves the intercept only, and makes intercept and weights nearly independent. It is done on the products,
+    which are small; that the pool has mean 0 keeps their differences exact.
+    """
+    products, rows = [], _Rows(pool)
+    for chosen, _ in _pieces(pool, support, queries):
+        found = rows.gather(chosen.flatten(1))
+        products.append(found @ found.transpose(1, 2))
+    gram = torch.cat(products)
+    mean = gram.mean(dim=2, keepdim=True)
+    return gram, (gram - mean).sub_(mean.transpose(1, 2)).add_(mean.mean(dim=1, keepdim=True))
+
+
+def _apply(
+    pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor, dual: torch.Tensor, offset: torch.Tensor
+) -> torch.Tensor:
+    """Return the scores [E, Q, W] by the weights A X, A [E, W, W * S], plus `offset` [E, 1, W]."""
+    scores, rows, asked_rows, start = [], _Rows(pool), _Rows(pool), 0
+    for chosen, asked in _pieces(pool, support, queries):
+        part = slice(start, start + len(chosen))
+        start += len(chosen)
+        weight = dual[part] @ rows.gather(chosen.flatten(1))
+        scores.append(torch.baddbmm(offset[part], asked_rows.gather(asked), weight.transpose(1, 2)))
+    return torch.cat(scores)
+
+
+def _offset(gram: torch.Tensor, dual: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return what the scores of uncentred queries need: `bias` [E, W, 1] less the weights' product with the mean."""
+    return (bias - (dual @ gram).mean(dim=2, keepdim=True)).transpose(1, 2)
 
 
 def _dual(
     gram: torch.Tensor,
     targets: torch.Tensor,
     c: float,
+    dual: torch.Tensor,
+    bias: torch.Tensor,
     *,
     curvature: float,
     iterations: int,
-    start: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return A [E, W, M] and the intercept [E, W, 1] by Newton steps with the softmax's Hessian held at `curvature`.
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return A [E, W, M], the intercept [E, W, 1] and which episodes are solved, by steps with a fixed Hessian.
 
     A change dA moves the logits by dA K and P by about curvature * dA K, so dA (I + C curvature K) = residual: one
     inverse per episode serves all iterations.
     """
-    count, samples = len(gram), gram.shape[1]
+    samples = gram.shape[1]
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.eye(samples) + c * curvature * gram))
-    if start is None:
-        dual = (c * (targets - targets.mean(dim=1, keepdim=True))).expand(count, -1, -1).clone()
-        bias = torch.zeros(count, len(targets), 1)
-    else:
-        dual, bias = start
-    for _ in range(iterations):
-        residual, mean = _residual(gram, targets, c, dual, bias)
-        if float(residual.abs().max()) <= _TOLERANCE * c and float(mean.abs().max()) <= _TOLERANCE:
+    for iteration in range(iterations + 1):
+        wrong = targets - torch.softmax(torch.baddbmm(bias, dual, gram), dim=1)
+        mean = wrong.mean(dim=2, keepdim=True)
+        residual = torch.sub(wrong, mean).mul_(c).sub_(dual)
+        if iteration == iterations or (iteration >= _BLIND and _size(residual) <= c * _TOLERANCE >= c * _size(mean)):
             break
         dual = torch.baddbmm(dual, residual, inverse)
         bias = bias + mean / curvature
-    return dual, bias
+    return dual, bias, residual.abs().amax(dim=(1, 2)) <= 10 * _TOLERANCE * c
 
 
-def _unsolved(
-    gram: torch.Tensor, targets: torch.Tensor, c: float, dual: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
-    """Return the numbers of the episodes that are not at their minimum."""
-    residual, mean = _residual(gram, targets, c, dual, bias)
-    fine = (residual.abs().amax(dim=(1, 2)) <= 10 * _TOLERANCE * c) & (mean.abs().amax(dim=(1, 2)) <= 10 * _TOLERANCE)
-    return torch.nonzero(~fine)[:, 0]
+def _size(numbers: torch.Tensor) -> float:
+    low, high = torch.aminmax(numbers)
+    return max(-float(low), float(high))
 
 
 SOLVERS: dict[str, Solver] = {

@@ -16,8 +16,8 @@ from hjepa_eval.probes.episode_classifiers import SOLVERS, Classifier
 from hjepa_eval.probes.episodes import Episodes, draw_episodes
 from hjepa_eval.probes.samples import Samples, check_features, check_one, zero_rows_note
 
-# Support and queries of so many numbers stay in the processor's cache between the gather and the products.
-_CHUNK_ELEMENTS = 1 << 21
+# Bounds the memory for scores, whatever the number of episodes; fits of two thousand episodes share their steps.
+_CHUNK_EPISODES = 2000
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,12 @@ def classify_episodes(
         raise unknown("few-shot classifier", classifier, SOLVERS)
     placed, notes = _placed(check_features(features, "few-shot"), classifier, base_mean)
     solve = SOLVERS[classifier]
-    count, ways, shots = episodes.support.shape
+    _, ways, shots = episodes.support.shape
     truth = torch.arange(ways).repeat_interleave(episodes.queries.shape[2])
     accuracies = []
-    per_episode = ways * (shots + episodes.queries.shape[2]) * placed.shape[1]
-    for piece in torch.split(torch.arange(count), max(1, _CHUNK_ELEMENTS // per_episode)):
-        support = placed[torch.from_numpy(episodes.support)[piece]]
-        queries = placed[torch.from_numpy(episodes.queries)[piece].flatten(1)]
-        right = solve(support, queries).argmax(dim=2) == truth
+    support, queries = torch.from_numpy(episodes.support), torch.from_numpy(episodes.queries).flatten(1)
+    for chosen, asked in zip(*(torch.split(rows, _CHUNK_EPISODES) for rows in (support, queries)), strict=True):
+        right = solve(placed, chosen, asked).argmax(dim=2) == truth
         accuracies.append(right.to(torch.float32).mean(dim=1))
     each = torch.cat(accuracies).numpy()
     return FewShotResult(

@@ -18,8 +18,8 @@ _MAX_HALVINGS = 30
 # measured on digits at C = 100, 185 evaluations with a fresh one every 10 iterations, more than 2,000 with the first
 # one kept.
 _REFRESH = 10
-# Where classes separate, float32 gradients are noise before the tolerance is met: a value that so many iterations did not
-# lower by `tol` of it is as good as the arithmetic allows (measured on 5,000 x 384 and 100 classes at C = 1000: 1.8 s
+# Where classes separate, float32 gradients are noise before the tolerance is met: a value that so many iterations did
+# not lower by `tol` of it is as good as the arithmetic allows (measured on 5,000 x 384, 100 classes, C = 1000: 1.8 s
 # instead of 300 iterations and 46 s for the same value).
 _PATIENCE = 8
 _LAST_GAIN = 10

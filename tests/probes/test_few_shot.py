@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
+import hjepa_eval.probes.episode_classifiers as classifiers_module
 import hjepa_eval.probes.few_shot as few_shot_module
 from hjepa_eval.errors import ProbeError, UnknownNameError
 from hjepa_eval.probes.episode_classifiers import logistic
@@ -100,10 +101,13 @@ def test_few_shot__the_interval_is_that_of_episode_means(pool: Samples) -> None:
     assert (result.score.num_samples, result.ways, result.shots, result.queries) == (400, 5, 1, 15)
 
 
-def test_few_shot__chunks_do_not_matter(pool: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = few_shot(pool, num_classes=10, shots=5, episodes=300)
-    monkeypatch.setattr(few_shot_module, "_CHUNK_ELEMENTS", 40_000)
-    assert (few_shot(pool, num_classes=10, shots=5, episodes=300).episode_accuracies == whole.episode_accuracies).all()
+@pytest.mark.parametrize("classifier", ["prototype", "ridge", "logreg"])
+def test_few_shot__chunks_do_not_matter(pool: Samples, classifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = few_shot(pool, num_classes=10, shots=5, episodes=300, classifier=classifier)
+    monkeypatch.setattr(few_shot_module, "_CHUNK_EPISODES", 70)
+    monkeypatch.setattr(classifiers_module, "_PIECE_ELEMENTS", 40_000)
+    cut = few_shot(pool, num_classes=10, shots=5, episodes=300, classifier=classifier)
+    assert (cut.episode_accuracies == whole.episode_accuracies).all()
 
 
 def test_few_shot__all_levels_see_the_same_episodes(pool: Samples) -> None:
@@ -165,14 +169,38 @@ def test_few_shot__logistic_equals_scikit_learn(pool: Samples, ways: int, shots:
         assert ours.episode_accuracies[number] == pytest.approx((theirs.argmax(axis=1) == truth).mean(), abs=1e-7)
 
 
-def test_logistic__finds_the_minimum_where_its_quick_steps_fail(pool: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logistic__finds_the_minimum_where_its_quick_steps_fail(pool: Samples) -> None:
     """C = 100 separates the support: the quick steps do not converge, the bounded ones do."""
     rows = transformed(pool.features, "logreg", None)
     episodes = draw_episodes(pool.labels, num_classes=10, shots=3, episodes=6)
-    support = torch.from_numpy(rows[episodes.support]).float()
-    queries = torch.from_numpy(rows[episodes.queries.reshape(6, -1)]).float()
-    ours = logistic(support, queries, c=100.0)
+    ours = logistic(
+        torch.from_numpy(rows).float(),
+        torch.from_numpy(episodes.support),
+        torch.from_numpy(episodes.queries).flatten(1),
+        c=100.0,
+    )
     for number in range(6):
         theirs = logistic_reference(rows, episodes, number, 3, 100.0)
         centred = ours[number] - ours[number].mean(dim=1, keepdim=True)
         assert centred.numpy() == pytest.approx(theirs, abs=0.02 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("classifier", ["ridge", "logreg"])
+def test_few_shot__features_that_hardly_differ_lose_nothing(pool: Samples, classifier: str) -> None:
+    """Untrained encoders give nearly the same vector for every image; only what differs counts."""
+    rows = transformed(pool.features, classifier, None)
+    shift = np.zeros(rows.shape[1])
+    shift[0] = 30.0
+    near = Samples((rows + shift).astype(np.float32), pool.labels)
+    episodes = draw_episodes(pool.labels, num_classes=10, shots=5, episodes=20)
+    ours = classify_episodes(near.features, episodes, classifier=classifier)
+    unit = near.features.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    truth = np.repeat(np.arange(5), 15)
+    for number in range(20):
+        if classifier == "logreg":
+            scores = logistic_reference(unit, episodes, number, 5)
+        else:
+            fitted = Ridge(alpha=1.0).fit(unit[episodes.support[number].ravel()], np.repeat(np.eye(5), 5, axis=0))
+            scores = fitted.predict(unit[episodes.queries[number].ravel()])
+        assert ours.episode_accuracies[number] == pytest.approx((scores.argmax(axis=1) == truth).mean(), abs=1e-7)
