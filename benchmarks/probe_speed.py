@@ -176,7 +176,7 @@ def bench_levels(levels: list[Level]) -> list[dict[str, Any]]:
     one, three = [], []
     for _ in range(3):
         one += seconds(job(levels[0]), repeats=1)
-        three += seconds(lambda: list(side_by_side([job(level) for level in levels], size=0)), repeats=1)
+        three += seconds(lambda: list(side_by_side([job(level) for level in levels])), repeats=1)
     return [compare("logreg probe: one level (ours), three levels at once (theirs)", one, three)]
 
 

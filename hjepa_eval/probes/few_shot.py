@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from hjepa_eval.metrics.intervals import Interval, mean_interval
 from hjepa_eval.probes.episode_classifiers import SOLVERS, Classifier
 from hjepa_eval.probes.episodes import Episodes, draw_episodes
 from hjepa_eval.probes.samples import Samples, check_features, check_one, zero_rows_note
+from hjepa_eval.probes.side_by_side import side_by_side
 
-# Bounds the memory for scores, whatever the number of episodes; fits of two thousand episodes share their steps.
-_CHUNK_EPISODES = 2000
+# So many fits share their steps; more only take memory.
+_CHUNK_EPISODES = 1000
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,14 @@ def classify_episodes(
     solve = SOLVERS[classifier]
     _, ways, shots = episodes.support.shape
     truth = torch.arange(ways).repeat_interleave(episodes.queries.shape[2])
-    accuracies = []
     support, queries = torch.from_numpy(episodes.support), torch.from_numpy(episodes.queries).flatten(1)
-    for chosen, asked in zip(*(torch.split(rows, _CHUNK_EPISODES) for rows in (support, queries)), strict=True):
+
+    def measure(chosen: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
         right = solve(placed, chosen, asked).argmax(dim=2) == truth
-        accuracies.append(right.to(torch.float32).mean(dim=1))
+        return right.to(torch.float32).mean(dim=1)
+
+    chunks = zip(*(torch.split(rows, _CHUNK_EPISODES) for rows in (support, queries)), strict=True)
+    accuracies = list(side_by_side([partial(measure, *chunk) for chunk in chunks], workers=torch.get_num_threads()))
     each = torch.cat(accuracies).numpy()
     return FewShotResult(
         score=mean_interval(each),
