@@ -1,4 +1,4 @@
-"""`hjepa datasets` and `hjepa models`: what there is."""
+"""`hjepa datasets`, `hjepa models` and `hjepa protocols`: what there is."""
 
 from __future__ import annotations
 
@@ -32,6 +32,25 @@ def register(app: typer.Typer) -> None:
             print_json([{"dataset": usage, "description": description} for usage, description in rows])
         else:
             _print_rows(rows)
+
+    @app.command("protocols")
+    @guarded
+    def protocols(as_json: AsJson = False) -> None:
+        """List the probes' protocols: where each is published, and what it cannot reproduce."""
+        from hjepa_eval.probes.knn_protocols import KNN_PROTOCOLS
+        from hjepa_eval.probes.linear_protocols import LINEAR_PROTOCOLS
+        from hjepa_eval.probes.low_shot_protocols import LOW_SHOT_PROTOCOLS
+
+        rows = [("knn", each.name, each.source, each.deviations) for each in KNN_PROTOCOLS.values()]
+        rows += [("linear", each.name, each.source, each.deviations) for each in LINEAR_PROTOCOLS.values()]
+        rows += [("lowshot", each.name, each.source, each.deviations) for each in LOW_SHOT_PROTOCOLS.values()]
+        if as_json:
+            keys = ("probe", "protocol", "source", "deviations")
+            print_json([dict(zip(keys, row, strict=True)) for row in rows])
+            return
+        for probe, name, source, deviations in rows:
+            print(f"hjepa {probe} --protocol {name}\n  {source}")
+            print("".join(f"  - {deviation}\n" for deviation in deviations), end="")
 
     @app.command("models")
     @guarded

@@ -247,3 +247,17 @@ def test_logistic_regression__the_default_grid_grows_while_its_largest_c_is_the_
     assert max(found.val_scores) > found.c or max(found.val_scores) == 1e8
     fixed = logistic_regression(*tiny, num_classes=10, cs=[1.0, 1e4])
     assert set(fixed.val_scores) == {1.0, 1e4}, "a grid that was given stays as it is"
+
+
+def test_logistic_regression__number_of_threads_does_not_matter(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hjepa_eval.probes.softmax_loss._SMALL", 0)  # Small problems take one thread anyway.
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(logistic_regression(*digits, num_classes=10, cs=[0.01, 0.1]))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].objective == pytest.approx(found[1].objective, rel=1e-6)
+    assert (found[0].predictions == found[1].predictions).mean() >= 0.999

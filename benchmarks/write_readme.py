@@ -1,0 +1,72 @@
+"""Write `benchmarks/README.md` from the JSON results: `python benchmarks/write_readme.py`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+HEAD = """# Benchmarks
+
+Runnable comparisons with peers: each compares inside one run, reports ratios of medians with versions, and writes its
+JSON to `results/`. `make bench` installs the peers, runs them all and writes this page (`write_readme.py`); name the
+folder of CIFAR-10 with `HJEPA_DATA`.
+"""
+
+
+def probe_speed() -> str:
+    """Return the section about `probe_speed.py`."""
+    found = json.loads((HERE / "results" / "probe_speed.json").read_text())
+    sections = found["sections"].values()
+    measured = [row for section in sections for row in section["rows"]]
+    lines = [
+        f"| {r['measure']} | {r['ours_s']:.2f} | {r['theirs_s']:.1f} | {r['theirs_over_ours']:.2f}x | {r['note']} |"
+        for r in measured
+    ]
+    peak = max(section["peak_memory_mib"] for section in sections)
+    (rows, width), (tests, _) = (found["features"][split] for split in ("train", "test"))
+    threads = max(section["threads"] for section in sections)
+    load = ", ".join(f"{name} {section['load']:.1f}" for name, section in found["sections"].items())
+    return f"""
+## `probe_speed.py`
+
+Features {rows:,} x {width} train, {tests:,} test, 10 classes: whitened patches of CIFAR-10. {threads} threads, no GPU;
+{versions(found)}.
+The machine's load at the end of each section (2 is both cores at work): {load}.
+Peak memory, peers included: {peak:,.0f} MiB.
+
+| measure | ours, s | theirs, s | theirs / ours | note |
+|---|---|---|---|---|
+""" + "\n".join(lines)
+
+
+def stream_bank() -> str:
+    """Return the section about `stream_bank.py`."""
+    found = json.loads((HERE / "results" / "stream_bank.json").read_text())
+    names = {"flat": "hjepa kNN, bank streamed from its store", "faiss": "bare FAISS flat search, bank in memory"}
+    lines = [
+        f"| {names.get(row['way'], row['way'])} | {row['seconds']:.0f} | {row['peak_over_start_bytes'] / 2**20:,.0f} |"
+        for row in found["rows"]
+    ]
+    rows, width = found["bank"]
+    return f"""
+
+## `stream_bank.py`
+
+{found["queries"]:,} queries, k up to 200, against a synthetic bank of {rows:,} x {width}, the size of ImageNet's train;
+{found["machine"]["threads"]} threads, no GPU, on a machine that was busy with other work; {versions(found)}.
+
+| way | seconds | peak memory over the start, MiB |
+|---|---|---|
+""" + "\n".join(lines)
+
+
+def versions(found: dict[str, Any]) -> str:
+    """Return the versions of torch, FAISS, scikit-learn and the peers in a result."""
+    wanted = ("torch", "faiss-gpu", "faiss-cpu", "scikit-learn", "lightly", "easyfsl")
+    return ", ".join(f"{name} {found['versions'][name]}" for name in wanted if name in found["versions"])
+
+
+if __name__ == "__main__":
+    (HERE / "README.md").write_text(HEAD + probe_speed() + stream_bank() + "\n")
