@@ -23,8 +23,8 @@ class PairedTest:
     """The comparison of `first` with `second`.
 
     Attributes:
-        first: number of a level (or name of a model's).
-        second: the other.
+        first: number of a level.
+        second: number of the other.
         comparison: first minus second.
         test: `McNemar exact` for right and wrong, `paired t` for other values.
         p_holm: the p-value adjusted for all comparisons made together.

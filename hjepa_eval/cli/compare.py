@@ -13,6 +13,7 @@ from hjepa_eval.errors import ResultError, first_few
 
 if TYPE_CHECKING:
     from hjepa_eval.report.model_pairs import Located, ModelPair
+    from hjepa_eval.results import Record
 
 
 def _locate(path: Path) -> list[Located]:
@@ -25,12 +26,17 @@ def _locate(path: Path) -> list[Located]:
     from hjepa_eval.results import read_record, record_files
 
     found = [Located(read_record(file), file.parent) for file in record_files([path])]
-    models = list(dict.fromkeys(located.record.model.name for located in found))
+    models = list(dict.fromkeys(_variant(located.record) for located in found))
     if len(models) > 1:
         raise ResultError(
             f"{path} holds records of {len(models)} models: {first_few(models)}; name the files of one model"
         )
     return found
+
+
+def _variant(record: Record) -> str:
+    extraction = record.extraction
+    return f"{record.model.name} ({extraction.readout}, {extraction.precision}, weights {record.model.weights[:8]})"
 
 
 def register(app: typer.Typer) -> None:

@@ -14,18 +14,25 @@ if TYPE_CHECKING:
     from hjepa_eval.cli.measure import Plan
 
 CHOICE_EPISODES = 1000
+_DEVIATIONS = (
+    "episodes are drawn from the test images of all classes, and a base mean is that of the same classes in train; "
+    "few-shot papers keep classes apart that no encoder has been trained on",
+)
 
 
 def plan_few_shot(settings: FewShotSettings) -> Plan:
     """Return few-shot episodes as the settings ask for them, the same ones for every level and model."""
+    import numpy as np
+
     from hjepa_eval.cli.findings import Finding, make_score
     from hjepa_eval.cli.level_rows import LevelRow
     from hjepa_eval.cli.measure import Plan
-    from hjepa_eval.errors import ProbeError
     from hjepa_eval.probes.few_shot import few_shot
 
     def run(row: LevelRow, seed: int, choosing: bool) -> Finding:
-        test, train = row.samples("test"), row.samples("train")
+        test, base_mean = row.samples("test"), settings.classifier == "simpleshot-cl2n"
+        choosing = choosing and not row.fused
+        train = row.samples("train") if choosing or base_mean else None
         common: dict[str, Any] = {
             "num_classes": len(row.class_names),
             "ways": settings.ways,
@@ -33,7 +40,7 @@ def plan_few_shot(settings: FewShotSettings) -> Plan:
             "seed": seed,
             "classifier": settings.classifier,
             "class_names": row.class_names,
-            "base_mean": train.features.mean(axis=0) if settings.classifier == "simpleshot-cl2n" else None,
+            "base_mean": train.features.mean(axis=0) if train is not None and base_mean else None,
         }
         scores, notes = [], list[str]()
         outcomes: dict[str, Outcomes] = {}
@@ -44,11 +51,12 @@ def plan_few_shot(settings: FewShotSettings) -> Plan:
             scores.append(make_score("accuracy", found.score, headline=True, **named))
             outcomes[scores[-1].key] = found.episode_accuracies
             notes += found.notes
-            if choosing:
-                try:
-                    inside = few_shot(train, shots=shots, episodes=CHOICE_EPISODES, **common)
-                except ProbeError:
-                    continue  # Train is smaller than test: no choice, and so none is reported.
+            if train is not None and choosing:
+                counts = np.bincount(train.labels, minlength=len(row.class_names))
+                if counts.min() < shots + settings.queries:
+                    notes.append(f"no level is chosen for {shots} shots: train has too few images for such episodes")
+                    continue
+                inside = few_shot(train, shots=shots, episodes=CHOICE_EPISODES, **common)
                 held_out[scores[-1].key] = inside.score.value
         return Finding(tuple(scores), outcomes, held_out=held_out, notes=tuple(dict.fromkeys(notes)))
 
@@ -57,7 +65,7 @@ def plan_few_shot(settings: FewShotSettings) -> Plan:
         probe="fewshot",
         protocol=f"few-shot-{settings.classifier}",
         parameters={**parameters, "shots": list(settings.shots)},
-        deviations=(),
+        deviations=_DEVIATIONS,
         rule=f"{CHOICE_EPISODES:,} episodes of train images",
         run=run,
     )

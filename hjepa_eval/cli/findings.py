@@ -84,13 +84,16 @@ def merge_seeds(findings: Mapping[int, Finding]) -> Finding:
 
 
 def _mean_score(scores: Sequence[Score]) -> Score:
+    """Return the mean of several seeds; its interval adds what seeds and what test samples leave open, as variances."""
     found = spread([Interval(s.value, s.low, s.high, s.num_samples, s.interval) for s in scores])
+    below, above = (float(np.mean([abs(getattr(s, end) - s.value) for s in scores])) for end in ("low", "high"))
+    across = found.interval.high - found.mean
     return scores[0].model_copy(
         update={
-            "value": found.interval.value,
-            "low": found.interval.low,
-            "high": found.interval.high,
-            "interval": found.interval.method,
+            "value": found.mean,
+            "low": max(0.0, found.mean - float(np.hypot(across, below))),
+            "high": min(1.0, found.mean + float(np.hypot(across, above))),
+            "interval": f"{scores[0].interval} and {found.interval.method} over {len(scores)} seeds",
             "values": found.values,
             "std": found.std,
         }

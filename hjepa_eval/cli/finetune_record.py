@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hjepa_eval.cli.findings import make_score
 from hjepa_eval.cli.settings import FinetuneSettings
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.protocol import Encoder
@@ -14,8 +15,7 @@ from hjepa_eval.encoders.readouts import get_readout
 from hjepa_eval.finetune.loop import Finetuned
 from hjepa_eval.finetune.recipe import Recipe
 from hjepa_eval.metrics.accuracy import accuracy, topk_accuracy
-from hjepa_eval.metrics.intervals import Interval
-from hjepa_eval.results import DatasetInfo, Extracted, LevelResult, ModelInfo, Record, Score, make_provenance
+from hjepa_eval.results import DatasetInfo, Extracted, LevelResult, ModelInfo, Record, make_provenance
 
 
 def level_result(
@@ -30,21 +30,9 @@ def level_result(
         name=level.name,
         width=get_readout(readout).width(level),
         tokens=level.tokens,
-        scores=(_score("top1", top1, headline=True), _score("top5", top5, headline=False)),
+        scores=(make_score("top1", top1, headline=True), make_score("top5", top5)),
         chosen={"curve": list(found.curve), "weights": found.weights, "run": str(run_dir)},
         notes=_notes(found, recipe),
-    )
-
-
-def _score(metric: str, found: Interval, *, headline: bool) -> Score:
-    return Score(
-        metric=metric,
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        num_samples=found.num_samples,
-        interval=found.method,
-        headline=headline,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from hjepa_eval.cli.workflow import Features
 from hjepa_eval.datasets.superclasses import read_superclasses, superclasses_for
+from hjepa_eval.errors import DataError
 from hjepa_eval.features.joined import JoinedFeatures, root_mean_square_norm
 from hjepa_eval.features.store import FeatureStore
 from hjepa_eval.features.stream import StoredFeatures
@@ -43,6 +45,11 @@ class LevelRow:
     def fused(self) -> tuple[int, ...]:
         """The levels joined here; empty for a single level."""
         return self.parts if self.scales else ()
+
+    @property
+    def copies(self) -> int:
+        """How many arrays of train features a fit may read: every readout, plain and in every augmented view."""
+        return (1 + len(self.features.others)) * (1 + len(self.features.views))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -94,6 +101,20 @@ class LevelRow:
         """Return each sample's place in the dataset's order, int64 [N]."""
         extraction = self.features.splits[split]
         return extraction.store.index(limit=extraction.limit)
+
+
+def superclass_name(file: Path | None) -> str | None:
+    """Return what a record says about a file of superclasses: its name and content; None for the dataset's own.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if file is None:
+        return None
+    try:
+        return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+    except OSError as error:
+        raise DataError(f"cannot read the superclasses {file}: {error.strerror}") from None
 
 
 def _whole(bank: Bank) -> NDArray[np.float32]:

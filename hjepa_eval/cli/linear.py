@@ -41,8 +41,6 @@ def _fit_best(
         name = next(iter(found))
         return found[name], *chosen[name]
     scores = {name: score for name, (_, score) in chosen.items()}
-    if None in scores.values():
-        raise ConfigError("one C leaves nothing to hold out, so no readout can be chosen; give several, or one readout")
     best = max(scores, key=lambda name: scores[name] or 0.0)
     return found[best], {"readout": best, "readouts_held_out": scores, **chosen[best][0]}, scores[best]
 
@@ -99,12 +97,15 @@ def plan_linear(settings: LinearSettings) -> Plan:
         UnknownNameError: there is no such protocol.
     """
     from hjepa_eval.cli.findings import Finding, make_score, superclass_finding
+    from hjepa_eval.cli.level_rows import superclass_name
     from hjepa_eval.cli.measure import Plan
     from hjepa_eval.probes.linear_protocols import linear_protocol
 
     protocol = linear_protocol(settings.linear_protocol)
     if settings.c is not None and protocol.name != "logreg":
         raise ConfigError(f"--c is for the protocol logreg; {protocol.name} has its own choice, leave --c out")
+    if settings.readouts and settings.c is not None and len(settings.c) == 1:
+        raise ConfigError("one C leaves nothing to hold out, so no readout can be chosen; give several, or one readout")
     if settings.views and protocol.solver != "sgd":
         trained = "dinov2-linear-cached, mae-linprobe-cached or ijepa-linear-cached"
         raise ConfigError(f"--views is for protocols that train by SGD; {protocol.name} does not, take {trained}")
@@ -136,11 +137,13 @@ def plan_linear(settings: LinearSettings) -> Plan:
             "c": None if settings.c is None else list(settings.c),
             "views": settings.views,
             "readouts": list(settings.readouts),
+            "superclasses": superclass_name(settings.superclasses),
         },
         deviations=protocol.deviations,
         rule=_RULES[protocol.solver],
         run=run,
         together=True,
+        version=protocol.version,
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hjepa_eval.analysis.levels import Outcomes
     from hjepa_eval.cli.level_rows import LevelRow
     from hjepa_eval.cli.measure import Plan
+    from hjepa_eval.datasets.image_lists import ImageList
 
     # What is drawn, as a heading, and the rows of train of each draw.
     Subsets = tuple[str, list[NDArray[np.int64]]]
@@ -24,19 +25,23 @@ if TYPE_CHECKING:
 DEFAULT_FRACTIONS = (0.01, 0.1)
 
 
-def _subsets(row: LevelRow, settings: LowShotSettings, seed: int) -> Iterator[Subsets]:
+def _fractions(settings: LowShotSettings) -> tuple[float, ...]:
+    """Return the fractions to draw; the usual two when no size of any kind was asked for."""
+    asked = settings.fraction or settings.per_class or settings.image_list
+    return settings.fraction if asked else DEFAULT_FRACTIONS
+
+
+def _subsets(row: LevelRow, settings: LowShotSettings, listed: ImageList | None, seed: int) -> Iterator[Subsets]:
     """Yield every size asked for with its draws; an official list is one draw."""
     from hjepa_eval.probes.low_shot import draw_subset
 
     labels = row.stream("train").labels
     sizes: list[tuple[str, float | None, int | None]] = [
-        (f"{100 * fraction:g} % labels", fraction, None) for fraction in settings.fraction
+        (f"{100 * fraction:g} % labels", fraction, None) for fraction in _fractions(settings)
     ]
     sizes += [(f"{count} per class", None, count) for count in settings.per_class]
-    if settings.image_list is not None:
-        yield _listed(row, settings)
-    elif not sizes:
-        sizes = [(f"{100 * fraction:g} % labels", fraction, None) for fraction in DEFAULT_FRACTIONS]
+    if listed is not None:
+        yield _listed(row, settings, listed)
     for name, fraction, count in sizes:
         draws = [
             draw_subset(
@@ -52,7 +57,7 @@ def _subsets(row: LevelRow, settings: LowShotSettings, seed: int) -> Iterator[Su
         yield name, draws
 
 
-def _listed(row: LevelRow, settings: LowShotSettings) -> Subsets:
+def _listed(row: LevelRow, settings: LowShotSettings, listed: ImageList) -> Subsets:
     """Return the rows of train that an official list names.
 
     Raises:
@@ -61,18 +66,16 @@ def _listed(row: LevelRow, settings: LowShotSettings) -> Subsets:
     import numpy as np
 
     from hjepa_eval.cli.workflow import load_split
-    from hjepa_eval.datasets.image_lists import indices_of, read_image_list
+    from hjepa_eval.datasets.image_lists import indices_of
     from hjepa_eval.errors import DataError
 
-    assert settings.image_list is not None
-    listed = read_image_list(settings.image_list)
     wanted = indices_of(load_split(settings, "train"), listed.names)
     stored = row.index("train")
     found = np.isin(wanted, stored)
     if not found.all():
         raise DataError(
             f"{int((~found).sum())} of the {len(wanted)} images in {settings.image_list} are not among the "
-            f"{len(stored)} extracted ones; leave out --max-samples"
+            f"{len(stored)} extracted ones; leave out --max-samples, and mend images that were skipped"
         )
     return f"{listed.file} {listed.sha256[:8]}", [np.searchsorted(stored, wanted)]
 
@@ -83,18 +86,24 @@ def plan_low_shot(settings: LowShotSettings) -> Plan:
 
     from hjepa_eval.cli.findings import Finding, make_score
     from hjepa_eval.cli.measure import Plan
+    from hjepa_eval.datasets.image_lists import read_image_list
     from hjepa_eval.probes.low_shot import low_shot
     from hjepa_eval.probes.low_shot_protocols import low_shot_protocol
 
     protocol = low_shot_protocol(settings.low_shot_protocol)
+    listed = None if settings.image_list is None else read_image_list(settings.image_list)
+    drawn: dict[int, list[Subsets]] = {}
 
     def run(row: LevelRow, seed: int, choosing: bool) -> Finding:
         train, test = row.samples("train"), row.samples("test")
-        scores, notes = [], list[str]()
+        scores = []
+        notes = ["no level is chosen: few labels leave none to choose by"] if choosing else []
         outcomes: dict[str, Outcomes] = {}
         predictions: dict[str, NDArray[np.int64]] = {}
         chosen: dict[str, Any] = {}
-        for name, draws in _subsets(row, settings, seed):
+        if seed not in drawn:
+            drawn[seed] = list(_subsets(row, settings, listed, seed))
+        for name, draws in drawn[seed]:
             found = low_shot(
                 train,
                 test,
@@ -117,9 +126,9 @@ def plan_low_shot(settings: LowShotSettings) -> Plan:
         return Finding(tuple(scores), outcomes, predictions, chosen=chosen, notes=tuple(dict.fromkeys(notes)))
 
     parameters = {
-        "fraction": list(settings.fraction),
+        "fraction": list(_fractions(settings)),
         "per_class": list(settings.per_class),
-        "list": settings.image_list.name if settings.image_list else None,
+        "list": f"{listed.file} {listed.sha256}" if listed else None,
         "draws": settings.draws,
     }
     return Plan("lowshot", protocol.name, parameters, protocol.deviations, "", run)

@@ -47,6 +47,7 @@ class Plan:
         run: the probe.
         split: whose samples the outcomes are of.
         together: run the levels side by side, a few threads each.
+        version: of the protocol; records of different ones do not share a table.
     """
 
     probe: str
@@ -57,6 +58,7 @@ class Plan:
     run: ProbeLevel
     split: str = "test"
     together: bool = False
+    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,10 @@ def _run(
     plan: Plan, jobs: Sequence[tuple[int, LevelRow]], choosing: bool
 ) -> Iterator[tuple[tuple[int, LevelRow], Finding]]:
     calls = [partial(plan.run, row, seed, choosing) for seed, row in jobs]
-    size = sum(4 * row.width * len(row.index("train")) for _, row in jobs)
-    results = side_by_side(calls, size=size) if plan.together else (call() for call in calls)
+    # A fit holds what it reads, and a copy less what is held out.
+    size = sum(2 * 4 * row.width * len(row.index("train")) * row.copies for _, row in jobs)
+    levels = len({row.level for _, row in jobs})
+    results = side_by_side(calls, size=size, workers=levels) if plan.together else (call() for call in calls)
     return zip(jobs, results, strict=True)
 
 
@@ -131,6 +135,7 @@ def _record(
     return Record(
         probe=plan.probe,
         protocol=plan.protocol,
+        protocol_version=plan.version,
         parameters=plan.parameters,
         model=first.encoder,
         dataset=first.dataset_info(),
@@ -191,7 +196,8 @@ def _comparisons(merged: Mapping[int, Finding]) -> Iterator[LevelComparison]:
 
 def _choices(plan: Plan, rows: Sequence[LevelRow], merged: Mapping[int, Finding]) -> Iterator[LevelChoice]:
     levels = [row.level for row in rows if not row.fused]
-    for key in merged[levels[0]].held_out if len(levels) > 1 else ():
+    everywhere = [key for key in merged[levels[0]].held_out if all(key in merged[level].held_out for level in levels)]
+    for key in everywhere if len(levels) > 1 else ():
         held_out = {level: merged[level].held_out[key] for level in levels}
         values = {level: _value(merged[level], key) for level in levels}
         chosen, oracle = choose_level(held_out), max(levels, key=lambda level: values[level])

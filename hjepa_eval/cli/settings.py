@@ -117,8 +117,10 @@ class KnnSettings(ProbeSettings):
     k: Counts | None = option(
         None, "numbers of neighbours, repeatable, all from one search; the protocol's when not given", group=PROBE
     )
-    temperature: float | None = option(
-        None, "of the weights exp(cosine / T); the protocol's when not given", group=PROBE, gt=0
+    temperature: Strengths | None = option(
+        None,
+        "of the weights exp(cosine / T), repeatable, one search for all; the protocol's when not given",
+        group=PROBE,
     )
     metric: Literal["cosine", "euclidean"] | None = option(None, "the protocol's when not given", group=PROBE)
     leave_one_out: bool = option(False, "classify train images by the others; test is not touched", group=PROBE)

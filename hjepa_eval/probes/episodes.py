@@ -37,7 +37,7 @@ def draw_episodes(
     ways: int = 5,
     shots: int = 1,
     queries: int = 15,
-    episodes: int = 1000,
+    episodes: int = 10_000,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
 ) -> Episodes:

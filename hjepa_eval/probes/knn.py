@@ -32,6 +32,7 @@ class KnnResult:
         scores: top-1 accuracy for each k that was used.
         top5: top-5 accuracy for each k; with at most five classes voting it only asks whether the class was met.
         predictions: int64 [N_test] for each k.
+        more: top-1 accuracy for each further temperature and k.
         ks_clipped: asked k -> used k, for those larger than the bank.
         backend: `faiss` or `torch`, with `-cuda` behind it if on GPUs; all give the same answer.
         seconds: wall-clock time of search and votes.
@@ -41,6 +42,7 @@ class KnnResult:
     scores: dict[int, Interval]
     top5: dict[int, Interval]
     predictions: dict[int, NDArray[np.int64]]
+    more: dict[float, dict[int, Interval]]
     ks_clipped: dict[int, int]
     backend: str
     seconds: float
@@ -59,6 +61,7 @@ def knn(
     num_classes: int,
     ks: Sequence[int] = DEFAULT_KS,
     temperature: float = 0.07,
+    more_temperatures: Sequence[float] = (),
     metric: Metric = "cosine",
     weighting: Weighting = "exponential",
     backend: Backend = "auto",
@@ -77,6 +80,7 @@ def knn(
         num_classes: C; labels lie in [0, C).
         ks: how many neighbours vote; those beyond the bank are clipped to its size, and a note says so.
         temperature: T of the exponential weights exp((cos - 1) / T).
+        more_temperatures: further T, from the same search; `more` has their scores.
         metric: `cosine` (features are L2-normalised) or `euclidean` (as they are).
         weighting: `exponential`, `inverse` or `majority`; see `vote_weights`.
         backend: `auto`, `faiss` or `torch`.
@@ -99,8 +103,9 @@ def knn(
     started = time.perf_counter()
     if not ks or min(ks) < 1:
         raise ProbeError(f"k must be at least 1, found {list(ks)}")
-    if not temperature > 0:
-        raise ProbeError(f"the temperature must be above 0, found {temperature}; the usual one is 0.07")
+    if not all(one > 0 for one in (temperature, *more_temperatures)):
+        found_t = [temperature, *more_temperatures]
+        raise ProbeError(f"every temperature must be above 0, found {found_t}; the usual one is 0.07")
     checks = _Checks(num_classes=num_classes, class_names=class_names, cosine=metric == "cosine")
     alone = leave_one_out if isinstance(leave_one_out, bool) else True
     train, queries, labels, notes = _checked(train, test, alone, checks)
@@ -118,6 +123,7 @@ def knn(
         train.features, queries, k=used[-1], metric=metric, backend=backend, index=index, device=device, own=own
     )
     counted = []
+    more: dict[float, dict[int, int]] = {one: dict.fromkeys(used, 0) for one in more_temperatures}
     start = 0
     for found in pieces:
         truth = labels[start : start + len(found.index)]
@@ -125,12 +131,17 @@ def knn(
             found, train.labels, truth, num_classes=num_classes, ks=used, weighting=weighting, temperature=temperature
         )
         counted.append(votes)
+        for one, right in more.items():
+            again = count_votes(found, train.labels, truth, num_classes=num_classes, ks=used, temperature=one)
+            for k in used:
+                right[k] += int((again[k][0] == truth).sum())
         start += len(truth)
     predictions = {k: np.concatenate([votes[k][0] for votes in counted]) for k in used}
     return KnnResult(
         scores={k: accuracy(predictions[k], labels) for k in used},
         top5={k: wilson(sum(int(votes[k][1].sum()) for votes in counted), len(labels)) for k in used},
         predictions=predictions,
+        more={one: {k: wilson(right[k], len(labels)) for k in used} for one, right in more.items()},
         ks_clipped=clipped,
         backend=found.backend,
         seconds=time.perf_counter() - started,

@@ -27,6 +27,7 @@ class LinearProtocol:
         cs: the grid of C of the logistic solver; None for its default grid, a search by bisection, and the others.
         search: how the logistic solver looks for C.
         heads: what the SGD solver chooses from.
+        version: raised when the same name would give other numbers; logreg 2 grows its grid.
         recipe: number of train samples -> how the SGD solver trains; None for the other solvers.
     """
 
@@ -38,6 +39,7 @@ class LinearProtocol:
     search: Search = "grid"
     heads: tuple[Head, ...] = ()
     recipe: Callable[[int], Recipe] | None = None
+    version: int = 1
 
 
 _PUBLISHED_BATCH = 16_384
@@ -98,6 +100,7 @@ _ALL = (
         "hjepa's own: multinomial logistic regression, 17 values of C from 1e-4 to 1e4, more while the largest is best",
         "logistic",
         ("not a published protocol; " + _TENTH + ", as DINOv2 and DINOv3 do",),
+        version=2,
     ),
     LinearProtocol(
         "clip-logreg",

@@ -37,13 +37,10 @@ def markdown(records: Sequence[Record]) -> str:
     lines += [
         "",
         FOOTNOTE.replace("*", r"\*"),
-        *(f"- {_escape(said)}" for said in (*statements(records), *table.notes)),
+        *(f"- {_escape(line)}" for line in (*statements(records), *explanations(records), *calibrations(records))),
+        *(f"- {_escape(note)}" for note in table.notes),
     ]
     return "\n".join([*lines, *_comparisons(records)]) + "\n"
-
-
-def _said(records: Sequence[Record], table: Table) -> list[str]:
-    return [*statements(records), *explanations(records), *calibrations(records), *table.notes]
 
 
 def _comparisons(records: Sequence[Record]) -> list[str]:

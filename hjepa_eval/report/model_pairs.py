@@ -76,18 +76,22 @@ def compare_models(first: Sequence[Located], second: Sequence[Located]) -> list[
     Raises:
         ResultError: no two records fit together, outcomes are missing, or the samples differ.
     """
-    raw = []
-    for one in first:
-        for other in second:
-            if _fits(one.record, other.record):
-                raw += list(_pairs(one, other))
-    if not raw:
+    fitting = [(one, other) for one in first for other in second if _fits(one.record, other.record)]
+    if not fitting:
         raise ResultError(f"nothing to compare: {_mismatch(first, second)}")
+    # A folder may hold some records with outcomes and some without.
+    whole = [pair for pair in fitting if all(located.record.predictions for located in pair)]
+    raw = [found for one, other in whole or fitting for found in _pairs(one, other)]
     tested = with_holm([(*pair.levels, *compared) for pair, compared in raw])
     return [
         ModelPair(**{**vars(pair), "p_value": test.comparison.p_value, "p_holm": test.p_holm})
         for (pair, _), test in zip(raw, tested, strict=True)
     ]
+
+
+def _score_keys(samples: SampleOutcomes) -> set[str]:
+    """Return the keys of the scores that have outcomes."""
+    return {key for _, key in samples.outcomes}
 
 
 def _fits(one: Record, other: Record) -> bool:
@@ -120,7 +124,7 @@ def _pairs(one: Located, other: Located) -> Iterator[tuple[ModelPair, tuple]]:
         )
     heading = column_names([one.record])
     for score in one.record.levels[0].scores:
-        if not score.headline:
+        if not score.headline or not all(score.key in _score_keys(s) for s in samples):
             continue
         for why, levels in _levels(one.record, other.record, score.key):
             outcomes = [s.outcomes[level, score.key] for s, level in zip(samples, levels, strict=True)]

@@ -83,13 +83,13 @@ def explanations(records: Sequence[Record]) -> list[str]:
     compared = [record for record in records if record.comparisons]
     if not compared:
         return []
-    rules = {record.probe: record.choices[0].rule for record in compared if record.choices}
+    rules = {record.protocol: record.choices[0].rule for record in compared if record.choices}
     tests = sorted({pair.test for record in compared for pair in record.comparisons})
     lines = [
         f"Differences are paired, with bootstrap intervals; p: {', '.join(tests)}; Holm: over all pairs of levels."
     ]
     if rules:
-        lines.append(f"Levels are chosen by {'; '.join(f'{probe}: {rule}' for probe, rule in rules.items())}.")
+        lines.append(f"Chosen on train means, for {'; for '.join(f'{name}: {rule}' for name, rule in rules.items())}.")
     if any(record.probe == "fewshot" for record in compared):
         lines.append("Few-shot intervals and tests cover the draw of episodes, not that of the test images.")
     return lines
@@ -107,7 +107,7 @@ def calibrations(records: Sequence[Record]) -> list[str]:
         ]
         if each:
             lines.append(
-                f"{record.model.name}, {record.probe}, calibration error by temperature scaling: {'; '.join(each)}"
+                f"{record.model.name}, {record.protocol}, calibration error by temperature scaling: {'; '.join(each)}"
             )
     return lines
 

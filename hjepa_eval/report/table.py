@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from hjepa_eval.report.columns import column_names, rank
 from hjepa_eval.results import LevelResult, Record, Score, check_same_data
 
-Place = tuple[str, int, str]
+# A level's number and, for levels joined, which: several of those may have one number.
+Key = tuple[int, tuple[int, ...]]
+Place = tuple[str, Key, str]
 Variant = tuple[str, tuple[str, ...]]
 
 
@@ -61,7 +63,7 @@ def build_table(records: Sequence[Record]) -> Table:
     heading = column_names(records)
     columns: dict[str, None] = {}
     found: dict[Place, Score] = {}
-    levels: dict[str, dict[int, LevelResult]] = {labels[_variant(record)]: {} for record in records}
+    levels: dict[str, dict[Key, LevelResult]] = {labels[_variant(record)]: {} for record in records}
     for record in sorted(records, key=rank):
         model = labels[_variant(record)]
         for level in record.levels:
@@ -69,8 +71,8 @@ def build_table(records: Sequence[Record]) -> Table:
                 if score.headline:
                     column = heading(record, score)
                     columns[column] = None
-                    levels[model][level.level] = level
-                    found[model, level.level, column] = score
+                    levels[model][_key(level)] = level
+                    found[model, _key(level), column] = score
     rows = tuple(
         Row(
             model,
@@ -82,10 +84,14 @@ def build_table(records: Sequence[Record]) -> Table:
             joined=bool(level.fused),
         )
         for model in levels
-        for level in sorted(levels[model].values(), key=lambda item: item.level)
+        for level in sorted(levels[model].values(), key=_key)
     )
     info = records[0].dataset
     return Table(info.name, info.train_images, info.test_images, tuple(columns), rows, _notes(records))
+
+
+def _key(level: LevelResult) -> Key:
+    return level.level, level.fused
 
 
 def _variant(record: Record) -> Variant:
@@ -107,12 +113,12 @@ def _label_models(records: Sequence[Record]) -> dict[Variant, str]:
 
 
 def _cell(
-    found: dict[Place, Score], model: str, level: LevelResult, column: str, levels: dict[int, LevelResult]
+    found: dict[Place, Score], model: str, level: LevelResult, column: str, levels: dict[Key, LevelResult]
 ) -> Cell | None:
-    score = found.get((model, level.level, column))
+    score = found.get((model, _key(level), column))
     if score is None:
         return None
-    places = [(model, number, column) for number, other in levels.items() if not other.fused]
+    places = [(model, key, column) for key, other in levels.items() if not other.fused]
     rivals = [found[place].value for place in places if place in found]
     return Cell(score, best=len(rivals) > 1 and not level.fused and score.value == max(rivals))
 

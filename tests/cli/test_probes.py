@@ -73,7 +73,14 @@ def test_seeds__give_means_with_all_values(hjepa) -> None:
     assert score["value"] == pytest.approx(np.mean(values))
     assert score["std"] == pytest.approx(np.std(values, ddof=1))
     assert len(set(values)) > 1, "untrained weights differ from seed to seed"
-    assert score["interval"].startswith("Student t")
+    assert score["interval"] == "wilson 95% and Student t 95% over 3 seeds"
+    widths = [s["high"] - s["low"] for level in each for s in level["scores"] if s["headline"]]
+    assert score["high"] - score["low"] > max(widths), "the test samples' share of the uncertainty stays"
+    same = record_of(hjepa("knn", "--model", "pixels:8", *DIGITS[2:], "--seeds", "0,1", "--json"))["levels"][0][
+        "scores"
+    ]
+    one = record_of(hjepa("knn", "--model", "pixels:8", *DIGITS[2:], "--json"))["levels"][0]["scores"]
+    assert [s["high"] for s in same] == pytest.approx([s["high"] for s in one]), "equal seeds are not certainty"
     counts = record["levels"][0]["per_class"].values()
     assert sum(right for right, _ in counts) == pytest.approx(sum(values) * 355)
     assert sum(total for _, total in counts) == 3 * 355
@@ -129,6 +136,42 @@ def test_compare__refuses_what_does_not_belong_together(hjepa, change: tuple, pa
     assert "same" in done.err
 
 
+def test_compare__records_without_outcomes_do_not_block_the_others(hjepa) -> None:
+    for folder in ("a", "b"):
+        assert hjepa("knn", *DIGITS, "--predictions", "--out", folder).code == 0
+        assert hjepa("linear", *DIGITS, "--protocol", "ridge", "--out", folder).code == 0
+    pairs = json.loads(hjepa("compare", "a", "b", "--json").out)
+    assert {pair["probe"] for pair in pairs} == {"kNN k=20"}
+    assert hjepa("knn", *DIGITS, "--readout", "max", "--predictions", "--out", "a").code == 0
+    assert "2 models" in hjepa("compare", "a", "b").err
+
+
+def test_records__of_other_lists_and_superclasses_do_not_overwrite_each_other(hjepa) -> None:
+    for number, odd in enumerate(("13579", "97531")):
+        Path(f"{number}").mkdir()
+        Path(f"{number}/coarse.json").write_text(json.dumps({"even": list("02468"), "odd": list(odd)}))
+        assert hjepa("knn", *DIGITS, "--superclasses", f"{number}/coarse.json").code == 0
+    assert hjepa("knn", *DIGITS).code == 0
+    assert len(list(Path("results").glob("*.json"))) == 3
+
+
+def test_fuse__rows_of_other_levels_stay_apart(hjepa) -> None:
+    vit = "random:vit_tiny_patch2_8?taps=1,2,3"
+    common = ("--model", vit, *DIGITS[2:], "--fuse", "concat")
+    assert hjepa("knn", *common, "--level", "0,1").code == 0
+    assert hjepa("linear", *common, "--protocol", "ridge").code == 0
+    rows = json.loads(hjepa("report", "results", "--format", "json").out)["tables"][0]["rows"]
+    joined = {row["level_name"]: [name for name, cell in row["cells"].items() if cell] for row in rows if row["joined"]}
+    assert joined == {"levels 0+1 joined": ["kNN k=20"], "levels 0+1+2 joined": ["linear ridge"]}
+
+
+def test_knn__temperatures_come_from_one_search(hjepa) -> None:
+    record = record_of(hjepa("knn", *DIGITS, "--temperature", "0.07,0.5", "--json"))
+    further = [s for s in record["levels"][0]["scores"] if s["parameters"].get("temperature") == 0.5]
+    assert [score["parameters"]["k"] for score in further] == [10, 20, 100, 200]
+    assert not any(score["headline"] for score in further)
+
+
 def test_compare__needs_the_outcomes_and_the_file_that_was_written(hjepa) -> None:
     assert hjepa("knn", *DIGITS, "--out", "a").code == 0
     assert "--predictions" in hjepa("compare", "a", "a").err
@@ -168,8 +211,6 @@ def test_linear__readouts_are_chosen_on_the_held_out_part(hjepa) -> None:
     }
     assert record["levels"][1]["chosen"]["readout"] == "grid"
     assert score["all"] == score["grid"]
-    done = hjepa("linear", *DIGITS, "--c", "1", "--readouts", "max")
-    assert "several" in done.err
 
 
 def test_knn__without_two_samples_of_a_class_no_level_is_chosen(hjepa) -> None:
@@ -249,6 +290,10 @@ def test_fewshot__classifiers_have_columns_of_their_own(hjepa) -> None:
         (("knn", "--protocol", "dno"), "did you mean 'dino'"),
         (("linear", "--protocol", "ridgee"), "did you mean 'ridge'"),
         (("linear", "--protocol", "ridge", "--c", "1"), "--c is for the protocol logreg"),
+        (("knn", "--protocol", "majority", "--temperature", "0.1"), "--temperature has no part"),
+        (("knn", "--superclasses", "nowhere.json"), "cannot read the superclasses"),
+        (("lowshot", "--list", "nowhere.txt"), "cannot read the image list"),
+        (("linear", "--c", "1", "--readouts", "max"), "one C leaves nothing"),
         (("linear", "--views", "2"), "--views is for protocols that train by SGD"),
         (("fewshot", "--classifier", "svm"), "classifier"),
         (("lowshot", "--fraction", "2"), "fraction"),

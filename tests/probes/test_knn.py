@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+import hjepa_eval.probes.knn as knn_module
 from hjepa_eval.errors import ProbeError, UnknownNameError
 from hjepa_eval.probes.knn import KnnResult, knn
 from hjepa_eval.probes.samples import Samples
@@ -193,3 +194,15 @@ def test_knn__leave_one_out_of_some_samples_is_a_part_of_that_of_all(digits) -> 
     twins = Samples(np.ones((4, 2), np.float32), np.array([0, 0, 1, 1]))
     found = knn(twins, num_classes=2, ks=[1], leave_one_out=np.array([0, 2]))
     assert found.predictions[1].tolist() == [0, 0], "the nearest that is not oneself, of equal ones the lower index"
+
+
+def test_knn__further_temperatures_come_from_the_same_search(digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = digits
+    alone = {t: knn(train, test, num_classes=10, ks=[5, 50], temperature=t).scores for t in (0.02, 0.5)}
+    searches = []
+    whole = knn_module.nearest_in_pieces
+    monkeypatch.setattr(knn_module, "nearest_in_pieces", lambda *a, **k: searches.append(1) or whole(*a, **k))
+    found = knn(train, test, num_classes=10, ks=[5, 50], temperature=0.02, more_temperatures=[0.5])
+    assert (found.scores, found.more[0.5], len(searches)) == (alone[0.02], alone[0.5], 1)
+    with pytest.raises(ProbeError, match="above 0"):
+        knn(train, test, num_classes=10, more_temperatures=[0.0])

@@ -251,7 +251,7 @@ def test_statements__name_the_choice_the_oracle_and_the_gain_of_joined_levels() 
         "level 1 - level 0 +25.0 [+23.0 to +27.0], p < 0.0001, Holm = 0.034; "
         "levels joined - level 0 +30.0 [+28.0 to +32.0], p < 0.0001, Holm = 0.034"
     ]
-    assert explanations([record])[1] == "Levels are chosen by linear: a tenth."
+    assert explanations([record])[1] == "Chosen on train means, for logreg: a tenth."
     table = build_table([record])
     assert [row.label for row in table.rows] == ["0", "1", "+"]
     assert [row.cells[0].best for row in table.rows] == [False, True, False], "joined levels are no level"
