@@ -16,17 +16,17 @@ from hjepa_eval.cli.settings import FinetuneSettings
 from hjepa_eval.errors import CheckpointError, ConfigError, TrainingError
 
 if TYPE_CHECKING:
+    from hjepa_eval.cli.measure import Measured
     from hjepa_eval.datasets.protocol import ImageDataset
     from hjepa_eval.encoders import Encoder
     from hjepa_eval.finetune.loop import Finetuned
     from hjepa_eval.finetune.recipe import Recipe
-    from hjepa_eval.results import Record
 
 OPTIONS = "finetune.json"
 HELD_OUT = 0.1
+_SESSION = {"as_json", "quiet", "predictions", "run", "resume", "download"}
 # What may differ between two sessions of one run, because it does not change what is computed.
-_FREE = {"root", "device", "num_workers", "download", "cache_dir", "out", "as_json", "quiet", "run", "resume"}
-_SESSION = {"as_json", "quiet", "run", "resume", "download"}
+_FREE = _SESSION | {"root", "device", "num_workers", "cache_dir", "out"}
 
 
 def register(app: typer.Typer) -> None:
@@ -40,17 +40,17 @@ def register(app: typer.Typer) -> None:
         the encoder of the last epoch is tested, once.
         """
         from hjepa_eval.report.formats import terminal
-        from hjepa_eval.results import check_folder, write_record
+        from hjepa_eval.results import check_folder
 
         talk = Talk(quiet=settings.quiet)
         settings = _with_its_own(settings) if settings.resume else settings
         check_folder(settings.out)
-        record, again = run(settings, talk)
+        measured, again = run(settings, talk)
         if settings.as_json:
-            print_json([record.model_dump(mode="json")])
+            print_json([measured.record.model_dump(mode="json")])
         else:
-            print(terminal([record]), end="")
-        talk.note(f"written: {write_record(record, settings.out)}")
+            print(terminal([measured.record]), end="")
+        talk.note(f"written: {measured.write(settings.out, predictions=settings.predictions)}")
         if again is not None:
             talk.note(f"next, the new encoder level by level: hjepa eval --model {shlex.quote(again)}")
 
@@ -81,9 +81,10 @@ def _with_its_own(settings: FinetuneSettings) -> FinetuneSettings:
     return asked
 
 
-def run(settings: FinetuneSettings, talk: Talk) -> tuple[Record, str | None]:
-    """Fine-tune and return the record, and the name under which the new encoder can be loaded."""
-    from hjepa_eval.cli.finetune_record import level_result, make_record
+def run(settings: FinetuneSettings, talk: Talk) -> tuple[Measured, str | None]:
+    """Fine-tune and return the record with the outcomes, and the name under which the new encoder can be loaded."""
+    from hjepa_eval.cli.finetune_record import level_result, make_record, outcomes_of
+    from hjepa_eval.cli.measure import Measured
     from hjepa_eval.cli.workflow import SPLITS, choose_levels, load_split, resolve
     from hjepa_eval.encoders import load_encoder
     from hjepa_eval.finetune.weights import write_encoder
@@ -106,7 +107,8 @@ def run(settings: FinetuneSettings, talk: Talk) -> tuple[Record, str | None]:
     again = write_encoder(run_dir, encoder)
     seconds = {"finetune": time.perf_counter() - started}
     level = level_result(encoder, levels[0], found, recipe=recipe, readout=resolved.readout, run_dir=run_dir)
-    return make_record(model, splits, found, level=level, recipe=recipe, settings=resolved, seconds=seconds), again
+    record = make_record(model, splits, found, level=level, recipe=recipe, settings=resolved, seconds=seconds)
+    return Measured(record, outcomes_of(found, levels[0])), again
 
 
 def _recipe(settings: FinetuneSettings) -> Recipe:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hjepa_eval.analysis.outcomes import SampleOutcomes
 from hjepa_eval.cli.findings import make_score
 from hjepa_eval.cli.settings import FinetuneSettings
 from hjepa_eval.datasets.protocol import ImageDataset
@@ -34,6 +35,12 @@ def level_result(
         chosen={"curve": list(found.curve), "weights": found.weights, "run": str(run_dir)},
         notes=_notes(found, recipe),
     )
+
+
+def outcomes_of(found: Finetuned, level: int) -> SampleOutcomes:
+    """Return the outcome of every test image, as probes write it."""
+    guess = found.logits.argmax(axis=1)
+    return SampleOutcomes(found.index, found.labels, {(level, "top1"): guess == found.labels}, {(level, "top1"): guess})
 
 
 def _notes(found: Finetuned, recipe: Recipe) -> tuple[str, ...]:

@@ -86,22 +86,27 @@ class ExtractionSettings(OutputSettings):
     )
 
 
+class OutcomeSettings(ExtractionSettings):
+    """What is written besides records."""
+
+    predictions: bool = option(
+        False, "write the outcome of every test sample too (npz), as hjepa compare needs it", group=OUTPUT
+    )
+
+
 class ViewSettings(ExtractionSettings):
     """Features of augmented views of the train images too, for probes that train with augmentation."""
 
     views: int = option(0, "augmented passes over the train images (random crops and flips)", group=DATA, ge=0)
 
 
-class ProbeSettings(ExtractionSettings):
+class ProbeSettings(OutcomeSettings):
     """What every probe can do besides its own options."""
 
     seeds: Seeds = option((), "several seeds, such as 0,1,2: means with all values; else --seed alone", group=PROBE)
     fuse: Literal["none", "concat"] = option("none", "concat adds a row with all levels joined", group=PROBE)
     superclasses: Folder | None = option(
         None, "JSON file {superclass: [class, ...]} for a coarse accuracy; cifar100's 20 are built in", group=PROBE
-    )
-    predictions: bool = option(
-        False, "write the outcome of every test sample too (npz), as hjepa compare needs it", group=OUTPUT
     )
 
     @property
@@ -159,7 +164,7 @@ class FewShotSettings(ProbeSettings):
     )
 
 
-class FinetuneSettings(ExtractionSettings):
+class FinetuneSettings(OutcomeSettings):
     """Training of encoder and head on labels."""
 
     level: Levels = option((), "the one level that the head reads; the last when not given", group=DATA)

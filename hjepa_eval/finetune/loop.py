@@ -49,6 +49,7 @@ class Finetuned:
     Attributes:
         logits: float32 `[N, C]` of the test images, after the last epoch.
         labels: int64 `[N]` of the test images.
+        index: int64 `[N]`, their places in the test split's order.
         curve: per epoch `train_loss` and `held_out_accuracy`.
         trained_images: how many the network learned from.
         held_out_images: how many the curve rests on.
@@ -59,6 +60,7 @@ class Finetuned:
 
     logits: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
+    index: npt.NDArray[np.int64]
     curve: tuple[dict[str, float], ...]
     trained_images: int
     held_out_images: int
@@ -139,6 +141,7 @@ def finetune(
     return Finetuned(
         logits=logits,
         labels=splits["test"].labels[index],
+        index=index,
         curve=state.curve,
         trained_images=len(run.learned),
         held_out_images=len(held_out),

@@ -14,9 +14,10 @@ COMMON = ("--model", SMALL, "--dataset", "digits", "--max-samples", 60, "--batch
 
 
 def test_finetune__prints_a_table_and_writes_record_and_weights_that_load_again(hjepa) -> None:
-    done = hjepa("finetune", *COMMON, "--epochs", 2, "--run", "tuned")
+    done = hjepa("finetune", *COMMON, "--epochs", 2, "--run", "tuned", "--predictions")
     assert done.code == 0, done.err
     assert "finetune" in done.out
+    assert hjepa("compare", "results", "results").code == 0, "its outcomes are there for paired tests"
     assert "block 2" in done.out
     assert "test was touched once" in done.out
     (path,) = Path("results").glob("*__finetune__*.json")
