@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     """Return the records of all probes for the model and its baselines; each is written as soon as it is there."""
     from hjepa_eval.cli.measure import measure
-    from hjepa_eval.cli.probe_run import collect_seeds, prepare
+    from hjepa_eval.cli.probe_run import collect_seeds, prepare, say_deviations
     from hjepa_eval.encoders import load_encoder
 
     resolved = prepare(settings, talk)
@@ -44,6 +44,8 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
             else:
                 measured.write(settings.out, predictions=settings.predictions)
                 records.append(measured.record)
+    for plan in plans:
+        say_deviations(plan, talk)
     return records
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hjepa_eval.cli.measure import Plan
 
 CHOICE_EPISODES = 1000
-_DEVIATIONS = (
+FEW_SHOT_DEVIATIONS = (
     "episodes are drawn from the test images of all classes, and a base mean is that of the same classes in train; "
     "few-shot papers keep classes apart that no encoder has been trained on",
 )
@@ -65,7 +65,7 @@ def plan_few_shot(settings: FewShotSettings) -> Plan:
         probe="fewshot",
         protocol=f"few-shot-{settings.classifier}",
         parameters={**parameters, "shots": list(settings.shots)},
-        deviations=_DEVIATIONS,
+        deviations=FEW_SHOT_DEVIATIONS,
         rule=f"{CHOICE_EPISODES:,} episodes of train images",
         run=run,
     )
@@ -80,6 +80,7 @@ def register(app: typer.Typer) -> None:
 
         Drawn from the test images, the same episodes for every level; nearest class mean of normalised features.
         """
-        from hjepa_eval.cli.probe_run import run_probe
+        from hjepa_eval.cli.probe_run import refuse_superclasses, run_probe
 
+        refuse_superclasses(settings)
         run_probe(settings, plan_few_shot)

@@ -71,7 +71,9 @@ def merge_seeds(findings: Mapping[int, Finding]) -> Finding:
         key: np.mean([np.asarray(one.outcomes[key], np.float64) for one in each], axis=0) for key in each[0].outcomes
     }
     return Finding(
-        scores=tuple(_mean_score([one.scores[place] for one in each]) for place in range(len(each[0].scores))),
+        scores=tuple(
+            mean_score([one.scores[place] for one in each], over="seeds") for place in range(len(each[0].scores))
+        ),
         outcomes=outcomes,
         predictions={
             f"{key} seed={seed}": array for seed, one in findings.items() for key, array in one.predictions.items()
@@ -83,8 +85,13 @@ def merge_seeds(findings: Mapping[int, Finding]) -> Finding:
     )
 
 
-def _mean_score(scores: Sequence[Score]) -> Score:
-    """Return the mean of several seeds; its interval adds what seeds and what test samples leave open, as variances."""
+def mean_score(scores: Sequence[Score], *, over: str) -> Score:
+    """Return the mean of several seeds or draws; its interval adds what they and what test samples leave open.
+
+    The two add as variances, for one is independent of the other. A single score is returned as it is.
+    """
+    if len(scores) == 1:
+        return scores[0]
     found = spread([Interval(s.value, s.low, s.high, s.num_samples, s.interval) for s in scores])
     below, above = (float(np.mean([abs(getattr(s, end) - s.value) for s in scores])) for end in ("low", "high"))
     across = found.interval.high - found.mean
@@ -93,7 +100,7 @@ def _mean_score(scores: Sequence[Score]) -> Score:
             "value": found.mean,
             "low": max(0.0, found.mean - float(np.hypot(across, below))),
             "high": min(1.0, found.mean + float(np.hypot(across, above))),
-            "interval": f"{scores[0].interval} and {found.interval.method} over {len(scores)} seeds",
+            "interval": f"{scores[0].interval} and {found.interval.method} over {len(scores)} {over}",
             "values": found.values,
             "std": found.std,
         }

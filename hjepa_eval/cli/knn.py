@@ -34,7 +34,10 @@ def _arguments(settings: KnnSettings, protocol: KnnProtocol) -> tuple[dict[str, 
     if asked is not None and wanted.get("weighting", protocol.weighting) != "exponential":
         raise ConfigError("--temperature has no part in these votes: only exp(cosine / T) has one; leave it out")
     changes = {name: value for name, value in wanted.items() if value is not None and value != published[name]}
-    said = (f"{name} {_spell(value)} instead of {_spell(published[name])}" for name, value in changes.items())
+    said = (
+        f"{name.removesuffix('s')} {_spell(value)} instead of {_spell(published[name])}"
+        for name, value in changes.items()
+    )
     return {**published, **changes}, tuple(said)
 
 
@@ -96,7 +99,9 @@ def plan_knn(settings: KnnSettings) -> Plan:
             inside = knn(train, leave_one_out=held, **{**common, "ks": (best,)})
             held_out[key] = next(iter(inside.scores.values())).value
         chosen = {"backend": found.backend}
-        return Finding(tuple(scores), outcomes, {key: guess}, held_out, chosen, notes=found.notes)
+        alone = ("leave-one-out: these are train images, each classified by the others; test took no part",)
+        notes = (*found.notes, *(alone if settings.leave_one_out else ()))
+        return Finding(tuple(scores), outcomes, {key: guess}, held_out, chosen, notes=notes)
 
     parameters = {
         "k": list(arguments["ks"]),

@@ -37,6 +37,8 @@ def register(app: typer.Typer) -> None:
     @guarded
     def protocols(as_json: AsJson = False) -> None:
         """List the probes' protocols: where each is published, and what it cannot reproduce."""
+        from hjepa_eval.cli.fewshot import FEW_SHOT_DEVIATIONS
+        from hjepa_eval.probes.episode_classifiers import SOURCES
         from hjepa_eval.probes.knn_protocols import KNN_PROTOCOLS
         from hjepa_eval.probes.linear_protocols import LINEAR_PROTOCOLS
         from hjepa_eval.probes.low_shot_protocols import LOW_SHOT_PROTOCOLS
@@ -44,12 +46,14 @@ def register(app: typer.Typer) -> None:
         rows = [("knn", each.name, each.source, each.deviations) for each in KNN_PROTOCOLS.values()]
         rows += [("linear", each.name, each.source, each.deviations) for each in LINEAR_PROTOCOLS.values()]
         rows += [("lowshot", each.name, each.source, each.deviations) for each in LOW_SHOT_PROTOCOLS.values()]
+        rows += [("fewshot", name, source, FEW_SHOT_DEVIATIONS) for name, source in SOURCES.items()]
         if as_json:
             keys = ("probe", "protocol", "source", "deviations")
             print_json([dict(zip(keys, row, strict=True)) for row in rows])
             return
         for probe, name, source, deviations in rows:
-            print(f"hjepa {probe} --protocol {name}\n  {source}")
+            option = "--classifier" if probe == "fewshot" else "--protocol"
+            print(f"hjepa {probe} {option} {name}\n  {source}")
             print("".join(f"  - {deviation}\n" for deviation in deviations), end="")
 
     @app.command("models")

@@ -84,7 +84,7 @@ def plan_low_shot(settings: LowShotSettings) -> Plan:
     """Return the low-shot probe as the settings ask for it, the same draws for every level and model."""
     import numpy as np
 
-    from hjepa_eval.cli.findings import Finding, make_score
+    from hjepa_eval.cli.findings import Finding, make_score, mean_score
     from hjepa_eval.cli.measure import Plan
     from hjepa_eval.datasets.image_lists import read_image_list
     from hjepa_eval.probes.low_shot import low_shot
@@ -113,15 +113,14 @@ def plan_low_shot(settings: LowShotSettings) -> Plan:
                 class_names=row.class_names,
                 **protocol.arguments(),
             )
-            many = len(draws) > 1
-            score = make_score("top1", found.score.interval, headline=True, labels=name)
-            scores.append(
-                score.model_copy(update={"values": found.score.values, "std": found.score.std}) if many else score
-            )
+            each = [make_score("top1", one, headline=True, labels=name) for one in found.scores]
+            score = mean_score(each, over="draws")
+            scores.append(score)
             right = [guess == test.labels for guess in found.predictions]
-            outcomes[score.key] = np.mean(right, axis=0) if many else right[0]
+            outcomes[score.key] = np.mean(right, axis=0) if len(right) > 1 else right[0]
             predictions |= {f"{score.key} draw={draw}": guess for draw, guess in enumerate(found.predictions)}
             chosen[name] = {"train images": list(found.sizes), found.parameter: list(found.chosen)}
+            notes.append(f"{name}: {', '.join(str(size) for size in dict.fromkeys(found.sizes))} train images a draw")
             notes += [f"{name}: {note}" for note in found.notes]
         return Finding(tuple(scores), outcomes, predictions, chosen=chosen, notes=tuple(dict.fromkeys(notes)))
 
@@ -144,6 +143,7 @@ def register(app: typer.Typer) -> None:
         A classifier sees a part of the train labels (1 % and 10 % when nothing is said) and is tested on all of test;
         several draws, the same for every level.
         """
-        from hjepa_eval.cli.probe_run import run_probe
+        from hjepa_eval.cli.probe_run import refuse_superclasses, run_probe
 
+        refuse_superclasses(settings)
         run_probe(settings, plan_low_shot)

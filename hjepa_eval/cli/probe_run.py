@@ -9,6 +9,7 @@ from hjepa_eval.cli.console import Talk, print_json
 from hjepa_eval.cli.measure import Plan, measure
 from hjepa_eval.cli.settings import OutputSettings, ProbeSettings
 from hjepa_eval.cli.workflow import Features, collect_features, resolve
+from hjepa_eval.errors import ConfigError
 from hjepa_eval.report.formats import terminal
 from hjepa_eval.results import Record, check_folder
 
@@ -42,11 +43,28 @@ def collect_seeds(settings: ProbeSettings, talk: Talk, *, repair: bool = False) 
     return found if differing else dict.fromkeys(seeds, found[seeds[0]])
 
 
+def refuse_superclasses(settings: ProbeSettings) -> None:
+    """Refuse superclasses where a probe has no use for them.
+
+    Raises:
+        ConfigError: some were given.
+    """
+    if settings.superclasses is not None:
+        raise ConfigError("--superclasses is for hjepa knn and hjepa linear; leave it out here")
+
+
+def say_deviations(plan: Plan, talk: Talk) -> None:
+    """Say what a protocol does not reproduce; the record and the Markdown report carry it too."""
+    for deviation in plan.deviations:
+        talk.note(f"protocol {plan.protocol}: {deviation}")
+
+
 def run_probe(settings: SettingsT, plan: Callable[[SettingsT], Plan]) -> None:
     """Run one probe on one encoder: print what it found, then write the record."""
     talk = Talk(quiet=settings.quiet)
     resolved = prepare(settings, talk)
     planned = plan(resolved)  # An unknown protocol ends here, before any work.
     measured = measure(planned, collect_seeds(resolved, talk), resolved, talk)
+    say_deviations(planned, talk)
     show([measured.record], settings)
     talk.note(f"written: {measured.write(settings.out, predictions=settings.predictions)}")

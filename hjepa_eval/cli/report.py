@@ -65,7 +65,8 @@ def register(app: typer.Typer) -> None:
     def report(
         results: Annotated[list[Path] | None, typer.Argument(help="result files or folders", metavar="RESULTS")] = None,
         format_name: Annotated[
-            str | None, typer.Option("--format", help="table, md, csv or json; else by --out's ending, else table")
+            str | None,
+            typer.Option("--format", help="table, md, csv or json; else by --out's ending (txt: table)"),
         ] = None,
         out: Annotated[Path | None, typer.Option("--out", help="file to write instead of printing")] = None,
     ) -> None:
@@ -78,7 +79,7 @@ def register(app: typer.Typer) -> None:
 
         if format_name is None:
             ending = "" if out is None else out.suffix.removeprefix(".")
-            format_name = ending if ending in FORMATS else "table"
+            format_name = "table" if ending in ("", "txt") else ending
         if format_name not in FORMATS:
             raise unknown("format", format_name, FORMATS)
         text = FORMATS[format_name](find_records(results or [Path("results")]))

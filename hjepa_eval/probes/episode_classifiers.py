@@ -190,6 +190,14 @@ def _size(numbers: torch.Tensor) -> float:
     return max(-float(low), float(high))
 
 
+SOURCES: dict[str, str] = {
+    "prototype": "prototypical networks (arXiv:1703.05175) on normalised features; the same as simpleshot-l2n",
+    "simpleshot-un": "SimpleShot (arXiv:1911.04623): nearest centroid, features as they are",
+    "simpleshot-l2n": "SimpleShot: nearest centroid, features of norm 1",
+    "simpleshot-cl2n": "SimpleShot: nearest centroid, features less the base mean, then of norm 1",
+    "ridge": "ridge regression, penalty 1, features of norm 1 (scikit-learn's Ridge; big_vision fewshot_lsr.py)",
+    "logreg": "logistic regression, C = 1, features of norm 1 (arXiv:2003.11539)",
+}
 SOLVERS: dict[str, Solver] = {
     "prototype": nearest_centroid,
     "simpleshot-un": nearest_centroid,

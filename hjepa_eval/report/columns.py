@@ -11,7 +11,7 @@ PROBE_ORDER = ("knn", "linear", "fewshot", "lowshot", "finetune")
 # The protocols that a heading need not name.
 _USUAL = {"dino-knn", "logreg", "few-shot-prototype", "finetune"}
 # Parameters that the scores spell themselves.
-_SPELLED = {"k", "shots", "ways", "queries"}
+_SPELLED = {"k", "shots", "ways", "queries", "leave_one_out", "fraction", "per_class", "list", "index"}
 
 
 def column_names(records: Sequence[Record]) -> Callable[[Record, Score], str]:
@@ -24,7 +24,7 @@ def column_names(records: Sequence[Record]) -> Callable[[Record, Score], str]:
         parts = [_plain_name(record, score)]
         if record.protocol not in _USUAL:
             parts.append(record.protocol.removesuffix("-knn").removeprefix("few-shot-"))
-        shown = [f"{key} {_spell(record.parameters.get(key))}" for key in differing[record.protocol]]
+        shown = [f"{key} {_spell(record.parameters.get(key) or 'none')}" for key in differing[record.protocol]]
         return " ".join(parts) + (f" ({', '.join(shown)})" if shown else "")
 
     return name
@@ -39,6 +39,7 @@ def _plain_name(record: Record, score: Score) -> str:
     parameters = score.parameters
     if record.probe == "knn":
         kind = "kNN" + (" leave-one-out" if record.parameters.get("leave_one_out") else "")
+        kind += "" if record.parameters.get("index", "flat") == "flat" else f" {record.parameters['index']}"
         name = f"{kind} k={parameters['k']}"
     elif record.probe == "fewshot":
         name = f"{parameters['ways']}-way {parameters['shots']}-shot"

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hjepa_eval.report.statements import calibrations, compared_table, explanations, statements
+from hjepa_eval.report.statements import calibrations, compared_table, deviations, explanations, statements
 from hjepa_eval.report.table import Table, build_table, interval, percent
 from hjepa_eval.results import Record
 
+# On a terminal longer headings are wrapped.
+LONG_TITLE = 22
 FOOTNOTE = "Accuracy in percent, with its 95 % interval; * marks a model's highest level in that column."
 
 
@@ -38,7 +40,7 @@ def markdown(records: Sequence[Record]) -> str:
         "",
         FOOTNOTE.replace("*", r"\*"),
         *(f"- {_escape(line)}" for line in (*statements(records), *explanations(records), *calibrations(records))),
-        *(f"- {_escape(note)}" for note in table.notes),
+        *(f"- {_escape(note)}" for note in (*table.notes, *deviations(records))),
     ]
     return "\n".join([*lines, *_comparisons(records)]) + "\n"
 
@@ -143,38 +145,61 @@ def terminal(records: Sequence[Record]) -> str:
     """Return the table drawn for a terminal, with colours when stdout is one."""
     import sys
 
-    from rich import box
     from rich.console import Console
+
+    table = build_table(records)
+    width = _width()
+    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=width, emoji=False)
+    with console.capture() as capture:
+        console.print(caption(table), style="bold", markup=False, highlight=False)
+        for columns in _that_fit(table, width):
+            console.print(_draw(table, columns))
+        notes = (f"note: {note}" for note in table.notes)
+        for line in (FOOTNOTE, *statements(records), *explanations(records), *notes):
+            console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+    return capture.get()
+
+
+def _that_fit(table: Table, width: int) -> list[list[int]]:
+    """Return the columns in groups, each for one table of at most `width` characters: a number is never cut."""
+    first = 3 + max(len(f"{row.label}  {row.level_name}") for row in table.rows)
+    groups: list[list[int]] = []
+    left = 0
+    for column, title in enumerate(table.columns):
+        size = 3 + max(len("99.9-99.9 "), min(len(title), LONG_TITLE))
+        if size > left:
+            groups.append([])
+            left = width - first
+        groups[-1].append(column)
+        left -= size
+    return groups
+
+
+def _draw(table: Table, columns: Sequence[int]) -> Any:
+    """Return some columns of the table as rich draws them."""
+    from rich import box
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    table = build_table(records)
     drawn = RichTable(box=box.SIMPLE_HEAD, safe_box=True)
-    drawn.add_column("level")
-    for column in table.columns:
-        drawn.add_column(column, justify="right")
+    drawn.add_column("level", overflow="fold")
+    for column in columns:
+        drawn.add_column(table.columns[column], justify="right", no_wrap=len(table.columns[column]) <= LONG_TITLE)
     previous = None
     for row in table.rows:
         if row.model != previous:
             if previous is not None:
                 drawn.add_section()
-            drawn.add_row(f"[bold]{escape(row.model)}[/bold]", *[""] * len(table.columns))
+            drawn.add_row(f"[bold]{escape(row.model)}[/bold]", *[""] * len(columns))
             previous = row.model
         cells = []
-        for cell in row.cells:
+        for cell in (row.cells[column] for column in columns):
             star = "*" if cell and cell.best else " "
             style = "bold" if cell and cell.best else "none"
             shown = f"[{style}]{percent(cell.score)}[/]{star}\n[dim]{interval(cell.score)}[/dim] " if cell else ""
             cells.append(shown)
         drawn.add_row(f"{row.label}  {escape(row.level_name)}\n[dim]   width {row.width}[/dim]", *cells)
-    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=_width(), emoji=False)
-    with console.capture() as capture:
-        console.print(caption(table), style="bold", markup=False, highlight=False)
-        console.print(drawn)
-        notes = (f"note: {note}" for note in table.notes)
-        for line in (FOOTNOTE, *statements(records), *explanations(records), *notes):
-            console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
-    return capture.get()
+    return drawn
 
 
 def _width() -> int:

@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hjepa_eval.analysis.levels import compare, with_holm
 from hjepa_eval.analysis.outcomes import SampleOutcomes, read_outcomes
 from hjepa_eval.errors import ResultError, first_few
+from hjepa_eval.features.fingerprint import differences
 from hjepa_eval.report.columns import column_names
 from hjepa_eval.results import Record
 
@@ -94,25 +96,34 @@ def _score_keys(samples: SampleOutcomes) -> set[str]:
     return {key for _, key in samples.outcomes}
 
 
+def _conditions(record: Record) -> dict[str, Any]:
+    """Return what two records must share to be compared."""
+    data = record.dataset
+    return {
+        "dataset": data.name,
+        "train images": data.train_images,
+        "test images": data.test_images,
+        "content": [data.train_fingerprint[:8], data.test_fingerprint[:8]],
+        "version": record.protocol_version,
+        "seeds": list(record.seeds or (record.provenance.seed,)),
+        **record.parameters,
+    }
+
+
 def _fits(one: Record, other: Record) -> bool:
-    same = one.dataset.key == other.dataset.key and one.parameters == other.parameters
-    seeds = (one.seeds or (one.provenance.seed,)) == (other.seeds or (other.provenance.seed,))
-    kinds = (one.probe, one.protocol, one.protocol_version) == (other.probe, other.protocol, other.protocol_version)
-    return same and kinds and seeds
+    kinds = (one.probe, one.protocol) == (other.probe, other.protocol)
+    return kinds and one.dataset.key == other.dataset.key and not differences(_conditions(one), _conditions(other))
 
 
 def _mismatch(first: Sequence[Located], second: Sequence[Located]) -> str:
     """Return why no record of one model has a partner."""
 
-    def name(located: Located) -> str:
-        record = located.record
-        data = f"{record.dataset.name} ({record.dataset.train_images:,}/{record.dataset.test_images:,} images)"
-        return f"{record.protocol} on {data}, seed {record.provenance.seed}"
-
-    return (
-        f"the first has {first_few(map(name, first))}; the second {first_few(map(name, second))}; "
-        "images, protocol, parameters and seed must be the same"
-    )
+    pairs = [(a.record, b.record) for a in first for b in second if a.record.protocol == b.record.protocol]
+    if not pairs:
+        named = [first_few(dict.fromkeys(each.record.protocol for each in side)) for side in (first, second)]
+        return f"the first has {named[0]}, the second {named[1]}; run the same protocol on both"
+    found = min((differences(_conditions(a), _conditions(b)) for a, b in pairs), key=len)
+    return f"{first_few(found)}; images, parameters and seeds must be the same"
 
 
 def _pairs(one: Located, other: Located) -> Iterator[tuple[ModelPair, tuple]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from hjepa_eval.report.columns import column_names
 from hjepa_eval.results import LevelChoice, LevelComparison, Record, Score
 
+MANY_LEVELS = 3
 Heading = Callable[[Record, Score], str]
 
 
@@ -52,10 +53,8 @@ def _of_record(record: Record, heading: Heading) -> Iterator[str]:
     for key in dict.fromkeys(pair.score for pair in record.comparisons):
         choice = choices.get(key)
         best = choice.level if choice is not None else _best(record, key)
-        rival = _rival(record, key, best)
-        shown = [
-            pair for pair in record.comparisons if pair.score == key and {pair.first, pair.second} == {best, rival}
-        ]
+        wanted = _pairs_to_show(record, key, best)
+        shown = [pair for pair in record.comparisons if pair.score == key and {pair.first, pair.second} in wanted]
         shown += [
             pair
             for pair in record.comparisons
@@ -90,9 +89,19 @@ def explanations(records: Sequence[Record]) -> list[str]:
     ]
     if rules:
         lines.append(f"Chosen on train means, for {'; for '.join(f'{name}: {rule}' for name, rule in rules.items())}.")
+    if any(score.values for record in compared for level in record.levels for score in level.scores):
+        lines.append(
+            "Tests of several seeds or draws are over test samples; they do not cover how far other seeds would fall."
+        )
     if any(record.probe == "fewshot" for record in compared):
         lines.append("Few-shot intervals and tests cover the draw of episodes, not that of the test images.")
     return lines
+
+
+def deviations(records: Sequence[Record]) -> list[str]:
+    """Return a sentence per protocol about what it does not reproduce."""
+    said = {f"protocol {r.protocol}: {'; '.join(r.deviations)}": None for r in records if r.deviations}
+    return list(said)
 
 
 def calibrations(records: Sequence[Record]) -> list[str]:
@@ -128,6 +137,15 @@ def _rival(record: Record, key: str, best: int) -> int | None:
         level: value for level, value in _values(record, key).items() if level != best and not _is_joined(record, level)
     }
     return max(others, key=lambda level: others[level]) if others else None
+
+
+def _pairs_to_show(record: Record, key: str, best: int) -> list[set[int]]:
+    """Return every pair of up to three levels; of more, the chosen one and its best rival."""
+    singles = [level.level for level in record.levels if not level.fused]
+    if len(singles) <= MANY_LEVELS:
+        return [{one, other} for one in singles for other in singles if one < other]
+    rival = _rival(record, key, best)
+    return [] if rival is None else [{best, rival}]
 
 
 def _values(record: Record, key: str) -> dict[int, float]:

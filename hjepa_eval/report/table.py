@@ -136,9 +136,6 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
             every = len(places) == len(record.levels)
             where = "" if every else f" level {places[0]}" if len(places) == 1 else f" levels {', '.join(places)}"
             notes[f"{record.model.name}{where}, {record.probe}: {note}"] = None
-    for record in records:
-        if record.deviations:
-            notes[f"protocol {record.protocol}: {'; '.join(record.deviations)}"] = None
     return tuple(notes)
 
 

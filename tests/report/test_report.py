@@ -210,6 +210,15 @@ def test_table__a_note_on_every_level_is_said_once() -> None:
     assert build_table([part.model_copy(update={"levels": levels})]).notes == ("runs/demo level 1, knn: odd",)
 
 
+def test_terminal__what_does_not_fit_goes_into_a_table_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    records = [record_of(protocol=f"protocol-{place}", values=(0.123, 0.456)) for place in range(9)]
+    text = FORMATS["table"](records)
+    assert text.count("12.3") == text.count("45.6") == 9
+    assert all(len(line) <= 80 for line in text.splitlines() if "12.3" in line)
+    assert all(f"protocol-{place}" in text.replace("\n", " ") for place in range(9))
+
+
 def test_read_record__records_of_schema_1_stay_readable() -> None:
     record = read_record(Path(__file__).parent / "records" / "schema_1_knn.json")
     assert (record.schema_version, record.comparisons, record.choices, record.seeds) == (1, (), (), ())
