@@ -55,7 +55,7 @@ def stream_bank() -> str:
 ## `stream_bank.py`
 
 {found["queries"]:,} queries, k up to 200, against a synthetic bank of {rows:,} x {width}, the size of ImageNet's train;
-{found["machine"]["threads"]} threads, no GPU, on a machine that was busy with other work; {versions(found)}.
+{found["machine"]["threads"]} threads, no GPU; {versions(found)}.
 
 | way | seconds | peak memory over the start, MiB |
 |---|---|---|
