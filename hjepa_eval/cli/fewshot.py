@@ -80,7 +80,6 @@ def register(app: typer.Typer) -> None:
 
         Drawn from the test images, the same episodes for every level; nearest class mean of normalised features.
         """
-        from hjepa_eval.cli.probe_run import refuse_superclasses, run_probe
+        from hjepa_eval.cli.probe_run import run_probe
 
-        refuse_superclasses(settings)
         run_probe(settings, plan_few_shot)

@@ -143,7 +143,6 @@ def register(app: typer.Typer) -> None:
         A classifier sees a part of the train labels (1 % and 10 % when nothing is said) and is tested on all of test;
         several draws, the same for every level.
         """
-        from hjepa_eval.cli.probe_run import refuse_superclasses, run_probe
+        from hjepa_eval.cli.probe_run import run_probe
 
-        refuse_superclasses(settings)
         run_probe(settings, plan_low_shot)

@@ -9,7 +9,6 @@ from hjepa_eval.cli.console import Talk, print_json
 from hjepa_eval.cli.measure import Plan, measure
 from hjepa_eval.cli.settings import OutputSettings, ProbeSettings
 from hjepa_eval.cli.workflow import Features, collect_features, resolve
-from hjepa_eval.errors import ConfigError
 from hjepa_eval.report.formats import terminal
 from hjepa_eval.results import Record, check_folder
 
@@ -41,16 +40,6 @@ def collect_seeds(settings: ProbeSettings, talk: Talk, *, repair: bool = False) 
     for seed in seeds if differing else seeds[:1]:
         found[seed] = collect_features(settings.model_copy(update={"seed": seed}), talk, repair=repair)
     return found if differing else dict.fromkeys(seeds, found[seeds[0]])
-
-
-def refuse_superclasses(settings: ProbeSettings) -> None:
-    """Refuse superclasses where a probe has no use for them.
-
-    Raises:
-        ConfigError: some were given.
-    """
-    if settings.superclasses is not None:
-        raise ConfigError("--superclasses is for hjepa knn and hjepa linear; leave it out here")
 
 
 def say_deviations(plan: Plan, talk: Talk) -> None:

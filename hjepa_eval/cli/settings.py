@@ -105,9 +105,6 @@ class ProbeSettings(OutcomeSettings):
 
     seeds: Seeds = option((), "several seeds, such as 0,1,2: means with all values; else --seed alone", group=PROBE)
     fuse: Literal["none", "concat"] = option("none", "concat adds a row with all levels joined", group=PROBE)
-    superclasses: Folder | None = option(
-        None, "JSON file {superclass: [class, ...]} for a coarse accuracy; cifar100's 20 are built in", group=PROBE
-    )
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -115,7 +112,15 @@ class ProbeSettings(OutcomeSettings):
         return tuple(dict.fromkeys(self.seeds)) or (self.seed,)
 
 
-class KnnSettings(ProbeSettings):
+class SuperclassSettings(ProbeSettings):
+    """A coarse accuracy beside that over classes."""
+
+    superclasses: Folder | None = option(
+        None, "JSON file {superclass: [class, ...]} for a coarse accuracy; cifar100's 20 are built in", group=PROBE
+    )
+
+
+class KnnSettings(SuperclassSettings):
     """k-nearest-neighbour classification."""
 
     knn_protocol: str = option("dino", "dino, lightly, solo or majority", group=PROBE, alias="protocol")
@@ -135,7 +140,7 @@ class KnnSettings(ProbeSettings):
     backend: Literal["auto", "faiss", "torch"] = option("auto", "of the search; the answers are the same", group=PROBE)
 
 
-class LinearSettings(ProbeSettings, ViewSettings):
+class LinearSettings(SuperclassSettings, ViewSettings):
     """A linear classifier on frozen features."""
 
     linear_protocol: str = option(

@@ -297,6 +297,7 @@ def test_fewshot__classifiers_have_columns_of_their_own(hjepa) -> None:
         (("linear", "--views", "2"), "--views is for protocols that train by SGD"),
         (("fewshot", "--classifier", "svm"), "classifier"),
         (("lowshot", "--fraction", "2"), "fraction"),
+        (("fewshot", "--superclasses", "coarse.json"), "No such option"),
         (("knn", "--select-on-test"), "No such option"),
     ],
 )
