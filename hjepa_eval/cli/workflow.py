@@ -161,7 +161,13 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
         HjepaError: anything that the user can mend: names, data, weights, the cache.
     """
     started = time.perf_counter()
-    encoder = load_encoder(str(settings.model), seed=settings.seed, download=settings.download)
+    encoder = load_encoder(
+        str(settings.model),
+        seed=settings.seed,
+        download=settings.download,
+        train_images=lambda: load_split(settings, "train"),
+        cache_dir=settings.cache_dir,
+    )
     levels = choose_levels(encoder, settings.level)
     seconds = {"load encoder": time.perf_counter() - started}
     cache = settings.cache_dir or default_cache_dir()

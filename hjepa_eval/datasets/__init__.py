@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from hjepa_eval.datasets.cifar import load_cifar
 from hjepa_eval.datasets.digits import Digits
 from hjepa_eval.datasets.folder import ImageFolder
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.errors import UnknownNameError, unknown
+from hjepa_eval.errors import DataError, UnknownNameError, unknown
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Source:
     root: Path
     download: bool
     memo: Path | None
+    options: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Entry:
     load: Callable[[Source], ImageDataset]
     usage: str
     description: str
+    options: tuple[str, ...] = ()
 
 
 def _digits(source: Source) -> ImageDataset:
@@ -80,9 +82,21 @@ def load_dataset(
         UnknownNameError: there is no such dataset, or it takes no argument.
         DataError: its files are missing, incomplete, or have an empty class.
     """
-    name, colon, argument = spec.partition(":")
+    full, *queries = spec.split("?")
+    options = dict(_option(spec, query) for query in queries)
+    name, colon, argument = full.partition(":")
     if name not in DATASETS:
         raise unknown("dataset", name, [entry.usage for entry in DATASETS.values()])
     if colon and ":" not in DATASETS[name].usage:
         raise UnknownNameError(f"dataset {name} takes no argument, found {spec!r}; write {name}")
-    return DATASETS[name].load(Source(argument, split, _expand(root or Path("data")), download, memo))
+    for key in options:
+        if key not in DATASETS[name].options:
+            raise unknown(f"option of {DATASETS[name].usage}", key, DATASETS[name].options)
+    return DATASETS[name].load(Source(argument, split, _expand(root or Path("data")), download, memo, options))
+
+
+def _option(spec: str, query: str) -> tuple[str, str]:
+    key, equals, value = query.partition("=")
+    if not equals:
+        raise DataError(f"--dataset {spec}: expected ?key=value after the name, found ?{query}")
+    return key, value

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.pixels import load_pixels
 from hjepa_eval.encoders.protocol import Encoder, Level
 from hjepa_eval.encoders.run import is_run, load_run, load_untrained_run
@@ -19,12 +20,24 @@ __all__ = ["ENCODERS", "Encoder", "EncoderKind", "Level", "load_encoder"]
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for: the part after the kind, the `?key=value` options, the seed, and what may be done."""
+    """What the user asked for.
+
+    Attributes:
+        argument: the part after the kind.
+        options: its `?key=value` options.
+        seed: of untrained weights and of fits.
+        download: whether pretrained weights may be fetched.
+        train_images: gives the images that an encoder without a training of its own is fitted on; None if there are
+            none.
+        cache_dir: where fitted encoders are kept; None keeps none.
+    """
 
     argument: str
     options: Mapping[str, str]
     seed: int
     download: bool
+    train_images: Callable[[], ImageDataset] | None = None
+    cache_dir: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,14 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
     raise UnknownNameError(f"unknown model {spec!r}{hint}; give one of: {kinds}")
 
 
-def load_encoder(spec: str, *, seed: int = 0, download: bool = False) -> Encoder:
+def load_encoder(
+    spec: str,
+    *,
+    seed: int = 0,
+    download: bool = False,
+    train_images: Callable[[], ImageDataset] | None = None,
+    cache_dir: Path | None = None,
+) -> Encoder:
     """Return the encoder that `spec` names, ready for inference on the CPU.
 
     Args:
@@ -108,6 +128,8 @@ def load_encoder(spec: str, *, seed: int = 0, download: bool = False) -> Encoder
             each with `?key=value` options where it has some.
         seed: of untrained weights.
         download: fetch pretrained weights that are not on this machine.
+        train_images: gives the images that an encoder such as `kmeans` is fitted on.
+        cache_dir: where fitted encoders are kept.
 
     Raises:
         EncoderError: there is no such encoder, or an option does not fit it.
@@ -118,7 +140,7 @@ def load_encoder(spec: str, *, seed: int = 0, download: bool = False) -> Encoder
     for key in options:
         if key not in ENCODERS[kind].options:
             raise unknown(f"option of {ENCODERS[kind].usage}", key, ENCODERS[kind].options)
-    encoder = ENCODERS[kind].load(Request(argument, options, seed, download)).eval()
+    encoder = ENCODERS[kind].load(Request(argument, options, seed, download, train_images, cache_dir)).eval()
     # The whole spec: two encoders that differ in an option must not share a row.
     encoder.name = os.path.normpath(spec) if kind == "run" else spec
     return encoder
