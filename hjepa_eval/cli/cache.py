@@ -1,4 +1,4 @@
-"""`hjepa cache`: list, check and remove feature stores."""
+"""`hjepa cache`: list, check, compare and remove feature stores."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hjepa_eval.cli.console import guarded, print_json
+from hjepa_eval.cli.quantities import read_duration, read_size, show_size
 from hjepa_eval.errors import StoreError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _describe(store: CachedStore) -> dict[str, object]:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    cache = typer.Typer(no_args_is_help=True, help="List, check and remove feature stores.")
+    cache = typer.Typer(no_args_is_help=True, help="List, check, compare and remove feature stores.")
     app.add_typer(cache, name="cache")
 
     @cache.command("ls")
@@ -63,11 +64,11 @@ def register(app: typer.Typer) -> None:
             if "problem" in row:
                 print(f"{row['key']}  INCOMPLETE  {row['problem']}")
             else:
-                size = int(str(row["bytes"])) / 1e6
+                size = show_size(int(str(row["bytes"])))
                 view = "" if row["view"] is None else f"view {row['view']}, "
                 print(
                     f"{row['key']}  {row['dataset']} {row['split']}  {row['encoder']}  {view}{row['readout']}, "
-                    f"{row['precision']}, {row['images']:,} images, {len(row['levels'])} levels, {size:.1f} MB"  # type: ignore[arg-type]
+                    f"{row['precision']}, {row['images']:,} images, {len(row['levels'])} levels, {size}"  # type: ignore[arg-type]
                 )
         if not rows:
             print(f"no stores in {_folder(cache_dir)}; hjepa extract makes one")
@@ -104,8 +105,75 @@ def register(app: typer.Typer) -> None:
         """Remove stores."""
         from hjepa_eval.features.cache import find_stores, remove_store
 
+        kept = []
         for item in find_stores(_folder(cache_dir), store):
-            print(f"removed {item.folder.name}, {remove_store(item) / 1e6:.1f} MB")
+            try:
+                print(f"removed {item.folder.name}, {show_size(remove_store(item))}")
+            except StoreError as error:
+                kept.append(str(error))
+        if kept:
+            raise StoreError("; ".join(kept))
+
+    @cache.command("gc")
+    @guarded
+    def gc(
+        older_than: Annotated[
+            str | None, typer.Option(help="also stores that were last opened longer ago: 12h, 30d, 2w")
+        ] = None,
+        max_size: Annotated[
+            str | None, typer.Option(help="also the least recently used stores, until the rest fits: 50GB")
+        ] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="remove nothing, only show")] = False,
+        cache_dir: CacheDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Remove what no one can use: unfinished stores, and what killed processes left.
+
+        A store that another process is filling always stays.
+        """
+        from hjepa_eval.features.garbage import collect_garbage
+
+        seconds = None if older_than is None else read_duration("--older-than", older_than)
+        size = None if max_size is None else read_size("--max-size", max_size)
+        folder = _folder(cache_dir)
+        removed = []
+        for item in collect_garbage(folder, unused_seconds=seconds, max_bytes=size, dry_run=dry_run):
+            removed.append(item)
+            if not as_json:
+                verb = "would remove" if dry_run else "removed"
+                path = item.path.relative_to(folder) if item.path.is_relative_to(folder) else item.path
+                print(f"{verb} {path}, {show_size(item.bytes)}: {item.reason}")
+        total = sum(item.bytes for item in removed)
+        if as_json:
+            entries = [{"path": str(item.path), "bytes": item.bytes, "reason": item.reason} for item in removed]
+            print_json({"dry_run": dry_run, "bytes": total, "removed": entries})
+        elif removed:
+            print(f"{len(removed)} {'thing' if len(removed) == 1 else 'things'}, {show_size(total)}")
+        else:
+            print(f"nothing to remove in {folder}")
+
+    @cache.command("diff")
+    @guarded
+    def diff(
+        first: Annotated[str, typer.Argument(help="6 or more characters of a key, or the folder of a store")],
+        second: Annotated[str, typer.Argument(help="the store to compare with")],
+        cache_dir: CacheDir = None,
+        as_json: AsJson = False,
+    ) -> None:
+        """Say in what two stores differ: why the second is not the first."""
+        from hjepa_eval.features.cache import find_manifest
+        from hjepa_eval.features.fingerprint import differences
+
+        old, new = (find_manifest(_folder(cache_dir), wanted) for wanted in (first, second))
+        found = differences(old.identity, new.identity)
+        if as_json:
+            print_json({"first": old.key, "second": new.key, "same": not found, "differences": found})
+            return
+        for line in found:
+            print(line)
+        if not found:
+            counts = f"{old.rows:,}" if old.rows == new.rows else f"{old.rows:,} and {new.rows:,}"
+            print(f"the features are the same, of {counts} images")
 
     @cache.command("path")
     @guarded

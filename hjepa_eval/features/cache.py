@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,7 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from hjepa_eval.errors import StoreError, first_few
+from hjepa_eval.features.claims import filling
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_eval.features.manifest import MANIFEST, Manifest, read_manifest
 
@@ -86,14 +90,58 @@ def _key(store: CachedStore) -> str:
     return store.manifest.key if store.manifest is not None and store.manifest.key.startswith(name) else name
 
 
+def find_manifest(cache_dir: Path, wanted: str) -> Manifest:
+    """Return the manifest of the one store that `wanted` names: its folder, its dataset, or the beginning of its key.
+
+    Raises:
+        StoreError: none fits, several do, or its manifest cannot be read.
+    """
+    if (Path(wanted) / MANIFEST).is_file():
+        return read_manifest(Path(wanted))
+    found = find_stores(cache_dir, wanted)
+    if len(found) > 1:
+        keys = first_few([f"{store.folder.name} ({store.folder.parent.name})" for store in found])
+        raise StoreError(f"{wanted!r} fits {len(found)} stores: {keys}; give the key of one")
+    return read_manifest(found[0].folder)
+
+
+def is_free(lock_file: Path) -> bool:
+    """Tell whether no process holds the lock of this name."""
+    if not lock_file.exists():
+        return True
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
+
+
+def is_filling(folder: Path) -> bool:
+    """Tell whether another process is filling the store in `folder`; earlier versions hold a lock beside it."""
+    return filling(folder) or not is_free(Path(f"{folder}.lock"))
+
+
+def stored_bytes(folder: Path) -> int:
+    """Return the size of everything in a store's folder."""
+    size = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # Temporary files of a process that is filling it come and go.
+            size += file.stat().st_size if file.is_file() else 0
+    return size
+
+
 def remove_store(store: CachedStore) -> int:
     """Delete a store and return the bytes that it held.
 
     Raises:
-        StoreError: it cannot be deleted.
+        StoreError: another process is filling it, or it cannot be deleted.
     """
     try:
-        size = sum(file.stat().st_size for file in store.folder.rglob("*") if file.is_file())
+        if is_filling(store.folder):
+            raise StoreError(f"{store.folder} is being filled by another hjepa; wait until it ends, or stop it")
+        size = stored_bytes(store.folder)
         # The manifest goes first, so that a half-deleted store is no store.
         (store.folder / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(store.folder)

@@ -80,6 +80,11 @@ class Manifest:
         return hash_json(self.identity)
 
     @property
+    def storage(self) -> str:
+        """The dtype of stored features, `float32` or `float16`."""
+        return str(self.identity.get("storage", "float32"))
+
+    @property
     def rows(self) -> int:
         """Number of samples stored."""
         return sum(shard.rows for shard in self.shards)

@@ -31,7 +31,7 @@ def read_rows(path: Path, name: str, *, rows: int) -> npt.NDArray[Any]:
         with safe_open(path, framework="numpy") as shard:
             return np.asarray(shard.get_tensor(name))[:rows]
     except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def read_into(out: npt.NDArray[np.float32], path: Path, name: str, index: npt.NDArray[np.int64]) -> None:
@@ -46,33 +46,42 @@ def read_into(out: npt.NDArray[np.float32], path: Path, name: str, index: npt.ND
     stops = [*starts[1:], len(index)]
     try:
         with path.open("rb", buffering=0) as file:
-            kind, offset, shape = _find_tensor(file, name)
+            kind, offset, shape = find_tensor(file, name)
             if shape[1:] != out.shape[1:] or index[-1] >= shape[0]:
                 raise ValueError(f"{name} has the shape {list(shape)}")
             for start, stop in zip(starts, stops, strict=True):
                 part = out[start:stop] if kind == out.dtype else np.empty((stop - start, *shape[1:]), kind)
                 file.seek(offset + int(index[start]) * shape[1] * kind.itemsize)
-                _fill(file, part)
+                fill(file, part)
                 out[start:stop] = part
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _find_tensor(file: FileIO, name: str) -> tuple[np.dtype, int, tuple[int, ...]]:
-    """Return type, first byte and shape of a tensor, from the header: its length in 8 bytes, then JSON."""
+def find_tensor(file: FileIO, name: str) -> tuple[np.dtype, int, tuple[int, ...]]:
+    """Return type, first byte and shape of a float tensor, from the header: its length in 8 bytes, then JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError: the header is damaged, or holds no such float tensor.
+    """
     length = np.zeros(1, "<u8")
-    _fill(file, length)
+    fill(file, length)
     if length[0] > os.fstat(file.fileno()).st_size:
         raise ValueError("its header is damaged")
     header = np.empty(int(length[0]), np.uint8)
-    _fill(file, header)
+    fill(file, header)
     entry = json.loads(header.tobytes())[name]
     if entry["dtype"] not in _FLOATS:
         raise ValueError(f"{name} is {entry['dtype']}, expected {' or '.join(_FLOATS)}")
     return _FLOATS[entry["dtype"]], 8 + len(header) + entry["data_offsets"][0], tuple(entry["shape"])
 
 
-def _fill(file: FileIO, array: npt.NDArray[Any]) -> None:
+def fill(file: FileIO, array: npt.NDArray[Any]) -> None:
+    """Fill an array with the next bytes of a file.
+
+    Raises:
+        ValueError: the file ends before.
+    """
     left = array.reshape(-1).view(np.uint8).data
     while left:
         count = file.readinto(left)
@@ -81,7 +90,8 @@ def _fill(file: FileIO, array: npt.NDArray[Any]) -> None:
         left = left[count:]
 
 
-def _unreadable(path: Path, error: Exception) -> StoreError:
+def unreadable(path: Path, error: Exception) -> StoreError:
+    """Return the error for a shard that cannot be read."""
     return StoreError(f"{path} cannot be read: {error}; run hjepa extract again, it repairs what is damaged")
 
 

@@ -1,0 +1,136 @@
+"""Claims: which process fills which part of a store, told by file locks that end with the process that holds them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from hjepa_eval.errors import StoreError
+
+Say = Callable[[str], None]
+
+FINISH = "finish"
+
+
+def this_process(rank: int = 0, world_size: int = 1) -> str:
+    """Return how claims name this process, for the one that goes on after its death."""
+    process = f"process {os.getpid()} on {socket.gethostname()}"
+    return process if world_size == 1 else f"rank {rank} of {world_size} ({process})"
+
+
+@contextmanager
+def claim(stores: Sequence[Path], part: str, *, owner: str, say: Say) -> Iterator[bool]:
+    """Hold one part of several stores; yields False, at once, when another process holds it in any of them.
+
+    Whoever gets the part must look again what is missing of it: another may just have finished it.
+
+    Args:
+        stores: folders of the stores.
+        part: name of the part.
+        owner: as `this_process` says.
+        say: told when the last owner ended without giving the part back.
+
+    Raises:
+        StoreError: the cache cannot be written.
+    """
+    with ExitStack() as held:
+        yield all(held.enter_context(_hold(folder, part, owner, say)) for folder in sorted(stores))
+
+
+@contextmanager
+def finishing(store: Path) -> Iterator[None]:
+    """Hold the right to write a store's manifest, and forget its claims afterwards; waits for it.
+
+    Raises:
+        StoreError: the cache cannot be written.
+    """
+    lock = FileLock(_lock_file(store, FINISH))
+    _acquire(lock, store, wait=True)
+    try:
+        yield
+        # Who waits for one of these files finds the store finished.
+        for file in _claims(store).glob(f"{store.name}-*"):
+            file.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Hold the right to make a file of the cache that all processes would make alike; waits for it.
+
+    Where no lock can be made, every process makes the file for itself.
+    """
+    lock = FileLock(f"{file}.lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+        Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def filling(store: Path) -> bool:
+    """Tell whether a process is filling the store in this folder now: whether it holds a part of it."""
+    finish = _lock_file(store, FINISH)
+    for path in set(_claims(store).glob(f"{store.name}-*.lock")) - {finish}:
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+    return False
+
+
+@contextmanager
+def _hold(store: Path, part: str, owner: str, say: Say) -> Iterator[bool]:
+    path = _lock_file(store, part)
+    lock = FileLock(path)
+    if not _acquire(lock, store, wait=False):
+        yield False
+        return
+    note = path.with_suffix(".owner")
+    try:
+        if note.exists():
+            say(f"{note.read_text(encoding='utf-8')} ended while it filled {store.name}/{part}; it is done again")
+        note.write_text(owner, encoding="utf-8")
+        yield True
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+def _claims(store: Path) -> Path:
+    """Return the folder of claims: beside `features` in a cache, beside the store elsewhere."""
+    parents = store.absolute().parents
+    in_cache = len(parents) > 3 and parents[2].name == "features"
+    return (parents[3] if in_cache else parents[0]) / "claims"
+
+
+def _lock_file(store: Path, part: str) -> Path:
+    return _claims(store) / f"{store.name}-{part}.lock"
+
+
+def _acquire(lock: FileLock, store: Path, *, wait: bool) -> bool:
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise StoreError(
+            f"cannot write the cache folder {store.parent}: {error.strerror}; "
+            "choose another with --cache-dir or HJEPA_CACHE"
+        ) from None
+    return True
