@@ -29,6 +29,10 @@ class EncoderError(HjepaError):
     """Raised when an encoder cannot be built, or returns something else than its levels declare."""
 
 
+class CompileError(EncoderError):
+    """Raised when torch.compile cannot compile an encoder on this machine."""
+
+
 class CheckpointError(HjepaError):
     """Raised when a checkpoint is absent, damaged, or has missing, unexpected or wrong-shaped tensors."""
 

@@ -1,53 +1,31 @@
-"""Extraction: one forward pass over a dataset fills a feature store per readout with every level."""
+"""Extraction: one forward pass over a dataset fills a feature store per readout with every level.
+
+Any number of processes may fill the same stores: each claims a range of images that nobody works on, so they split the
+work, and the stores come out the same, byte for byte, as from one process.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from filelock import FileLock, Timeout
-from torch import Tensor
-
 from hjepa_eval.datasets.augment import View
-from hjepa_eval.datasets.images import image_batches
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.protocol import Encoder, check_outputs
+from hjepa_eval.encoders.costs import encoder_costs
+from hjepa_eval.encoders.filling import ExtractSettings, Pass, Progress, Say, fill
+from hjepa_eval.encoders.inference import can_compile, compiling_pays
+from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.readouts import get_readout
-from hjepa_eval.errors import DataError, StoreError, first_few
+from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
 from hjepa_eval.features.cache import store_folder
+from hjepa_eval.features.claims import finishing
 from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel
-from hjepa_eval.features.store import FeatureStore, Range, StoreWriter
+from hjepa_eval.features.store import FeatureStore, StoreWriter
 
-Progress = Callable[[int, int], None]
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    """How to extract; none of it but `precision` changes a feature beyond rounding.
-
-    Attributes:
-        device: where the encoder runs.
-        precision: `bf16` or `fp32`.
-        batch_size: images per forward pass.
-        workers: decoding threads.
-        max_samples: only the first so many images of the dataset's balanced order; None for all.
-        on_bad_image: `error` or `skip`.
-    """
-
-    device: torch.device
-    precision: str
-    batch_size: int = 256
-    workers: int = 2
-    max_samples: int | None = None
-    on_bad_image: str = "error"
+__all__ = ["ExtractSettings", "Extraction", "describe", "extract"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +35,7 @@ class Extraction:
     Attributes:
         store: opened for reading.
         limit: images asked for; the store may hold more.
-        images: images that went through the encoder now; 0 when the cache had all.
+        images: images that went through the encoder now, in this process; 0 when the cache had all.
         seconds: wall time.
     """
 
@@ -68,7 +46,13 @@ class Extraction:
 
 
 def describe(
-    encoder: Encoder, dataset: ImageDataset, readout: str, settings: ExtractSettings, view: View | None = None
+    encoder: Encoder,
+    dataset: ImageDataset,
+    readout: str,
+    settings: ExtractSettings,
+    view: View | None = None,
+    *,
+    compiled: bool = False,
 ) -> Manifest:
     """Return the manifest, still without shards, of the store that an extraction of a view, or plain, would fill.
 
@@ -76,15 +60,17 @@ def describe(
         UnknownNameError: there is no such readout.
     """
     reader = get_readout(readout)
-    identity = {
+    identity: dict[str, Any] = {
         "dataset": {"fingerprint": dataset.fingerprint, "split": dataset.split},
         "encoder": encoder.identity(),
         "precision": settings.precision,
         "readout": readout,
-        "storage": "float32",
+        "storage": settings.storage,
     }
     if view is not None:
         identity["view"] = view.identity()
+    if compiled:
+        identity["compiled"] = True
     wanted = len(dataset) if settings.max_samples is None else min(settings.max_samples, len(dataset))
     return Manifest(
         identity=identity,
@@ -126,35 +112,40 @@ def extract(
         view: crop and mirror the images before they go in; None takes them as they are.
         repair: redo the damaged shards of a finished store; otherwise they are an error.
         progress: called with (images done, images to do) after each batch.
-        say: told in words about damage that is repaired, and about waiting for another process.
+        say: told in words about damage that is repaired, other processes, and an encoder that cannot be compiled.
 
     Raises:
         DataError: an image cannot be read and `on_bad_image` is `error`; finished shards stay.
-        EncoderError: the encoder returns another shape than it declares.
+        EncoderError: the encoder returns another shape than it declares, or cannot be compiled with `compile` on.
         StoreError: the cache cannot be written, or a store is damaged and `repair` is false; finished shards stay.
     """
-    say = say or (lambda message: None)
     started = time.perf_counter()
-    manifests = {readout: describe(encoder, dataset, readout, settings, view) for readout in readouts}
-    folders = {readout: store_folder(cache_dir, manifest) for readout, manifest in manifests.items()}
-    stores = {readout: _complete(folders[readout], manifests[readout], repair, say) for readout in readouts}
+
+    def plan(compiled: bool) -> Pass:
+        manifests = {name: describe(encoder, dataset, name, settings, view, compiled=compiled) for name in readouts}
+        folders = {name: store_folder(cache_dir, manifest) for name, manifest in manifests.items()}
+        quiet: Callable[..., None] = lambda *_: None  # noqa: E731
+        return Pass(encoder, dataset, settings, view, compiled, manifests, folders, say or quiet, progress or quiet)
+
+    eager = plan(False)
+    modes = {"off": [eager], "on": [plan(True)], "auto": [eager, plan(True)]}[settings.compile]
     images = 0
-    if None in stores.values():
-        with ExitStack() as locks:
-            for folder in sorted(folders.values()):
-                locks.enter_context(_lock(folder, say))
-            # Another process may have finished while this one waited.
-            stores = {readout: _complete(folders[readout], manifests[readout], repair, None) for readout in readouts}
-            lacking = [readout for readout, store in stores.items() if store is None]
-            writers = {readout: StoreWriter(folders[readout], manifests[readout]) for readout in lacking}
-            images = _fill(encoder, dataset, writers, settings, view, progress)
-            stores.update({readout: writer.finish() for readout, writer in writers.items()})
-    seconds = time.perf_counter() - started
-    limit = next(iter(manifests.values())).num_images
-    found = {readout: store for readout, store in stores.items() if store is not None}
-    for store in found.values():
+    complete = next((found for mode in modes if (found := _all_complete(mode, repair))), None)
+    if complete is None:
+        try:
+            chosen = _choose(modes)
+            images = fill(chosen)
+        except CompileError as error:
+            if settings.compile != "auto":
+                raise
+            eager.say(f"the encoder runs without torch.compile: {error}")
+            chosen = eager
+            images = fill(chosen)
+        complete = {name: _finish(chosen, name) for name in readouts}
+    for store in complete.values():
         _check_skipped(store, settings)
-    return {readout: Extraction(found[readout], limit, images, seconds) for readout in readouts}
+    seconds, limit = time.perf_counter() - started, next(iter(eager.manifests.values())).num_images
+    return {name: Extraction(complete[name], limit, images, seconds) for name in readouts}
 
 
 def _check_skipped(store: FeatureStore, settings: ExtractSettings) -> None:
@@ -166,26 +157,15 @@ def _check_skipped(store: FeatureStore, settings: ExtractSettings) -> None:
         )
 
 
-@contextmanager
-def _lock(folder: Path, say: Say) -> Iterator[None]:
-    """Hold a store's lock; wait, and say so, while another process fills it."""
-    lock = FileLock(f"{folder}.lock")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"waiting for another hjepa that is filling {folder}")
-            lock.acquire()
-    except OSError as error:
-        raise StoreError(
-            f"cannot write the cache folder {folder.parent}: {error.strerror}; "
-            "choose another with --cache-dir or HJEPA_CACHE"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _all_complete(mode: Pass, repair: bool) -> dict[str, FeatureStore] | None:
+    """Return the stores of a pass when all of them are whole."""
+    found = {}
+    for name, manifest in mode.manifests.items():
+        store = _complete(mode.folders[name], manifest, repair, mode.say)
+        if store is None:
+            return None
+        found[name] = store
+    return found
 
 
 def _complete(folder: Path, manifest: Manifest, repair: bool, say: Say | None) -> FeatureStore | None:
@@ -204,100 +184,27 @@ def _complete(folder: Path, manifest: Manifest, repair: bool, say: Say | None) -
     return store if fits else None
 
 
-def _fill(
-    encoder: Encoder,
-    dataset: ImageDataset,
-    writers: Mapping[str, StoreWriter],
-    settings: ExtractSettings,
-    view: View | None,
-    progress: Progress | None,
-) -> int:
-    """Run the encoder over every range that a writer misses; return the number of images."""
-    missing = sorted({part for writer in writers.values() for part in writer.missing}, key=lambda part: part.start)
-    total = sum(part.stop - part.start for part in missing)
-    done = 0
-    encoder.to(settings.device).eval()
-    try:
-        for part in missing:
-            wanting = {readout: writer for readout, writer in writers.items() if part in writer.missing}
-
-            def report(images: int, before: int = done) -> None:
-                if progress is not None:
-                    progress(before + images, total)
-
-            features, index, skipped = _forward(encoder, dataset, part, list(wanting), settings, view, report)
-            labels = dataset.labels[index]
-            for readout, writer in wanting.items():
-                writer.write(part, {**features[readout], "labels": labels, "index": index}, skipped)
-            done += part.stop - part.start
-    finally:
-        encoder.to("cpu")
-    return done
+def _choose(modes: Sequence[Pass]) -> Pass:
+    """Return the pass to run: the only one, or the one that was begun, or the compiled one if the images repay it."""
+    if len(modes) == 1:
+        return modes[0]
+    for mode in modes:
+        if any(any(folder.glob("*.safetensors")) for folder in mode.folders.values()):
+            return mode
+    eager, compiled = modes
+    images = next(iter(eager.manifests.values())).num_images
+    gflop = images * encoder_costs(eager.encoder).together.gflop
+    if not compiling_pays(gflop, device=eager.settings.device, precision=eager.settings.precision):
+        return eager
+    if not can_compile(eager.settings.device):
+        eager.say("the encoder runs without torch.compile: there is no compiler for it on this machine")
+        return eager
+    return compiled
 
 
-def _forward(
-    encoder: Encoder,
-    dataset: ImageDataset,
-    part: Range,
-    readouts: Sequence[str],
-    settings: ExtractSettings,
-    view: View | None,
-    report: Callable[[int], None],
-) -> tuple[dict[str, dict[str, npt.NDArray[np.float32]]], npt.NDArray[np.int64], tuple[str, ...]]:
-    """Return the features of one shard by readout and level, the indices kept, and what was skipped."""
-    gathered: dict[str, list[list[Tensor]]] = {readout: [[] for _ in encoder.levels] for readout in readouts}
-    index: list[int] = []
-    skipped: list[str] = []
-    batches = image_batches(
-        dataset,
-        encoder.transform,
-        indices=range(part.start, part.stop),
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        skip_bad=settings.on_bad_image == "skip",
-    )
-    seen = 0
-    for images, kept, reasons in batches:
-        index += kept
-        skipped += reasons
-        if kept:
-            inputs = images if view is None else view.apply(images.to(settings.device), kept)
-            for readout, levels in encode(encoder, inputs, readouts, settings).items():
-                for place, features in zip(gathered[readout], levels, strict=True):
-                    place.append(features)
-        seen += len(kept) + len(reasons)
-        report(seen)
-    arrays = {
-        readout: {
-            f"level{level.index}": _stack(parts, get_readout(readout).width(level))
-            for level, parts in zip(encoder.levels, places, strict=True)
-        }
-        for readout, places in gathered.items()
-    }
-    return arrays, np.asarray(index, dtype=np.int64), tuple(skipped)
-
-
-def _stack(parts: Sequence[Tensor], width: int) -> npt.NDArray[Any]:
-    return torch.cat(list(parts)).numpy() if parts else np.empty((0, width), dtype=np.float32)
-
-
-@torch.inference_mode()
-def encode(
-    encoder: Encoder, images: Tensor, readouts: Sequence[str], settings: ExtractSettings
-) -> dict[str, list[Tensor]]:
-    """Return float32 features `[B, F]` on the CPU by readout, one per level, for uint8 images `[B, 3, S, S]`.
-
-    Raises:
-        EncoderError: the encoder returns another shape than it declares.
-    """
-    batch = encoder.transform.normalise(images.to(settings.device, non_blocking=True))
-    with torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        outputs = encoder(batch)
-    check_outputs(encoder, outputs, len(images))
-    return {
-        readout: [
-            get_readout(readout).read(tokens.float(), level).cpu()
-            for tokens, level in zip(outputs, encoder.levels, strict=True)
-        ]
-        for readout in readouts
-    }
+def _finish(work: Pass, readout: str) -> FeatureStore:
+    """Return the finished store; of several processes one writes the manifest."""
+    folder, manifest = work.folders[readout], work.manifests[readout]
+    with finishing(folder):
+        store = _complete(folder, manifest, True, None)
+        return store if store is not None else StoreWriter(folder, manifest).finish()

@@ -138,6 +138,7 @@ class Extracted(Settings):
 
     readout: str
     precision: str
+    storage: str = "float32"
     train_store: str
     test_store: str
     forward_images: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -24,14 +23,27 @@ def register(app: typer.Typer) -> None:
     @app.command("datasets")
     @guarded
     def datasets(as_json: AsJson = False) -> None:
-        """List the datasets."""
-        from hjepa_eval.datasets import DATASETS
+        """List the datasets, and the options that their names take."""
+        from hjepa_eval.datasets import DATASETS, OPTION_HELP
+        from hjepa_eval.datasets.subsets import OPTIONS
 
-        rows = [(entry.usage, entry.description) for entry in DATASETS.values()]
+        entries = DATASETS.values()
         if as_json:
-            print_json([{"dataset": usage, "description": description} for usage, description in rows])
-        else:
-            _print_rows(rows)
+            print_json(
+                [
+                    {"dataset": each.usage, "description": each.description, "options": [*OPTIONS, *each.options]}
+                    for each in entries
+                ]
+            )
+            return
+        _print_rows([(entry.usage, entry.description) for entry in entries])
+        print("\nOptions of every dataset, such as cifar10?fraction=0.1?seed=1:")
+        _print_rows([(f"  ?{key}=", text) for key, text in OPTIONS.items()])
+        own = dict.fromkeys(key for entry in entries for key in entry.options)
+        for key in own:
+            takers = ", ".join(entry.usage for entry in entries if key in entry.options)
+            print(f"Option of {takers}:")
+            _print_rows([(f"  ?{key}=", OPTION_HELP.get(key, ""))])
 
     @app.command("protocols")
     @guarded
@@ -63,7 +75,8 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option("--seed", help="of untrained weights")] = 0,
         as_json: AsJson = False,
     ) -> None:
-        """List encoders, or one encoder's levels."""
+        """List encoders, or one encoder's levels: what they read, their sizes, and what they cost."""
+        from hjepa_eval.cli.model_levels import describe, lines
         from hjepa_eval.encoders import ENCODERS, load_encoder
 
         if model is None:
@@ -73,13 +86,8 @@ def register(app: typer.Typer) -> None:
             else:
                 _print_rows(rows)
             return
-        encoder = load_encoder(model, seed=seed)
-        parameters = sum(parameter.numel() for parameter in encoder.parameters())
+        description = describe(load_encoder(model, seed=seed))
         if as_json:
-            levels = [{**asdict(level), "tokens": level.tokens} for level in encoder.levels]
-            print_json({"model": encoder.name, "parameters": parameters, "levels": levels})
-            return
-        size = encoder.transform.size
-        print(f"{encoder.name}: {parameters / 1e6:.2f}M parameters, images {size}x{size}")
-        for level in encoder.levels:
-            print(f"  level {level.index}: {level.name}, {level.grid[0]}x{level.grid[1]} cells, width {level.dim}")
+            print_json(description)
+        else:
+            print("\n".join(lines(description)))

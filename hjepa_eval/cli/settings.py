@@ -55,8 +55,8 @@ class OutputSettings(Settings):
     quiet: bool = option(False, "no progress, no notes; errors and the result only", group=OUTPUT)
 
 
-class ExtractionSettings(OutputSettings):
-    """Which features, of which images, and how they are computed."""
+class ImageSettings(OutputSettings):
+    """Which encoder, which images, and where it runs."""
 
     model: str | None = option(
         None, "encoder, as in 'hjepa models'; the newest finished run under runs/ when not given", group=DATA
@@ -70,7 +70,6 @@ class ExtractionSettings(OutputSettings):
         None, "folder that holds the dataset (HJEPA_DATA; else ./data)", group=DATA, env="HJEPA_DATA"
     )
     level: Levels = option((), "levels, repeatable: 2, or 0,2, or all", group=DATA)
-    readout: ReadoutName = option("mean", "tokens to one vector", group=DATA)
     max_samples: int | None = option(None, "at most so many images per split, balanced over classes", group=DATA, ge=1)
     on_bad_image: Literal["error", "skip"] = option("error", "what to do with an unreadable image", group=DATA)
     download: bool = option(False, "fetch official dataset files or pretrained weights that are missing", group=DATA)
@@ -86,7 +85,34 @@ class ExtractionSettings(OutputSettings):
     )
 
 
-class OutcomeSettings(ExtractionSettings):
+class ExtractionSettings(ImageSettings):
+    """How features are computed and stored."""
+
+    storage: Literal["fp32", "fp16"] = option(
+        "fp32", "of the features on disk; fp16 halves them and rounds to 3 digits", group=RUNNING
+    )
+    compile: Literal["auto", "on", "off"] = option(
+        "auto", "torch.compile the encoder; auto does when the images repay the minute that it takes", group=RUNNING
+    )
+
+    @property
+    def all_readouts(self) -> tuple[str, ...]:
+        """The readouts to store, all from one forward pass."""
+        return ("mean",)
+
+    @property
+    def num_views(self) -> int:
+        """How many augmented passes over the train images to store beside the plain one."""
+        return 0
+
+
+class ReadoutSettings(ImageSettings):
+    """How tokens become the vector that is measured."""
+
+    readout: ReadoutName = option("mean", "tokens to one vector", group=DATA)
+
+
+class OutcomeSettings(ReadoutSettings):
     """What is written besides records."""
 
     predictions: bool = option(
@@ -99,12 +125,42 @@ class ViewSettings(ExtractionSettings):
 
     views: int = option(0, "augmented passes over the train images (random crops and flips)", group=DATA, ge=0)
 
+    @property
+    def num_views(self) -> int:
+        """How many augmented passes over the train images to store beside the plain one."""
+        return self.views
 
-class ProbeSettings(OutcomeSettings):
+
+class ExtractCommandSettings(ViewSettings):
+    """The features themselves."""
+
+    readouts: Annotated[tuple[ReadoutName, ...], BeforeValidator(_split), Field(min_length=1)] = option(
+        ("mean",),
+        "tokens to one vector, repeatable: mean,cls,grid; all from one forward pass",
+        group=DATA,
+        alias="readout",
+    )
+    export: Literal["npy", "parquet"] | None = option(
+        None, "write the features to --out as well, for other programs", group=OUTPUT, alias="format"
+    )
+    out: Folder = option(Path("features"), "folder for --format", group=OUTPUT)
+
+    @property
+    def all_readouts(self) -> tuple[str, ...]:
+        """The readouts to store, all from one forward pass."""
+        return tuple(dict.fromkeys(self.readouts))
+
+
+class ProbeSettings(OutcomeSettings, ExtractionSettings):
     """What every probe can do besides its own options."""
 
     seeds: Seeds = option((), "several seeds, such as 0,1,2: means with all values; else --seed alone", group=PROBE)
     fuse: Literal["none", "concat"] = option("none", "concat adds a row with all levels joined", group=PROBE)
+
+    @property
+    def all_readouts(self) -> tuple[str, ...]:
+        """The readouts to store, all from one forward pass; the first is the one that is measured."""
+        return (self.readout,)
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -152,6 +208,12 @@ class LinearSettings(SuperclassSettings, ViewSettings):
     readouts: Annotated[tuple[ReadoutName, ...], BeforeValidator(_split)] = option(
         (), "further readouts, such as cls,max: the best on the held-out part of train is taken", group=PROBE
     )
+
+    @property
+    def all_readouts(self) -> tuple[str, ...]:
+        """The readouts to store, all from one forward pass; the first is the one that is measured."""
+        return tuple(dict.fromkeys((self.readout, *self.readouts)))
+
     c: Strengths | None = option(
         None, "inverse regularisation strengths for logreg, repeatable; its own grid when not given", group=PROBE
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from hjepa_eval.cli.console import Talk
-from hjepa_eval.cli.settings import ExtractionSettings
+from hjepa_eval.cli.ranks import read_ranks
+from hjepa_eval.cli.settings import ExtractionSettings, ImageSettings
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.augment import View
 from hjepa_eval.datasets.protocol import ImageDataset
@@ -22,7 +23,7 @@ from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.manifest import StoredLevel
 from hjepa_eval.results import DatasetInfo, Extracted, ModelInfo
 
-SettingsT = TypeVar("SettingsT", bound=ExtractionSettings)
+SettingsT = TypeVar("SettingsT", bound=ImageSettings)
 
 RUNS = Path("runs")
 DEFAULT_DATASET = "digits"
@@ -79,6 +80,7 @@ class Features:
         return Extracted(
             readout=train.store.manifest.readout,
             precision=self.precision,
+            storage=train.store.manifest.storage,
             train_store=train.store.manifest.key,
             test_store=test.store.manifest.key,
             forward_images=train.images + test.images + sum(view.images for view in self.views),
@@ -127,7 +129,7 @@ def resolve(settings: SettingsT) -> SettingsT:
     """
     model = resolve_model(settings.model)
     dataset, root = resolve_dataset(settings.dataset, model)
-    device = resolve_device(settings.device)
+    device = resolve_device(read_ranks().device(settings.device))
     found = {
         "model": model,
         "dataset": dataset,
@@ -139,7 +141,7 @@ def resolve(settings: SettingsT) -> SettingsT:
     return settings.model_copy(update=found)
 
 
-def load_split(settings: ExtractionSettings, split: str) -> ImageDataset:
+def load_split(settings: ImageSettings, split: str) -> ImageDataset:
     """Return the images that resolved settings ask for.
 
     Raises:
@@ -172,6 +174,7 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
     seconds = {"load encoder": time.perf_counter() - started}
     cache = settings.cache_dir or default_cache_dir()
     precision = settings.precision
+    ranks = read_ranks()
     how = ExtractSettings(
         resolve_device(settings.device),
         precision,
@@ -179,8 +182,12 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
         workers=settings.num_workers,
         max_samples=settings.max_samples,
         on_bad_image=settings.on_bad_image,
+        storage="float16" if settings.storage == "fp16" else "float32",
+        compile=settings.compile,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
-    readouts = tuple(dict.fromkeys((settings.readout, *getattr(settings, "readouts", ()))))
+    readouts = settings.all_readouts
 
     def fill(dataset: ImageDataset, view: View | None = None) -> dict[str, Extraction]:
         return _extract_split(encoder, dataset, readouts, cache, how, talk, repair, view)
@@ -191,7 +198,7 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
         splits[split] = fill(dataset)
         seconds[f"extract {split}"] = time.perf_counter() - started
     started = time.perf_counter()
-    numbers = range(1, getattr(settings, "views", 0) + 1)
+    numbers = range(1, settings.num_views + 1)
     views = [fill(datasets["train"], View(number, settings.seed)) for number in numbers]
     if views:
         seconds["extract views"] = time.perf_counter() - started

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders.huggingface import load_huggingface
+from hjepa_eval.encoders.ijepa import load_ijepa
+from hjepa_eval.encoders.kmeans import load_kmeans
 from hjepa_eval.encoders.pixels import load_pixels
 from hjepa_eval.encoders.protocol import Encoder, Level
 from hjepa_eval.encoders.run import is_run, load_run, load_untrained_run
@@ -58,6 +61,16 @@ def _random(request: Request) -> Encoder:
     return load_random(request.argument, request.options, seed=request.seed)
 
 
+def _kmeans(request: Request) -> Encoder:
+    return load_kmeans(
+        request.argument,
+        request.options,
+        seed=request.seed,
+        train_images=request.train_images,
+        cache_dir=request.cache_dir,
+    )
+
+
 ENCODERS: dict[str, EncoderKind] = {
     "run": EncoderKind(
         lambda request: load_run(Path(request.argument), request.options),
@@ -71,6 +84,18 @@ ENCODERS: dict[str, EncoderKind] = {
         "a pretrained timm model: ?checkpoint=FILE, a copy on this machine, or --download",
         ("checkpoint", "levels", "taps"),
     ),
+    "hf": EncoderKind(
+        lambda request: load_huggingface(request.argument, request.options, download=request.download),
+        "hf:NAME",
+        "a ViT, DINOv2, DINOv3 or I-JEPA of Hugging Face: a folder, a copy on this machine, or --download",
+        ("levels", "taps"),
+    ),
+    "ijepa": EncoderKind(
+        lambda request: load_ijepa(Path(request.argument), request.options),
+        "ijepa:FILE.pth.tar",
+        "an official I-JEPA checkpoint; the EMA (target) encoder unless ?encoder=context",
+        ("encoder", "heads", "levels", "taps"),
+    ),
     "random": EncoderKind(
         _random,
         "random:NAME",
@@ -79,6 +104,12 @@ ENCODERS: dict[str, EncoderKind] = {
     ),
     "pixels": EncoderKind(
         lambda request: load_pixels(request.argument), "pixels[:SIZE]", "raw pixels at SIZE x SIZE, 32 when not given"
+    ),
+    "kmeans": EncoderKind(
+        _kmeans,
+        "kmeans[:K]",
+        "k-means of patches, fitted on the train images: the baseline to beat; K is 128 when not given",
+        ("patch", "size"),
     ),
     "file": EncoderKind(
         lambda request: load_user_file(request.argument), "FILE.py:FUNCTION", "what your own function returns"
@@ -95,8 +126,8 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
             raise EncoderError(f"--model {spec}: expected ?key=value after the name, found ?{query}")
         options[key] = value
     kind, colon, argument = name.partition(":")
-    if kind in ("timm", "random", "pixels"):
-        if kind != "pixels" and not argument:
+    if kind in ("timm", "hf", "ijepa", "random", "pixels", "kmeans"):
+        if kind not in ("pixels", "kmeans") and not argument:
             raise EncoderError(f"--model {spec}: expected a name after the colon: {ENCODERS[kind].usage}")
         return kind, argument, options
     if colon and name.rpartition(":")[0].endswith(".py"):
@@ -107,9 +138,14 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
         raise EncoderError(f"{name} is a folder without config.json, so no pretraining run")
     if name.startswith("vit_"):
         raise UnknownNameError(f"unknown model {name!r} (did you mean 'random:{name}' or 'timm:{name}'?)")
+    if name.endswith((".pth", ".pth.tar")):
+        raise UnknownNameError(
+            f"unknown model {name!r} (did you mean 'ijepa:{name}' or 'timm:NAME?checkpoint={name}'?)"
+        )
     kinds = ", ".join(entry.usage for entry in ENCODERS.values())
     neighbours = [str(path) for path in Path(name).parent.glob("*") if is_run(path)]
-    hint = did_you_mean(str(Path(name)), neighbours) or did_you_mean(kind, ["timm:NAME", "random:NAME", "pixels"])
+    names = ["timm:NAME", "random:NAME", "pixels", "kmeans"]
+    hint = did_you_mean(str(Path(name)), neighbours) or did_you_mean(kind, names)
     raise UnknownNameError(f"unknown model {spec!r}{hint}; give one of: {kinds}")
 
 
@@ -124,8 +160,8 @@ def load_encoder(
     """Return the encoder that `spec` names, ready for inference on the CPU.
 
     Args:
-        spec: as `hjepa models` lists them: a run's folder, `timm:NAME`, `random:NAME`, `pixels`, `file.py:build`,
-            each with `?key=value` options where it has some.
+        spec: as `hjepa models` lists them: a run's folder, `timm:NAME`, `hf:NAME`, `ijepa:FILE`, `random:NAME`,
+            `pixels`, `kmeans`, `file.py:build`, each with `?key=value` options where it has some.
         seed: of untrained weights.
         download: fetch pretrained weights that are not on this machine.
         train_images: gives the images that an encoder such as `kmeans` is fitted on.

@@ -134,9 +134,7 @@ def wrap_timm(model: Any, name: str, *, levels: int | None, taps: Taps, size: in
         if levels is not None or taps != "depth":
             raise EncoderError(f"{name} has stages; its levels are those, so leave out ?levels and ?taps")
         return StageEncoder(model, name, transform=transform, architecture=architecture)
-    depth = len(model.feature_info)
-    count = levels or (DEFAULT_LEVELS if isinstance(taps, str) else len(taps))
-    blocks = resolve_taps(taps, depth, count)
+    blocks = choose_taps(len(model.feature_info), levels=levels, taps=taps)
     return ViTEncoder(model, name, taps=blocks, transform=transform, architecture=architecture)
 
 
@@ -157,7 +155,17 @@ def build_untrained(name: str, *, seed: int) -> tuple[Any, int | None]:
     return model, int(model.patch_embed.img_size[0])
 
 
-def _parse_options(options: Mapping[str, str]) -> dict[str, Any]:
+def choose_taps(depth: int, *, levels: int | None, taps: Taps) -> tuple[int, ...]:
+    """Return one block number (from 1) per level for a ViT of `depth` blocks; 3 levels when nothing says how many."""
+    return resolve_taps(taps, depth, levels or (DEFAULT_LEVELS if isinstance(taps, str) else len(taps)))
+
+
+def parse_level_options(options: Mapping[str, str]) -> dict[str, Any]:
+    """Return `?levels=` and `?taps=` as the arguments `levels` and `taps` of `choose_taps` and `wrap_timm`.
+
+    Raises:
+        EncoderError: `levels` is no number, or `taps` neither `depth`, `final` nor a list of numbers.
+    """
     taps: Taps = "depth"
     spelled = options.get("taps", "depth")
     if spelled in ("depth", "final"):
@@ -176,7 +184,7 @@ def _parse_options(options: Mapping[str, str]) -> dict[str, Any]:
 def load_random(name: str, options: Mapping[str, str], *, seed: int) -> Encoder:
     """Return the untrained encoder `random:NAME`; the seed is part of its identity through its weights."""
     model, size = build_untrained(name, seed=seed)
-    return wrap_timm(model, f"random:{name}", size=size, **_parse_options(options))
+    return wrap_timm(model, f"random:{name}", size=size, **parse_level_options(options))
 
 
 def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encoder:
@@ -203,7 +211,7 @@ def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encod
             f"timm:{name}: its pretrained weights are not on this machine; fetch them with --download, "
             f"name a file with timm:{name}?checkpoint=FILE, or take it untrained with random:{name}"
         )
-    return wrap_timm(model, f"timm:{name}", size=size, **_parse_options(options))
+    return wrap_timm(model, f"timm:{name}", size=size, **parse_level_options(options))
 
 
 def _cached_weights(model: Any) -> str | None:

@@ -65,6 +65,6 @@ class TrainingImages:
             skip_bad=self.skip_bad,
         )
         for images, kept, reasons in batches:
-            self.skipped.update(dict.fromkeys(reasons))
+            self.skipped.update(dict.fromkeys(reasons.values()))
             if kept:
                 yield images, torch.tensor(kept)

@@ -6,7 +6,7 @@ import numpy as np
 
 from hjepa_eval.cli.console import Talk
 from hjepa_eval.cli.level_rows import level_rows
-from hjepa_eval.cli.settings import ViewSettings
+from hjepa_eval.cli.settings import ExtractCommandSettings
 from hjepa_eval.cli.workflow import collect_features, resolve
 
 COMMON = ("--model", "pixels:8", "--dataset", "digits", "--max-samples", 40)
@@ -33,7 +33,7 @@ def test_views__are_stored_beside_the_plain_pass_of_train(hjepa) -> None:
 
 
 def test_views__are_given_to_a_probe_row_by_row() -> None:
-    settings = ViewSettings(model="pixels:8", dataset="digits", max_samples=40, views=2)
+    settings = ExtractCommandSettings(model="pixels:8", dataset="digits", max_samples=40, views=2)
     features = collect_features(resolve(settings), Talk(quiet=True))
     (row,) = level_rows(features, fuse=False)
     views = row.train_views()

@@ -1,0 +1,90 @@
+"""`hjepa models NAME`: what an encoder's levels read, how many numbers they give, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hjepa_eval.encoders.costs import encoder_costs
+from hjepa_eval.encoders.protocol import Encoder, Level
+from hjepa_eval.encoders.readouts import READOUTS
+
+COLUMNS = ("level", "reads", "grid", "tokens", "width", "parameters (M)", "GFLOP/image")
+CONVENTION = (
+    "parameters and GFLOP from the image up to that level alone; a multiply-add is 2 FLOP, elementwise work is 0"
+)
+
+
+def describe(encoder: Encoder) -> dict[str, Any]:
+    """Return what there is to say about an encoder and each of its levels, as JSON values."""
+    costs = encoder_costs(encoder)
+    return {
+        "model": encoder.name,
+        "image_size": encoder.transform.size,
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "gflop": costs.together.gflop,
+        "uncounted": list(costs.together.uncounted),
+        "levels": [
+            {
+                "index": level.index,
+                "name": level.name,
+                "dim": level.dim,
+                "grid": list(level.grid),
+                "prefix": level.prefix,
+                "tokens": level.tokens,
+                "parameters": cost.parameters,
+                "gflop": cost.gflop,
+                "uncounted": list(cost.uncounted),
+                "readouts": _widths(level),
+            }
+            for level, cost in zip(encoder.levels, costs.levels, strict=True)
+        ],
+    }
+
+
+def _widths(level: Level) -> dict[str, int]:
+    """Return the numbers per image of each readout that the level has; `cls` needs a class token."""
+    return {name: readout.width(level) for name, readout in READOUTS.items() if name != "cls" or level.prefix > 0}
+
+
+def lines(description: dict[str, Any]) -> list[str]:
+    """Return a description as text: a headline, the table of levels, the readouts."""
+    size, levels = description["image_size"], description["levels"]
+    rows = [COLUMNS, *(_cells(level) for level in levels)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    table = [
+        "  ".join(
+            cell.ljust(width) if title == "reads" else cell.rjust(width)
+            for title, cell, width in zip(COLUMNS, row, widths, strict=True)
+        )
+        for row in rows
+    ]
+    return [
+        f"{description['model']}: {description['parameters'] / 1e6:.2f}M parameters, images {size}x{size}, "
+        f"{description['gflop']:.3f} GFLOP per image",
+        *table,
+        f"readouts and their widths: {_readouts(levels)}",
+        CONVENTION,
+        *(f"not counted: {name}" for name in description["uncounted"]),
+    ]
+
+
+def _cells(level: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(level["index"]),
+        level["name"],
+        "x".join(map(str, level["grid"])),
+        str(level["tokens"]),
+        str(level["dim"]),
+        f"{level['parameters'] / 1e6:.2f}",
+        f"{level['gflop']:.3f}",
+    )
+
+
+def _readouts(levels: list[dict[str, Any]]) -> str:
+    """Return `mean 192, ..., tokens 12288/3072/768`: one width where all levels have the same, `-` where none."""
+    parts = []
+    for name in READOUTS:
+        widths = [str(level["readouts"].get(name, "-")) for level in levels]
+        if set(widths) != {"-"}:
+            parts.append(f"{name} {widths[0] if len(set(widths)) == 1 else '/'.join(widths)}")
+    return ", ".join(parts)

@@ -1,0 +1,146 @@
+"""Inference: an encoder on its device that turns uint8 batches into features, eager or compiled."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import InductorError
+
+from hjepa_eval.encoders.protocol import Encoder, check_outputs
+from hjepa_eval.encoders.readouts import get_readout
+from hjepa_eval.errors import CompileError, EncoderError
+
+# Compiling a ViT took 60 to 75 s on two cores (torch 2.15). It gained a quarter in float32; the estimate below assumes
+# as much, so that it pays from about five minutes of eager work on.
+_REPAID_AFTER_SECONDS = 300.0
+# Rough speeds in GFLOP/s that a forward pass reaches: per core, and of one CUDA device.
+_CPU_SPEED = {"fp32": 40.0, "bf16": 200.0}
+_CUDA_SPEED = {"fp32": 20_000.0, "bf16": 150_000.0}
+_SAME_DIRECTION = 0.999
+
+Features = dict[str, list[Tensor]]
+
+
+class Inference:
+    """Features of uint8 batches, computed on one device without gradients.
+
+    Shapes are static when compiled: a short batch is padded to `batch_size` and cut again.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        readouts: Sequence[str],
+        *,
+        device: torch.device,
+        precision: str,
+        batch_size: int,
+        compiled: bool = False,
+    ) -> None:
+        """Move `encoder` to `device`.
+
+        Args:
+            encoder: stays there until `close`.
+            readouts: names; all of them come from one forward pass.
+            device: where it runs.
+            precision: `bf16` (autocast) or `fp32`.
+            batch_size: the largest batch.
+            compiled: compile normalisation, encoder and readouts at the first batch.
+
+        Raises:
+            UnknownNameError: there is no such readout.
+        """
+        self.encoder = encoder.to(device).eval()
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self._readouts = {name: get_readout(name) for name in readouts}
+        self._checked = False
+        self._compiled: Any = None
+        if compiled:
+            options: Any = {"freezing": True} if device.type == "cpu" else {"triton.cudagraphs": True}
+            self._compiled = torch.compile(self._features, dynamic=False, options=options)
+
+    def close(self) -> None:
+        """Move the encoder back to the CPU."""
+        self.encoder.to("cpu")
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        """Return float32 features `[B, F]` on the device, by readout, one per level, for uint8 images `[B, 3, S, S]`.
+
+        Raises:
+            EncoderError: the encoder returns another shape than it declares, or the compiled one something else.
+        """
+        count = len(images)
+        if count == 0:
+            return self._nothing()
+        if self._compiled is None:
+            return self._features(images.to(self.device, non_blocking=True))
+        if count < self.batch_size:
+            images = F.pad(images, (0, 0, 0, 0, 0, 0, 0, self.batch_size - count))
+        images = images.to(self.device, non_blocking=True)
+        try:
+            features: Features = self._compiled(images)
+        except (TorchDynamoException, InductorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CompileError(f"torch.compile failed on {self.encoder.name}: {reason}; take --compile off") from None
+        if not self._checked:
+            self._compare(features, self._features(images))
+        self._checked = True
+        # The next call of a CUDA graph writes into the same memory.
+        keep = Tensor.clone if self.device.type == "cuda" else lambda tensor: tensor
+        return {name: [keep(level[:count]) for level in levels] for name, levels in features.items()}
+
+    def _features(self, images: Tensor) -> Features:
+        batch = self.encoder.transform.normalise(images)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            outputs = self.encoder(batch)
+        check_outputs(self.encoder, outputs, len(images))
+        tokens = [output.float() for output in outputs]
+        return {
+            name: [readout.read(each, level) for each, level in zip(tokens, self.encoder.levels, strict=True)]
+            for name, readout in self._readouts.items()
+        }
+
+    def _nothing(self) -> Features:
+        widths = {
+            name: [readout.width(level) for level in self.encoder.levels] for name, readout in self._readouts.items()
+        }
+        return {name: [torch.empty(0, width) for width in each] for name, each in widths.items()}
+
+    def _compare(self, compiled: Features, eager: Features) -> None:
+        for name, levels in eager.items():
+            for level, (expected, found) in enumerate(zip(levels, compiled[name], strict=True)):
+                cosine = F.cosine_similarity(expected, found).min().item()
+                if not cosine >= _SAME_DIRECTION:
+                    raise EncoderError(
+                        f"{self.encoder.name}, compiled, gives other features at level {level} ({name}: cosine "
+                        f"{cosine:.4f} to the eager ones); take --compile off"
+                    )
+
+
+def can_compile(device: torch.device) -> bool:
+    """Tell whether there is what torch.compile needs: a C++ compiler for the CPU, triton for CUDA."""
+    if device.type == "cpu":
+        from torch._inductor import config
+
+        wanted = config.cpp.cxx if isinstance(config.cpp.cxx, tuple) else (config.cpp.cxx,)
+        return any(shutil.which(name) for name in wanted if name)
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return bool(has_triton())
+    return False
+
+
+def compiling_pays(gflop: float, *, device: torch.device, precision: str) -> bool:
+    """Tell whether a forward pass of so many GFLOP in all is long enough to repay compiling it."""
+    speed = _CPU_SPEED[precision] * torch.get_num_threads() if device.type == "cpu" else _CUDA_SPEED[precision]
+    return gflop / speed > _REPAID_AFTER_SECONDS

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def test_models__one_encoder_as_a_table(hjepa) -> None:
+    done = hjepa("models", "random:vit_tiny_patch4_32")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "random:vit_tiny_patch4_32: 5.36M parameters, images 32x32, 0.730 GFLOP per image",
+        "level  reads                grid  tokens  width  parameters (M)  GFLOP/image",
+        "    0  block 4, 1x1 cells    8x8      65    192            1.80        0.244",
+        "    1  block 8, 2x2 cells    4x4      17    192            3.58        0.487",
+        "    2  block 12, 4x4 cells   2x2       5    192            5.36        0.730",
+        "readouts and their widths: mean 192, max 192, cls 192, grid 768, tokens 12288/3072/768",
+        "parameters and GFLOP from the image up to that level alone; a multiply-add is 2 FLOP, elementwise work is 0",
+    ]
+
+
+def test_models__one_encoder_as_json(hjepa) -> None:
+    looked = json.loads(hjepa("models", "random:resnet18", "--json").out)
+    assert looked["parameters"] == 11_176_512
+    assert looked["image_size"] == 224
+    assert looked["gflop"] == looked["levels"][3]["gflop"] == 3.627122688
+    assert [level["parameters"] for level in looked["levels"]] == [157_504, 683_072, 2_782_784, 11_176_512]
+    assert looked["levels"][0]["readouts"] == {"mean": 64, "max": 64, "grid": 256, "tokens": 56 * 56 * 64}
+    assert "cls" not in hjepa("models", "random:resnet18").out
+
+
+USER_FILE = """
+import torch
+from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.encoders import Encoder, Level
+
+class Distances(Encoder):
+    name, settings, transform = "distances", {}, Transform(8, 8)
+    levels = (Level(0, "corner", 3, (1, 1), prefix=1), Level(1, "distances", 2, (1, 1)))
+
+    def forward(self, images):
+        corner = images[:, :, :1, :2].flatten(2).transpose(1, 2)
+        return [corner, torch.cdist(corner[:, :1], corner, p=1.0)]
+
+def build():
+    return Distances()
+"""
+
+
+def test_models__what_is_not_counted_is_said(hjepa, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(USER_FILE)
+    out = hjepa("models", "mine.py:build").out
+    assert "not counted: aten._cdist_forward" in out
+    assert "cls 3/-" in out  # the second level has no class token
+    levels = json.loads(hjepa("models", "mine.py:build", "--json").out)["levels"]
+    assert [level["uncounted"] for level in levels] == [[], ["aten._cdist_forward"]]
