@@ -7,15 +7,15 @@ work, and the stores come out the same, byte for byte, as from one process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hjepa_eval.datasets.augment import View
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.filling import ExtractSettings, Pass, Progress, Say, fill
+from hjepa_eval.encoders.handle import EncoderHandle
 from hjepa_eval.encoders.inference import can_compile, compiling_pays
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.readouts import get_readout
@@ -46,7 +46,7 @@ class Extraction:
 
 
 def describe(
-    encoder: Encoder,
+    encoder: EncoderHandle,
     dataset: ImageDataset,
     readout: str,
     settings: ExtractSettings,
@@ -62,7 +62,7 @@ def describe(
     reader = get_readout(readout)
     identity: dict[str, Any] = {
         "dataset": {"fingerprint": dataset.fingerprint, "split": dataset.split},
-        "encoder": encoder.identity(),
+        "encoder": encoder.identity,
         "precision": settings.precision,
         "readout": readout,
         "storage": settings.storage,
@@ -90,7 +90,7 @@ def describe(
 
 
 def extract(
-    encoder: Encoder,
+    encoder: Encoder | EncoderHandle,
     dataset: ImageDataset,
     *,
     readouts: Sequence[str],
@@ -104,7 +104,7 @@ def extract(
     """Return one complete store per readout, running the encoder only over images that a store lacks.
 
     Args:
-        encoder: on any device; it is moved to the settings' device.
+        encoder: on any device; it is moved to the settings' device. A handle is built only when a store lacks images.
         dataset: one split.
         readouts: names from `READOUTS`; all of them come from the same forward pass.
         cache_dir: where stores lie.
@@ -120,12 +120,12 @@ def extract(
         StoreError: the cache cannot be written, or a store is damaged and `repair` is false; finished shards stay.
     """
     started = time.perf_counter()
+    handle = encoder if isinstance(encoder, EncoderHandle) else EncoderHandle.of(encoder)
 
     def plan(compiled: bool) -> Pass:
-        manifests = {name: describe(encoder, dataset, name, settings, view, compiled=compiled) for name in readouts}
+        manifests = {name: describe(handle, dataset, name, settings, view, compiled=compiled) for name in readouts}
         folders = {name: store_folder(cache_dir, manifest) for name, manifest in manifests.items()}
-        quiet: Callable[..., None] = lambda *_: None  # noqa: E731
-        return Pass(encoder, dataset, settings, view, compiled, manifests, folders, say or quiet, progress or quiet)
+        return Pass(handle, dataset, settings, view, compiled, manifests, folders, say or _silent, progress or _silent)
 
     eager = plan(False)
     modes = {"off": [eager], "on": [plan(True)], "auto": [eager, plan(True)]}[settings.compile]
@@ -146,6 +146,10 @@ def extract(
         _check_skipped(store, settings)
     seconds, limit = time.perf_counter() - started, next(iter(eager.manifests.values())).num_images
     return {name: Extraction(complete[name], limit, images, seconds) for name in readouts}
+
+
+def _silent(*_: object) -> None:
+    """Say and show nothing."""
 
 
 def _check_skipped(store: FeatureStore, settings: ExtractSettings) -> None:
@@ -191,9 +195,11 @@ def _choose(modes: Sequence[Pass]) -> Pass:
     for mode in modes:
         if any(any(folder.glob("*.safetensors")) for folder in mode.folders.values()):
             return mode
+    from hjepa_eval.encoders.costs import encoder_costs
+
     eager, compiled = modes
     images = next(iter(eager.manifests.values())).num_images
-    gflop = images * encoder_costs(eager.encoder).together.gflop
+    gflop = images * encoder_costs(eager.encoder.build()).together.gflop
     if not compiling_pays(gflop, device=eager.settings.device, precision=eager.settings.precision):
         return eager
     if not can_compile(eager.settings.device):

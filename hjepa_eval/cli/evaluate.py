@@ -22,13 +22,13 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     """Return the records of all probes for the model and its baselines; each is written as soon as it is there."""
     from hjepa_eval.cli.measure import measure
     from hjepa_eval.cli.probe_run import collect_seeds, prepare, say_deviations
-    from hjepa_eval.encoders import load_encoder
+    from hjepa_eval.cli.workflow import find_encoder
 
     resolved = prepare(settings, talk)
     plans = [plan_knn(resolved), plan_linear(resolved), plan_few_shot(resolved)]
     specs = list(dict.fromkeys([str(resolved.model), *settings.baselines]))
     for spec in specs[1:]:
-        load_encoder(spec, seed=settings.seed, download=settings.download)  # A typo ends here, before any work.
+        find_encoder(resolved.model_copy(update={"model": spec}))  # A typo ends here, before any work.
     records = []
     for place, spec in enumerate(specs):
         # A baseline has its own levels: the choice of levels is the model's.

@@ -39,11 +39,9 @@ def register(app: typer.Typer) -> None:
         _print_rows([(entry.usage, entry.description) for entry in entries])
         print("\nOptions of every dataset, such as cifar10?fraction=0.1?seed=1:")
         _print_rows([(f"  ?{key}=", text) for key, text in OPTIONS.items()])
-        own = dict.fromkeys(key for entry in entries for key in entry.options)
-        for key in own:
-            takers = ", ".join(entry.usage for entry in entries if key in entry.options)
-            print(f"Option of {takers}:")
-            _print_rows([(f"  ?{key}=", OPTION_HELP.get(key, ""))])
+        for options in dict.fromkeys(entry.options for entry in entries if entry.options):
+            print(f"And of {', '.join(entry.usage for entry in entries if entry.options == options)}:")
+            _print_rows([(f"  ?{key}=", OPTION_HELP.get(key, "")) for key in options])
 
     @app.command("protocols")
     @guarded

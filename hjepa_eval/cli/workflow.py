@@ -14,7 +14,8 @@ from hjepa_eval.cli.settings import ExtractionSettings, ImageSettings
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.augment import View
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders import Encoder, load_encoder
+from hjepa_eval.encoders import Encoder
+from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 from hjepa_eval.encoders.precision import resolve_device, resolve_precision
 from hjepa_eval.encoders.run import is_run, newest_run, read_run_config
 from hjepa_eval.errors import unknown
@@ -108,7 +109,7 @@ def resolve_dataset(dataset: str | None, model: str) -> tuple[str, Path | None]:
     return DEFAULT_DATASET, None
 
 
-def choose_levels(encoder: Encoder, wanted: tuple[int, ...]) -> tuple[int, ...]:
+def choose_levels(encoder: Encoder | EncoderHandle, wanted: tuple[int, ...]) -> tuple[int, ...]:
     """Return the wanted level numbers, all of them for none.
 
     Raises:
@@ -151,6 +152,21 @@ def load_split(settings: ImageSettings, split: str) -> ImageDataset:
     return load_dataset(str(settings.dataset), split, root=settings.root, download=settings.download, memo=memo)
 
 
+def find_encoder(settings: ImageSettings) -> EncoderHandle:
+    """Return the encoder that resolved settings ask for.
+
+    Raises:
+        HjepaError: it is unknown, or its weights are missing or do not fit.
+    """
+    return open_encoder(
+        str(settings.model),
+        seed=settings.seed,
+        download=settings.download,
+        train_images=lambda: load_split(settings, "train"),
+        cache_dir=settings.cache_dir,
+    )
+
+
 def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool = False) -> Features:
     """Return the features that resolved settings ask for; what the cache lacks is extracted on the way.
 
@@ -163,13 +179,7 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
         HjepaError: anything that the user can mend: names, data, weights, the cache.
     """
     started = time.perf_counter()
-    encoder = load_encoder(
-        str(settings.model),
-        seed=settings.seed,
-        download=settings.download,
-        train_images=lambda: load_split(settings, "train"),
-        cache_dir=settings.cache_dir,
-    )
+    encoder = find_encoder(settings)
     levels = choose_levels(encoder, settings.level)
     seconds = {"load encoder": time.perf_counter() - started}
     cache = settings.cache_dir or default_cache_dir()
@@ -202,8 +212,7 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
     views = [fill(datasets["train"], View(number, settings.seed)) for number in numbers]
     if views:
         seconds["extract views"] = time.perf_counter() - started
-    identity = encoder.identity()
-    model = ModelInfo(name=encoder.name, weights=identity["weights"], identity=identity)
+    model = ModelInfo(name=encoder.name, weights=encoder.identity["weights"], identity=encoder.identity)
     found = []
     for readout in readouts:
         own = {split: extractions[readout] for split, extractions in splits.items()}
@@ -214,7 +223,7 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
 
 
 def _extract_split(
-    encoder: Encoder,
+    encoder: EncoderHandle,
     dataset: ImageDataset,
     readouts: Sequence[str],
     cache: Path,

@@ -10,8 +10,24 @@ from pathlib import Path
 from hjepa_eval.datasets.cifar import load_cifar
 from hjepa_eval.datasets.digits import Digits
 from hjepa_eval.datasets.folder import ImageFolder
+from hjepa_eval.datasets.huggingface import OPTIONS as TABLE_OPTIONS
+from hjepa_eval.datasets.huggingface import load_table
+from hjepa_eval.datasets.imagenet import load_imagenet1k, load_imagenet100
+from hjepa_eval.datasets.imagenette import load_imagenette
 from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.datasets.stl10 import load_stl10
+from hjepa_eval.datasets.subsets import OPTIONS, read_choice, take_subset
+from hjepa_eval.datasets.tinyimagenet import load_tinyimagenet
+from hjepa_eval.datasets.wds import load_shards
 from hjepa_eval.errors import DataError, UnknownNameError, unknown
+
+LINKS = ("links",)
+OPTION_HELP = {
+    **OPTIONS,
+    "links": "follow: read links that lead out of the data set's folder",
+    **TABLE_OPTIONS,
+    "test": "name of the test split of hf, pattern of the test shards of wds",
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of `hjepa datasets`."""
+    """One line of `hjepa datasets`; `options` are those beside the ones of subsets, which every data set takes."""
 
     load: Callable[[Source], ImageDataset]
     usage: str
@@ -40,17 +56,58 @@ def _digits(source: Source) -> ImageDataset:
     return Digits(source.split)
 
 
-def _cifar10(source: Source) -> ImageDataset:
-    return load_cifar("cifar10", source.root, split=source.split, download=source.download, memo=source.memo)
+def _cifar(name: str) -> Callable[[Source], ImageDataset]:
+    def load(source: Source) -> ImageDataset:
+        split, follow = source.split, _follow_links(source)
+        return load_cifar(
+            name, source.root, split=split, download=source.download, memo=source.memo, follow_links=follow
+        )
 
-
-def _cifar100(source: Source) -> ImageDataset:
-    return load_cifar("cifar100", source.root, split=source.split, download=source.download, memo=source.memo)
+    return load
 
 
 def _folder(source: Source) -> ImageDataset:
     folder = _expand(Path(source.argument)) if source.argument else source.root
-    return ImageFolder(f"folder:{folder.resolve().name}", folder, split=source.split, memo=source.memo)
+    name = f"folder:{folder.resolve().name}"
+    return ImageFolder(name, folder, split=source.split, memo=source.memo, follow_links=_follow_links(source))
+
+
+def _imagenet1k(source: Source) -> ImageDataset:
+    return load_imagenet1k(source.root, split=source.split, memo=source.memo, follow_links=_follow_links(source))
+
+
+def _imagenet100(source: Source) -> ImageDataset:
+    return load_imagenet100(source.root, split=source.split, memo=source.memo, follow_links=_follow_links(source))
+
+
+def _imagenette(source: Source) -> ImageDataset:
+    return load_imagenette(source.root, split=source.split, memo=source.memo, follow_links=_follow_links(source))
+
+
+def _tinyimagenet(source: Source) -> ImageDataset:
+    return load_tinyimagenet(source.root, split=source.split, memo=source.memo, follow_links=_follow_links(source))
+
+
+def _stl10(source: Source) -> ImageDataset:
+    return load_stl10(source.root, split=source.split, download=source.download, memo=source.memo)
+
+
+def _wds(source: Source) -> ImageDataset:
+    test = source.options.get("test")
+    return load_shards(source.argument, split=source.split, test_pattern=test, memo=source.memo)
+
+
+def _hf(source: Source) -> ImageDataset:
+    return load_table(
+        source.argument, split=source.split, options=source.options, download=source.download, memo=source.memo
+    )
+
+
+def _follow_links(source: Source) -> bool:
+    value = source.options.get("links")
+    if value not in (None, "follow"):
+        raise DataError(f"?links={value}: expected ?links=follow, or no ?links to stay inside the data set's folder")
+    return value == "follow"
 
 
 def _expand(path: Path) -> Path:
@@ -60,9 +117,33 @@ def _expand(path: Path) -> Path:
 
 DATASETS: dict[str, Entry] = {
     "digits": Entry(_digits, "digits", "1,797 scanned digits, 8x8 grey, 10 classes; ships with scikit-learn"),
-    "cifar10": Entry(_cifar10, "cifar10", "60,000 photographs, 32x32, 10 classes; official files or class folders"),
-    "cifar100": Entry(_cifar100, "cifar100", "60,000 photographs, 32x32, 100 classes; official files or class folders"),
-    "folder": Entry(_folder, "folder:PATH", "your own: PATH/train/<class>/<image> and PATH/test/ or PATH/val/"),
+    "cifar10": Entry(
+        _cifar("cifar10"), "cifar10", "60,000 photographs, 32x32, 10 classes; official files or class folders", LINKS
+    ),
+    "cifar100": Entry(
+        _cifar("cifar100"), "cifar100", "60,000 photographs, 32x32, 100 classes; official files or class folders", LINKS
+    ),
+    "stl10": Entry(_stl10, "stl10", "13,000 labelled photographs, 96x96, 10 classes; official binary files"),
+    "tinyimagenet": Entry(
+        _tinyimagenet, "tinyimagenet", "110,000 photographs, 64x64, 200 classes; official layout", LINKS
+    ),
+    "imagenette": Entry(
+        _imagenette, "imagenette", "13,394 photographs, 10 easy classes of ImageNet; wnid folders", LINKS
+    ),
+    "imagenet100": Entry(
+        _imagenet100, "imagenet100", "131,689 photographs, CMC's 100 classes; folders of ImageNet-1k will do", LINKS
+    ),
+    "imagenet1k": Entry(_imagenet1k, "imagenet1k", "1,331,167 photographs, 1,000 classes; wnid folders", LINKS),
+    "folder": Entry(_folder, "folder:PATH", "your own: PATH/train/<class>/<image> and PATH/test/ or PATH/val/", LINKS),
+    "wds": Entry(
+        _wds, "wds:PATTERN", "tar shards in WebDataset's naming, such as 'wds:photos-{split}-{000..099}.tar'", ("test",)
+    ),
+    "hf": Entry(
+        _hf,
+        "hf:NAME_OR_FOLDER",
+        "a Hugging Face data set: a folder, or a name on the hub",
+        (*TABLE_OPTIONS, "test"),
+    ),
 }
 
 
@@ -72,7 +153,8 @@ def load_dataset(
     """Return one split of the dataset that `spec` names.
 
     Args:
-        spec: a name from `DATASETS`, with its argument after a colon, such as `folder:photos`.
+        spec: a name from `DATASETS`, with its argument after a colon and options after question marks, such as
+            `folder:photos?fraction=0.1?seed=1`.
         split: `train` or `test`.
         root: folder that holds the files; `data` when not given.
         download: fetch official files that are missing.
@@ -80,19 +162,27 @@ def load_dataset(
 
     Raises:
         UnknownNameError: there is no such dataset, or it takes no argument.
-        DataError: its files are missing, incomplete, or have an empty class.
+        DataError: its files are missing, incomplete, or have an empty class; or options do not fit it.
     """
     full, *queries = spec.split("?")
-    options = dict(_option(spec, query) for query in queries)
+    options: dict[str, str] = {}
+    for key, value in (_option(spec, query) for query in queries):
+        if key in options:
+            raise DataError(f"--dataset {spec}: ?{key} is said twice; keep one of them")
+        options[key] = value
     name, colon, argument = full.partition(":")
     if name not in DATASETS:
         raise unknown("dataset", name, [entry.usage for entry in DATASETS.values()])
     if colon and ":" not in DATASETS[name].usage:
         raise UnknownNameError(f"dataset {name} takes no argument, found {spec!r}; write {name}")
     for key in options:
-        if key not in DATASETS[name].options:
-            raise unknown(f"option of {DATASETS[name].usage}", key, DATASETS[name].options)
-    return DATASETS[name].load(Source(argument, split, _expand(root or Path("data")), download, memo, options))
+        if key not in (*OPTIONS, *DATASETS[name].options):
+            raise unknown(f"option of {DATASETS[name].usage}", key, (*OPTIONS, *DATASETS[name].options))
+    # Lists are read before the data set is: that may take long.
+    choice = read_choice({key: options.pop(key) for key in OPTIONS if key in options}, spec=spec)
+    source = Source(argument, split, _expand(root or Path("data")), download, memo, options)
+    dataset = DATASETS[name].load(source)
+    return dataset if choice is None else take_subset(dataset, choice)
 
 
 def _option(spec: str, query: str) -> tuple[str, str]:

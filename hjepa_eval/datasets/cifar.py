@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hjepa_eval.datasets.folder import ImageFolder, is_folder, split_folder
+from hjepa_eval.datasets.copies import check_class_count, count_notes
+from hjepa_eval.datasets.folder import ImageFolder
+from hjepa_eval.datasets.listing import Links, is_folder
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
-from hjepa_eval.errors import DataError, first_few
+from hjepa_eval.errors import DataError
 
 NUM_IMAGES = {"train": 50_000, "test": 10_000}
+_CLASSES = {"cifar10": 10, "cifar100": 100}
 _OFFICIAL = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 _ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
 
@@ -57,7 +60,9 @@ class Cifar(ImageDataset):
         return self._images[index]
 
 
-def load_cifar(name: str, root: Path, *, split: str, download: bool, memo: Path | None) -> ImageDataset:
+def load_cifar(
+    name: str, root: Path, *, split: str, download: bool, memo: Path | None, follow_links: bool = False
+) -> ImageDataset:
     """Return CIFAR from `root` or `root/<name>`: the official files, or a class-folder copy.
 
     Raises:
@@ -67,7 +72,10 @@ def load_cifar(name: str, root: Path, *, split: str, download: bool, memo: Path 
         if is_folder(folder / _OFFICIAL[name]):
             return Cifar(name, folder, split=split, download=False)
         if is_folder(folder / "train"):
-            return _class_folders(name, folder, split, memo)
+            check_class_count(name, folder, expected=_CLASSES[name], links=Links(folder, follow=follow_links))
+            copy = ImageFolder(name, folder, split=split, memo=memo, follow_links=follow_links)
+            copy.notes = count_notes(copy, NUM_IMAGES)
+            return copy
     if download:
         return Cifar(name, root, split=split, download=True)
     archive = next((f for f in (root / _ARCHIVES[name], root / name / _ARCHIVES[name]) if f.is_file()), None)
@@ -77,19 +85,3 @@ def load_cifar(name: str, root: Path, *, split: str, download: bool, memo: Path 
         f"{name} is not under {root}: no {_OFFICIAL[name]}/ and no train/<class>/ folders; "
         "name its folder with --root (or HJEPA_DATA), or fetch the official files with --download"
     )
-
-
-def _class_folders(name: str, folder: Path, split: str, memo: Path | None) -> ImageDataset:
-    copy = ImageFolder(name, folder, split=split, memo=memo)
-    expected = {"cifar10": 10, "cifar100": 100}[name]
-    if len(copy.class_names) != expected:
-        raise DataError(
-            f"{split_folder(folder, 'train')} has {len(copy.class_names)} of {name}'s {expected} classes "
-            f"({first_few(copy.class_names)}); complete the copy, or name it folder:{folder}"
-        )
-    if len(copy) != NUM_IMAGES[split]:
-        copy.notes = (
-            f"this copy holds {len(copy):,} of {name}'s {NUM_IMAGES[split]:,} {split} images; "
-            "do not compare its numbers with published ones",
-        )
-    return copy

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor
-
-from hjepa_eval.datasets.decoding import decode
-from hjepa_eval.datasets.images import check_classes
-from hjepa_eval.datasets.protocol import ImageDataset, interleave
+from hjepa_eval.datasets.image_files import ImageFiles
+from hjepa_eval.datasets.listing import FileList, Links, is_folder, status_of, visible
 from hjepa_eval.errors import DataError, first_few
-from hjepa_eval.features.fingerprint import fingerprint_files
 
-_SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "val")}
+TEST_FOLDERS = ("test", "val")
 
 
-class ImageFolder(ImageDataset):
+class ImageFolder(ImageFiles):
     """Images in one folder per class; the class names are the folder names of the train split, sorted.
 
-    Every file of a class folder is an image of it, but for hidden ones (`.name`). What cannot be opened, such as a
-    link that leads nowhere, is listed all the same and fails in `image`: the user decides whether to skip it.
+    Every file of a class folder is an image of it, but for hidden ones (`.name`).
     """
 
-    def __init__(self, name: str, root: Path, *, split: str, memo: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        *,
+        split: str,
+        memo: Path | None = None,
+        classes: Sequence[str] | None = None,
+        test_folders: Sequence[str] = TEST_FOLDERS,
+        follow_links: bool = False,
+    ) -> None:
         """List one split and fingerprint its content.
 
         Args:
@@ -33,81 +37,51 @@ class ImageFolder(ImageDataset):
             root: folder that holds `train/` and `test/` or `val/`.
             split: `train` or `test`.
             memo: folder for remembered fingerprints.
+            classes: leave out all other class folders.
+            test_folders: names that the folder of the test split may have, the first that is there.
+            follow_links: read links that lead out of `root`.
 
         Raises:
-            DataError: the folder, a split or a class is missing, empty or not to be listed, a class holds a folder,
-                or test has a class that train lacks.
+            DataError: the folder, a split or a class is missing, empty or not to be listed, a class holds a folder or
+                is a link out of the root, or test has a class that train lacks.
         """
-        self.name = name
-        self.split = split
-        self.folder = split_folder(root, split)
-        self.class_names = class_folders(split_folder(root, "train"))
+        links = Links(root, follow=follow_links)
+        folder = split_folder(root, split, test_folders=test_folders)
+        train = split_folder(root, "train")
+        names = class_folders(train, links, only=classes)
         if split == "test":
-            extra = sorted(set(class_folders(self.folder)) - set(self.class_names))
+            extra = sorted(set(class_folders(folder, links, only=classes)) - set(names))
             if extra:
-                raise DataError(f"{self.folder} has classes that train lacks: {first_few(extra)}; make them agree")
-        names, stats, labels = self._list_files()
-        order = interleave(labels)
-        self.labels = labels[order]
-        self._names: list[str] = [names[position] for position in order]
-        check_classes(self.class_names, labels, where=str(self.folder))
-        in_order = [stats[position] for position in order]
-        self.fingerprint = fingerprint_files(self.folder, self._names, stats=in_order, memo=memo)
-
-    def _list_files(self) -> tuple[list[str], list[os.stat_result], np.ndarray]:
-        names, stats, labels, nested = [], [], [], []
-        for label, class_name in enumerate(self.class_names):
-            folder = self.folder / class_name
-            for entry in _visible(folder) if is_folder(folder) else []:
-                status = _status(entry)
-                if stat.S_ISDIR(status.st_mode):
-                    nested.append(f"{class_name}/{entry.name}")
-                names.append(f"{class_name}/{entry.name}")
-                stats.append(status)
-                labels.append(label)
-        if nested:
-            raise DataError(
-                f"{self.folder}: folders inside a class: {first_few(nested)}; move their images into the class folder, "
-                "or move them away"
-            )
-        return names, stats, np.asarray(labels, dtype=np.int64)
-
-    def image(self, index: int) -> Tensor:
-        """Return image `index` as uint8 RGB `[3, H, W]`.
-
-        Raises:
-            DataError: the file cannot be read or decoded; the message names it.
-        """
-        path = self.folder / self._names[index]
-        try:
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise DataError(f"{path} is no regular file")
-            content = path.read_bytes()
-        except OSError as error:
-            link = f" (a link to {os.readlink(path)})" if os.path.islink(path) else ""
-            raise DataError(f"cannot read {path}{link}: {error.strerror}") from None
-        return decode(content, str(path))
-
-    def image_name(self, index: int) -> str:
-        """Return the name of image `index` as `<class>/<file>`."""
-        return self._names[index]
+                raise DataError(f"{folder} has classes that train lacks: {first_few(extra)}; make them agree")
+        files = FileList()
+        for label, class_name in enumerate(names):
+            add_folder(files, folder, class_name, label, links=links)
+        check_flat(files, folder)
+        super().__init__(name, folder, files, split=split, class_names=names, links=links, memo=memo)
 
 
-def is_folder(path: Path) -> bool:
-    """Tell whether `path` is a folder.
+def add_folder(files: FileList, folder: Path, part: str, label: int, *, links: Links) -> None:
+    """Add all files in `folder/part`, if there is such a folder."""
+    if is_folder(folder / part):
+        links.check_folder(folder / part)
+        entries = visible(folder / part)
+        files.add(entries, part, [label] * len(entries), links=links)
+
+
+def check_flat(files: FileList, folder: Path) -> None:
+    """Check that no class holds a folder.
 
     Raises:
-        DataError: that cannot be told, for want of permission.
+        DataError: one does.
     """
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise DataError(f"cannot look at {path}: {error.strerror}; check its permissions") from None
+    if files.nested:
+        raise DataError(
+            f"{folder}: folders inside a class: {first_few(files.nested)}; move their images into the class folder, "
+            "or move them away"
+        )
 
 
-def split_folder(root: Path, split: str) -> Path:
+def split_folder(root: Path, split: str, *, test_folders: Sequence[str] = TEST_FOLDERS) -> Path:
     """Return the folder of a split.
 
     Raises:
@@ -115,47 +89,32 @@ def split_folder(root: Path, split: str) -> Path:
     """
     if not is_folder(root):
         raise DataError(f"no folder {root}; give the folder that holds train/ and test/ (or val/)")
-    for name in _SPLIT_FOLDERS[split]:
+    names = ("train",) if split == "train" else test_folders
+    for name in names:
         if is_folder(root / name):
             return root / name
-    wanted = " or ".join(f"{name}/" for name in _SPLIT_FOLDERS[split])
-    raise DataError(f"{root} has no {wanted} folder; expected {root}/{_SPLIT_FOLDERS[split][0]}/<class>/<image>")
+    wanted = " or ".join(f"{name}/" for name in names)
+    raise DataError(f"{root} has no {wanted} folder; expected {root}/{names[0]}/<class>/<image>")
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the class folders in a split's folder, sorted.
+def class_folders(folder: Path, links: Links, *, only: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the names of the class folders in a split's folder, sorted; of those in `only`, if given.
 
     Raises:
-        DataError: there are none, the folder cannot be listed, or a class is a link that leads nowhere.
+        DataError: there are none, the folder cannot be listed, or it or a class is a link that leads nowhere or out
+            of the data set.
     """
-    names = []
-    for entry in _visible(folder):
-        mode = _status(entry).st_mode
+    links.check_folder(folder)
+    names, wanted = [], None if only is None else frozenset(only)
+    for entry in visible(folder):
+        if wanted is not None and entry.name not in wanted:
+            continue
+        mode = status_of(entry).st_mode
         if stat.S_ISLNK(mode):
             raise DataError(f"{entry.path} is a link that leads nowhere; mend it or remove it")
         if stat.S_ISDIR(mode):
+            links.check_folder(entry.path)
             names.append(entry.name)
     if not names:
         raise DataError(f"{folder} has no class folders; expected {folder}/<class>/<image>")
     return tuple(names)
-
-
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder that are not hidden, by name."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"cannot list {folder}: {error.strerror}; check its permissions") from None
-
-
-def _status(entry: os.DirEntry[str]) -> os.stat_result:
-    """Return the status of what an entry leads to, or of the link itself when it leads nowhere."""
-    try:
-        return entry.stat()
-    except OSError:
-        pass
-    try:
-        return entry.stat(follow_symlinks=False)
-    except OSError as error:
-        raise DataError(f"cannot look at {entry.path}: {error.strerror}; check its permissions") from None

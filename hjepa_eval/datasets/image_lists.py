@@ -36,20 +36,37 @@ def read_image_list(path: Path) -> ImageList:
     Raises:
         DataError: the file cannot be read, is no text, is empty, or names an image twice.
     """
+    names, sha256 = read_names(path, "image list", item="image", line="image file name")
+    return ImageList(path.name, names, sha256)
+
+
+def read_names(path: Path, kind: str, *, item: str, line: str) -> tuple[tuple[str, ...], str]:
+    """Return the lines of a text file that are not blank, and the sha256 of its bytes.
+
+    Args:
+        path: the file.
+        kind: how messages call the file, such as `image list`.
+        item: how they call what a line names.
+        line: how they say what a line should hold.
+
+    Raises:
+        DataError: the file cannot be read, is no text, is empty, or has a line twice.
+    """
     try:
         content = path.read_bytes()
         lines = content.decode("utf-8").splitlines()
     except OSError as error:
-        raise DataError(f"cannot read the image list {path}: {error.strerror}") from None
+        raise DataError(f"cannot read the {kind} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise DataError(f"the image list {path} is no text; expected one image file name a line") from None
+        raise DataError(f"the {kind} {path} is no text; expected one {line} a line") from None
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
-        raise DataError(f"the image list {path} is empty; expected one image file name a line")
+        raise DataError(f"the {kind} {path} is empty; expected one {line} a line")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DataError(f"the image list {path} names {len(twice)} images more than once: {first_few(twice)}")
-    return ImageList(path.name, names, hashlib.sha256(content).hexdigest())
+        plural = f"{item}es" if item.endswith("s") else f"{item}s"
+        raise DataError(f"the {kind} {path} names {len(twice)} {plural} more than once: {first_few(twice)}")
+    return names, hashlib.sha256(content).hexdigest()
 
 
 def indices_of(dataset: ImageDataset, names: Sequence[str]) -> NDArray[np.int64]:

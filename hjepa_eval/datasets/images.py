@@ -9,21 +9,34 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
 
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import DataError, first_few
 
-Batch = tuple[Tensor, list[int], list[str]]
+MAX_RATIO = 64
+
+# uint8 images [B, 3, size, size], their indices [B], and why others of the batch cannot be read, by index
+Batch = tuple[Tensor, list[int], dict[int, str]]
 
 
 def fit(image: Tensor, transform: Transform) -> Tensor:
-    """Return a uint8 image `[3, H, W]` resized and centre-cropped to `[3, size, size]` as the transform says."""
+    """Return a uint8 image `[3, H, W]` resized and centre-cropped to `[3, size, size]` as the transform says.
+
+    Deviation: of an image more than 64 times as long as wide, or as wide as long, only the middle is resized.
+    """
     height, width = image.shape[-2:]
     if (height, width) == (transform.size, transform.size) and transform.resize == transform.size:
         return image
+    # Two seconds, which who reads only features does not wait.
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as TF
+
+    longest = MAX_RATIO * min(height, width)
+    if max(height, width) > longest:
+        # 1 x 50,000 pixels would become 224 x 11,200,000 on the way to the crop.
+        height, width = min(height, longest), min(width, longest)
+        image = TF.center_crop(image, [height, width])
     scale = transform.resize / min(height, width)
     target = [max(transform.size, round(height * scale)), max(transform.size, round(width * scale))]
     mode = InterpolationMode.BICUBIC if transform.interpolation == "bicubic" else InterpolationMode.BILINEAR
@@ -41,39 +54,54 @@ def image_batches(
     workers: int,
     skip_bad: bool = False,
 ) -> Iterator[Batch]:
+    """Yield the images at `indices`, in that order, in batches of `batch_size`, as `load_batches` does."""
+    parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
+    yield from load_batches(dataset, transform, parts, workers=workers, skip_bad=skip_bad)
+
+
+def load_batches(
+    dataset: ImageDataset,
+    transform: Transform,
+    parts: Sequence[Sequence[int]],
+    *,
+    workers: int,
+    skip_bad: bool = False,
+    pin: bool = False,
+) -> Iterator[Batch]:
     """Yield (uint8 images `[B, 3, size, size]`, their indices, what was skipped and why), decoding ahead in threads.
 
     Args:
         dataset: where the images come from.
         transform: how they are resized and cropped.
-        indices: positions in the dataset, in the order wanted.
-        batch_size: images a batch before any are skipped.
+        parts: positions in the dataset of each batch.
         workers: decoding threads; torchvision releases the interpreter lock while it decodes.
         skip_bad: leave out what cannot be decoded instead of raising.
+        pin: put batches in page-locked memory, from where a CUDA device copies without waiting.
 
     Raises:
         DataError: an image cannot be decoded and `skip_bad` is false.
     """
 
     def load(part: Sequence[int]) -> Batch:
-        images, kept, skipped = [], [], []
+        images: list[Tensor] = []
+        kept: list[int] = []
+        skipped: dict[int, str] = {}
         for index in part:
             try:
                 images.append(fit(dataset.image(index), transform))
             except DataError as error:
                 if not skip_bad:
                     raise
-                skipped.append(str(error))
+                skipped[index] = str(error)
             else:
                 kept.append(index)
         stacked = torch.stack(images) if images else torch.empty(0, 3, transform.size, transform.size).byte()
-        return stacked, kept, skipped
+        return stacked.pin_memory() if pin else stacked, kept, skipped
 
-    parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
     yield from _ahead(load, parts, workers=max(1, workers))
 
 
-def _ahead(load: Callable[[Sequence[int]], Batch], parts: list[Sequence[int]], *, workers: int) -> Iterator[Batch]:
+def _ahead(load: Callable[[Sequence[int]], Batch], parts: Sequence[Sequence[int]], *, workers: int) -> Iterator[Batch]:
     pending: deque[Future[Batch]] = deque()
     remaining = iter(parts)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:

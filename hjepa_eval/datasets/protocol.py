@@ -49,10 +49,10 @@ class ImageDataset(ABC):
 
 def class_ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return for each sample how many samples of its class come before it."""
+    order = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
     ranks = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        ranks[members] = np.arange(len(members))
+    ranks[order] = np.arange(len(labels)) - np.repeat(starts, counts)
     return ranks
 
 

@@ -55,7 +55,8 @@ class Superclasses(NamedTuple):
 
 def superclasses_for(dataset_name: str, class_names: Sequence[str]) -> Superclasses | None:
     """Return the official superclasses of a dataset; None if it has none, or its classes have other names."""
-    pairs = [(each, name) for name, members in _KNOWN.get(dataset_name, {}).items() for each in members]
+    known = _KNOWN.get(dataset_name.partition("?")[0], {})  # A subset of the images has the classes of the whole.
+    pairs = [(each, name) for name, members in known.items() for each in members]
     return _numbered(dict(pairs), class_names) if {each for each, _ in pairs} == set(class_names) else None
 
 

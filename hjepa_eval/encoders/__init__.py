@@ -8,14 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.huggingface import load_huggingface
-from hjepa_eval.encoders.ijepa import load_ijepa
-from hjepa_eval.encoders.kmeans import load_kmeans
-from hjepa_eval.encoders.pixels import load_pixels
 from hjepa_eval.encoders.protocol import Encoder, Level
-from hjepa_eval.encoders.run import is_run, load_run, load_untrained_run
-from hjepa_eval.encoders.timm_models import load_random, load_timm
-from hjepa_eval.encoders.user_file import load_user_file
+from hjepa_eval.encoders.run import is_run
 from hjepa_eval.errors import EncoderError, UnknownNameError, did_you_mean, unknown
 
 __all__ = ["ENCODERS", "Encoder", "EncoderKind", "Level", "load_encoder"]
@@ -53,15 +47,54 @@ class EncoderKind:
     options: tuple[str, ...] = ()
 
 
+# timm and torchvision take seconds to import, so each kind imports what it needs when it is asked for.
+
+
+def _run(request: Request) -> Encoder:
+    from hjepa_eval.encoders.run import load_run
+
+    return load_run(Path(request.argument), request.options)
+
+
+def _timm(request: Request) -> Encoder:
+    from hjepa_eval.encoders.timm_models import load_timm
+
+    return load_timm(request.argument, request.options, download=request.download)
+
+
+def _huggingface(request: Request) -> Encoder:
+    from hjepa_eval.encoders.huggingface import load_huggingface
+
+    return load_huggingface(request.argument, request.options, download=request.download)
+
+
+def _ijepa(request: Request) -> Encoder:
+    from hjepa_eval.encoders.ijepa import load_ijepa
+
+    return load_ijepa(Path(request.argument), request.options)
+
+
 def _random(request: Request) -> Encoder:
     if is_run(Path(request.argument)):
+        from hjepa_eval.encoders.run import load_untrained_run
+
         if request.options:
             raise EncoderError(f"random:{request.argument} takes no options; the run's configuration says it all")
         return load_untrained_run(Path(request.argument))
+    from hjepa_eval.encoders.timm_models import load_random
+
     return load_random(request.argument, request.options, seed=request.seed)
 
 
+def _pixels(request: Request) -> Encoder:
+    from hjepa_eval.encoders.pixels import load_pixels
+
+    return load_pixels(request.argument)
+
+
 def _kmeans(request: Request) -> Encoder:
+    from hjepa_eval.encoders.kmeans import load_kmeans
+
     return load_kmeans(
         request.argument,
         request.options,
@@ -71,27 +104,33 @@ def _kmeans(request: Request) -> Encoder:
     )
 
 
+def _file(request: Request) -> Encoder:
+    from hjepa_eval.encoders.user_file import load_user_file
+
+    return load_user_file(request.argument)
+
+
 ENCODERS: dict[str, EncoderKind] = {
     "run": EncoderKind(
-        lambda request: load_run(Path(request.argument), request.options),
+        _run,
         "RUN",
         "a pretraining run's folder, or one of its checkpoints; the EMA (target) encoder unless ?encoder=context",
         ("encoder",),
     ),
     "timm": EncoderKind(
-        lambda request: load_timm(request.argument, request.options, download=request.download),
+        _timm,
         "timm:NAME",
         "a pretrained timm model: ?checkpoint=FILE, a copy on this machine, or --download",
         ("checkpoint", "levels", "taps"),
     ),
     "hf": EncoderKind(
-        lambda request: load_huggingface(request.argument, request.options, download=request.download),
+        _huggingface,
         "hf:NAME",
         "a ViT, DINOv2, DINOv3 or I-JEPA of Hugging Face: a folder, a copy on this machine, or --download",
         ("levels", "taps"),
     ),
     "ijepa": EncoderKind(
-        lambda request: load_ijepa(Path(request.argument), request.options),
+        _ijepa,
         "ijepa:FILE.pth.tar",
         "an official I-JEPA checkpoint; the EMA (target) encoder unless ?encoder=context",
         ("encoder", "heads", "levels", "taps"),
@@ -102,18 +141,14 @@ ENCODERS: dict[str, EncoderKind] = {
         "untrained, from --seed: a timm name, vit_SIZE_patchP_IMAGE, or a run's folder",
         ("levels", "taps"),
     ),
-    "pixels": EncoderKind(
-        lambda request: load_pixels(request.argument), "pixels[:SIZE]", "raw pixels at SIZE x SIZE, 32 when not given"
-    ),
+    "pixels": EncoderKind(_pixels, "pixels[:SIZE]", "raw pixels at SIZE x SIZE, 32 when not given"),
     "kmeans": EncoderKind(
         _kmeans,
         "kmeans[:K]",
         "k-means of patches, fitted on the train images: the baseline to beat; K is 128 when not given",
         ("patch", "size"),
     ),
-    "file": EncoderKind(
-        lambda request: load_user_file(request.argument), "FILE.py:FUNCTION", "what your own function returns"
-    ),
+    "file": EncoderKind(_file, "FILE.py:FUNCTION", "what your own function returns"),
 }
 
 

@@ -14,8 +14,8 @@ import torch
 from hjepa_eval.datasets.augment import View
 from hjepa_eval.datasets.images import Batch, load_batches
 from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders.handle import EncoderHandle
 from hjepa_eval.encoders.inference import Features, Inference
-from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.features import store as stores
 from hjepa_eval.features.assembly import Assembly
 from hjepa_eval.features.claims import claim, this_process
@@ -61,7 +61,7 @@ class ExtractSettings:
 class Pass:
     """One forward pass: what it reads, and the store of each readout that it fills."""
 
-    encoder: Encoder
+    encoder: EncoderHandle
     dataset: ImageDataset
     settings: ExtractSettings
     view: View | None
@@ -86,7 +86,7 @@ def fill(work: Pass) -> int:
     owner = this_process(settings.rank, settings.world_size)
     total, done = _missing_images(writers), 0
     inference = Inference(
-        work.encoder,
+        work.encoder.build(),
         list(writers),
         device=settings.device,
         precision=settings.precision,

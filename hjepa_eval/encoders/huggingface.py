@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -171,7 +172,7 @@ def load_huggingface(name: str, options: Mapping[str, str], *, download: bool) -
     family = FAMILIES[model_type]
     model = load_pretrained(folder, family.model, arguments=dict(family.arguments))
     size = _square(model.config.image_size, "image_size", f"hf:{name}")
-    return HuggingFaceViT(
+    encoder = HuggingFaceViT(
         model,
         f"hf:{name}",
         family=family,
@@ -179,3 +180,6 @@ def load_huggingface(name: str, options: Mapping[str, str], *, download: bool) -
         transform=read_transform(folder, default=family.transform(size)),
         architecture={key: value for key, value in config.items() if key not in NOT_ARCHITECTURE},
     )
+    # The folder itself too: a file that comes or goes changes its time. The hub's cache may turn to another folder.
+    encoder.files = (folder, *sorted(folder.iterdir())) if Path(name).is_dir() else None
+    return encoder

@@ -63,13 +63,15 @@ def load_ijepa(file: Path, options: Mapping[str, str]) -> Encoder:
     taps = choose_taps(geometry["depth"], **parse_level_options(options))
     model = _build(geometry)
     load_strict(model, tensors, source=source)
-    return ViTEncoder(
+    encoder = ViTEncoder(
         model,
         f"ijepa:{file}",
         taps=taps,
         transform=ijepa_transform(geometry["img_size"]),
         architecture={"family": "ijepa", **geometry},
     )
+    encoder.files = (file,)
+    return encoder
 
 
 def _geometry(tensors: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:

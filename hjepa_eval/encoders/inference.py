@@ -9,8 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
-from torch._inductor.exc import InductorError
 
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.encoders.readouts import get_readout
@@ -63,7 +61,12 @@ class Inference:
         self._readouts = {name: get_readout(name) for name in readouts}
         self._checked = False
         self._compiled: Any = None
+        self._failures: tuple[type[Exception], ...] = ()
         if compiled:
+            from torch._dynamo.exc import TorchDynamoException
+            from torch._inductor.exc import InductorError
+
+            self._failures = (TorchDynamoException, InductorError)
             options: Any = {"freezing": True} if device.type == "cpu" else {"triton.cudagraphs": True}
             self._compiled = torch.compile(self._features, dynamic=False, options=options)
 
@@ -88,7 +91,7 @@ class Inference:
         images = images.to(self.device, non_blocking=True)
         try:
             features: Features = self._compiled(images)
-        except (TorchDynamoException, InductorError) as error:
+        except self._failures as error:
             reason = str(error).strip().splitlines()[0]
             raise CompileError(f"torch.compile failed on {self.encoder.name}: {reason}; take --compile off") from None
         if not self._checked:

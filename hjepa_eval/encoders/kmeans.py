@@ -21,7 +21,7 @@ from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders.fitted import fitted_tensors
 from hjepa_eval.encoders.patch_dictionary import CONTRAST, draw_patches, kmeans, normalise_contrast, whitening
 from hjepa_eval.encoders.protocol import Encoder, Level
-from hjepa_eval.errors import DataError, EncoderError
+from hjepa_eval.errors import DataError, EncoderError, first_few
 
 # Of the fit; another number is another encoder.
 VERSION = 1
@@ -168,7 +168,10 @@ def load_kmeans(
             f"kmeans: a patch of {patch} pixels has no two places in an image of {size}; give ?patch= less"
         )
     if train_images is None:
-        raise EncoderError("kmeans needs a dataset, as it is fitted on train images; give one with --dataset")
+        raise EncoderError(
+            "kmeans needs a dataset: it is fitted on train images, and none are given here; "
+            "ask hjepa extract, knn or linear for it, with --dataset"
+        )
     dataset = train_images()
     recipe = {
         "kmeans": VERSION,
@@ -199,16 +202,15 @@ def _number(where: str, text: str, default: int, *, least: int) -> int:
 def _drawn_images(dataset: ImageDataset, *, size: int, seed: int) -> Tensor:
     """Return at most 2,000 of the images, uint8 `[N, 3, size, size]`."""
     order = torch.randperm(len(dataset), generator=seeded_generator(seed, 0, "kmeans images"))
-    batches = image_batches(
-        dataset,
-        Transform(size, size),
-        indices=order[:FIT_IMAGES].tolist(),
-        batch_size=256,
-        workers=2,
-        skip_bad=True,
-    )
-    images, _, skipped = zip(*batches, strict=True)
-    drawn = torch.cat(images)
-    if not len(drawn):
-        raise DataError(f"{dataset.name}: none of the images that kmeans is fitted on can be read: {skipped[0][0]}")
-    return drawn
+    indices = order[:FIT_IMAGES].tolist()
+    images: list[Tensor] = []
+    reasons: list[str] = []
+    batches = image_batches(dataset, Transform(size, size), indices=indices, batch_size=256, workers=2, skip_bad=True)
+    for batch, _, skipped in batches:
+        images.append(batch)
+        reasons += skipped.values()
+    if len(reasons) == len(indices):
+        raise DataError(
+            f"{dataset.name}: none of the images that kmeans is fitted on can be read: {first_few(reasons)}"
+        )
+    return torch.cat(images)

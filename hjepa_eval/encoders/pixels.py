@@ -19,6 +19,7 @@ class Pixels(Encoder):
         self.levels = (Level(0, f"{size}x{size} pixels", 3 * size * size, (1, 1)),)
         self.transform = Transform(size, size, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         self.settings = {}
+        self.files = ()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return `[B, 1, 3 * size * size]` for images `[B, 3, size, size]`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,12 +49,14 @@ class Encoder(nn.Module):
         levels: finest first.
         transform: how images become its input.
         settings: everything besides weights and transform that changes a feature, as JSON values.
+        files: all files that it was made from; while they stay as they are, its identity is remembered. None: unknown.
     """
 
     name: str
     levels: tuple[Level, ...]
     transform: Transform
     settings: dict[str, Any]
+    files: tuple[Path, ...] | None = None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one `[B, T_l, D_l]` per level for normalised float images `[B, 3, H, W]`."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders.protocol import Encoder
-from hjepa_eval.encoders.timm_models import ViTEncoder
-from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.encoders.weights import load_strict, read_tensors
 from hjepa_eval.errors import CheckpointError, EncoderError, unknown
+
+if TYPE_CHECKING:
+    from hjepa_eval.encoders.timm_models import ViTEncoder
 
 FORMAT_VERSION = 1
 BRANCHES = ("target", "context")
@@ -73,6 +74,10 @@ def weights_folder(run: Path) -> Path:
 
 
 def _build(run: Path, name: str) -> ViTEncoder:
+    # timm takes seconds to import, which who only asks what a run is should not wait for.
+    from hjepa_eval.encoders.timm_models import ViTEncoder
+    from hjepa_eval.encoders.vit import create_vit
+
     config = read_run_config(run)
     try:
         encoder, transform = config["encoder"], config["transform"]
@@ -106,6 +111,8 @@ def load_run(run: Path, options: Mapping[str, str]) -> Encoder:
     prefix = f"{branch}."
     tensors = {name.removeprefix(prefix): t for name, t in read_tensors(file).items() if name.startswith(prefix)}
     load_strict(built.model, tensors, source=f"{file} ({branch} encoder)")
+    # A run that goes on has other weights with every checkpoint.
+    built.files = (file, folder / "config.json") if folder == run else None
     return built
 
 

@@ -184,7 +184,9 @@ def parse_level_options(options: Mapping[str, str]) -> dict[str, Any]:
 def load_random(name: str, options: Mapping[str, str], *, seed: int) -> Encoder:
     """Return the untrained encoder `random:NAME`; the seed is part of its identity through its weights."""
     model, size = build_untrained(name, seed=seed)
-    return wrap_timm(model, f"random:{name}", size=size, **parse_level_options(options))
+    encoder = wrap_timm(model, f"random:{name}", size=size, **parse_level_options(options))
+    encoder.files = ()
+    return encoder
 
 
 def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encoder:
@@ -211,7 +213,13 @@ def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encod
             f"timm:{name}: its pretrained weights are not on this machine; fetch them with --download, "
             f"name a file with timm:{name}?checkpoint=FILE, or take it untrained with random:{name}"
         )
-    return wrap_timm(model, f"timm:{name}", size=size, **parse_level_options(options))
+    encoder = wrap_timm(model, f"timm:{name}", size=size, **parse_level_options(options))
+    if options.get("checkpoint"):
+        encoder.files = (Path(options["checkpoint"]),)
+    elif checkpoint is not None:
+        # In the cache: REPOSITORY/snapshots/REVISION/FILE, and refs/main says which revision is the newest.
+        encoder.files = (Path(checkpoint), Path(checkpoint).parents[2] / "refs" / "main")
+    return encoder
 
 
 def _cached_weights(model: Any) -> str | None:

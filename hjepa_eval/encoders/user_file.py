@@ -39,5 +39,6 @@ def load_user_file(spec: str) -> Encoder:
         raise EncoderError(f"{spec} returned an encoder without {' and '.join(absent)}; set them in its class")
     # The code is part of what the features depend on: an edited file must not find the old store.
     source = hashlib.sha256(path.read_bytes()).hexdigest()
+    encoder.files = None  # What else the code reads is not known.
     encoder.settings = {**getattr(encoder, "settings", {}), "source": source, "function": function}
     return encoder

@@ -22,7 +22,7 @@ def test_views__are_stored_beside_the_plain_pass_of_train(hjepa) -> None:
     ]
     assert all(store["forward_images"] == 40 for store in stores)
     again = hjepa("extract", *COMMON, "--views", 3)
-    assert "train, view 2: 40 images, from the cache" in again.out
+    assert "train, view 2, mean: 40 images, from the cache" in again.out
     assert "digits train view 3: from the cache" not in again.err
     listed = json.loads(hjepa("cache", "ls", "--json").out)
     assert sorted((row["split"], row["view"] or 0) for row in listed) == [

@@ -145,7 +145,7 @@ def test_folder__fingerprint_follows_content_and_is_remembered(cifar10_sample: P
 def test_load_dataset__suggests_the_nearest_name() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'cifar10'"):
         load_dataset("cifra10", "train")
-    assert list(DATASETS) == ["digits", "cifar10", "cifar100", "folder"]
+    assert {"digits", "cifar10", "cifar100", "folder"} <= set(DATASETS)
 
 
 def test_fit__resizes_the_short_side_and_crops_the_centre() -> None:
@@ -175,7 +175,7 @@ def test_image_batches__bad_image_stops_or_is_skipped_and_counted(cifar10_sample
         stack_images(dataset, SAME)
     batches = list(image_batches(dataset, SAME, indices=range(len(dataset)), batch_size=64, workers=2, skip_bad=True))
     assert sum(len(images) for images, _, _ in batches) == 199
-    skipped = [reason for _, _, reasons in batches for reason in reasons]
+    skipped = [reason for _, _, reasons in batches for reason in reasons.values()]
     assert len(skipped) == 2
     assert victim.name in skipped[0]
     assert "notes.txt" in skipped[1]

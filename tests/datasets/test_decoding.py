@@ -147,3 +147,77 @@ def test_decode__what_libpng_forgives_is_forgiven() -> None:
     damaged_text[-1] ^= 1
     for kind in (content[:33] + bytes(damaged_text) + content[33:], content + b"more", content[:-12]):
         assert torch.equal(decode(kind, "x.png"), expected)
+
+
+def photograph(folder: Path) -> Image.Image:
+    with Image.open(next((folder / "test" / "cat").iterdir())) as image:
+        return image.convert("RGB").resize((61, 37))
+
+
+@pytest.mark.parametrize("damage", ["half", "without its end mark"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_decode__jpeg_that_is_not_whole_is_an_error_not_half_an_image(
+    cifar10_sample: Path, damage: str, progressive: bool
+) -> None:
+    content = encoded(photograph(cifar10_sample), "JPEG", quality=95, progressive=progressive)
+    assert decode(content, "x").shape == (3, 37, 61)
+    broken = {"half": content[: len(content) // 2], "without its end mark": content[:-2]}[damage]
+    with pytest.raises(DataError, match="truncated"):
+        decode(broken, "x")
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("RGB", "JPEG", {"progressive": True}),
+        ("L", "JPEG", {}),
+        ("CMYK", "JPEG", {}),
+        ("P", "PNG", {"transparency": 3}),
+        ("P", "PNG", {"bits": 8}),
+        ("LA", "PNG", {}),
+        ("RGBA", "PNG", {}),
+        ("RGB", "PNG", {"transparency": (0, 0, 0)}),
+        ("1", "PNG", {}),
+        ("P", "GIF", {"interlace": 1}),
+        ("RGBA", "WEBP", {"lossless": True, "exact": True}),
+    ],
+)
+def test_decode__pixels_are_those_of_pillow(
+    cifar10_sample: Path, mode: str, kind: str, options: dict[str, Any]
+) -> None:
+    content = encoded(photograph(cifar10_sample).convert(mode), kind, **options)
+    with Image.open(io.BytesIO(content)) as image:
+        expected = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    assert torch.equal(decode(content, "x"), expected)
+
+
+def test_decode__ycck_photograph_becomes_rgb(cifar10_sample: Path) -> None:
+    """YCCK is what Photoshop writes: Adobe's marker says that the first three inks are a luma and two chromas."""
+    content = bytearray(encoded(photograph(cifar10_sample).convert("CMYK"), "JPEG", quality=95))
+    content[content.index(b"Adobe") + 11] = 2
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.mode == "CMYK"
+        expected = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    difference = decode(bytes(content), "x").int() - expected.int()
+    assert difference.abs().max() <= 2
+    assert expected.float().std() > 20
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_decode__exif_rotation_is_ignored(cifar10_sample: Path, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(photograph(cifar10_sample), kind, exif=exif)
+    plain = encoded(photograph(cifar10_sample), kind)
+    assert turned != plain
+    assert torch.equal(decode(turned, "x"), decode(plain, "x"))
+
+
+def test_decode__animation_shows_its_first_frame_and_must_be_whole(cifar10_sample: Path) -> None:
+    first = photograph(cifar10_sample).convert("P")
+    content = encoded(first, "GIF", save_all=True, append_images=[first.rotate(90), first.rotate(180)], duration=9)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.n_frames == 3
+    assert torch.equal(decode(content, "x"), decode(encoded(first, "GIF"), "x"))
+    with pytest.raises(DataError, match="it is truncated"):
+        decode(content[:-200], "x")

@@ -1,0 +1,134 @@
+"""Tables of Hugging Face `datasets`: opened from this machine, and from the hub only when a download is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hjepa_eval.errors import DataError, did_you_mean, first_few
+
+SPLITS = {"train": ("train",), "test": ("test", "validation", "val", "valid")}
+
+
+def open_tables(argument: str, *, config: str | None, download: bool) -> Mapping[str, Any]:
+    """Return the tables of a data set by split, memory-mapped.
+
+    Args:
+        argument: a folder that `save_to_disk` wrote or that `load_dataset` reads, else a name on the hub.
+        config: which of the data set's configurations.
+        download: fetch what is not on this machine.
+
+    Raises:
+        DataError: the package is missing, or there is no such data set, or it cannot be read.
+    """
+    try:
+        import datasets
+        from datasets.exceptions import DatasetsError
+    except ImportError:
+        raise DataError("Hugging Face data sets need an extra; pip install 'hjepa[hf]'") from None
+    if not argument:
+        raise DataError("hf: names no data set; expected a folder or a name on the hub, such as hf:cifar10")
+    folder = Path(argument).expanduser()
+    local = folder.is_dir()
+    try:
+        with _quiet(offline=local or not download):
+            if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+                found = datasets.load_from_disk(str(folder))
+            else:
+                found = datasets.load_dataset(str(folder) if local else argument, config)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, DatasetsError) as error:
+        # The library says in all of these ways that files are absent, empty, damaged or of no kind that it knows.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if local:
+            raise DataError(f"hf:{argument} cannot be read: {reason}") from None
+        advice = "" if download else "; fetch it with --download, or give a folder"
+        raise DataError(f"hf:{argument} is not on this machine: {reason}{advice}") from None
+    return found if isinstance(found, dict) else {"train": found}
+
+
+def choose_split(tables: Mapping[str, Any], split: str, *, wanted: str | None, name: str) -> str:
+    """Return the name of the table that is `split`: the one wanted, else the first of the usual names.
+
+    Raises:
+        DataError: there is none.
+    """
+    candidates = SPLITS[split] if wanted is None else (wanted,)
+    for candidate in candidates:
+        if candidate in tables:
+            return candidate
+    raise DataError(
+        f"{name} has no split {' or '.join(candidates)}; it has {first_few(tables)}; choose one with ?{split}=NAME"
+    )
+
+
+def choose_columns(table: Any, *, image: str | None, label: str | None, name: str) -> tuple[str, str]:
+    """Return the names of the image and the label column: those wanted, else the only ones that can be meant.
+
+    Raises:
+        DataError: a wanted column does not exist or is of another type, or none or several can be meant.
+    """
+    from datasets import ClassLabel, Image, Value
+
+    features = table.features
+    images = [each for each, kind in features.items() if isinstance(kind, Image)]
+    labels = [each for each, kind in features.items() if isinstance(kind, ClassLabel)]
+    numbers = [each for each, kind in features.items() if isinstance(kind, Value) and "int" in kind.dtype]
+    return (
+        _choose(features, images, image, what="image", expected="the type Image", name=name),
+        _choose(
+            features,
+            labels + numbers if label is not None else labels or numbers,
+            label,
+            what="label",
+            expected="the type ClassLabel or int",
+            name=name,
+        ),
+    )
+
+
+def _choose(
+    features: Mapping[str, Any], fitting: Sequence[str], wanted: str | None, *, what: str, expected: str, name: str
+) -> str:
+    columns = f"its columns are {first_few((f'{each} ({_kind(kind)})' for each, kind in features.items()), 10)}"
+    if wanted is None:
+        if len(fitting) == 1:
+            return fitting[0]
+        found = f"several {what} columns" if fitting else f"no {what} column of {expected}"
+        raise DataError(f"{name} has {found}; {columns}; choose with ?{what}=NAME")
+    if wanted not in features:
+        raise DataError(f"{name} has no column {wanted!r}{did_you_mean(wanted, features)}; {columns}")
+    if wanted not in fitting:
+        raise DataError(f"column {wanted} of {name} is {_kind(features[wanted])}; expected {expected}; {columns}")
+    return wanted
+
+
+def _kind(feature: Any) -> str:
+    return str(getattr(feature, "dtype", "")) if type(feature).__name__ == "Value" else type(feature).__name__
+
+
+@contextmanager
+def _quiet(*, offline: bool) -> Iterator[None]:
+    """Keep the library from showing bars and warnings, from counting downloads, and if `offline` from the network."""
+    import datasets
+    from datasets.utils import logging
+    from huggingface_hub import constants
+
+    changed = [(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)]
+    if offline:
+        changed += [(datasets.config, "HF_HUB_OFFLINE", True), (constants, "HF_HUB_OFFLINE", True)]
+    before = [(owner, key, getattr(owner, key)) for owner, key, _ in changed if hasattr(owner, key)]
+    verbosity, bars = logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    for owner, key, value in changed:
+        setattr(owner, key, value)
+    logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for owner, key, value in before:
+            setattr(owner, key, value)
+        logging.set_verbosity(verbosity)
+        if not bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,208 @@
+"""Image tables of Hugging Face `datasets`, decoded by our own decoder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hjepa_eval.datasets.class_numbers import check_class_numbers, numbered_classes
+from hjepa_eval.datasets.decoding import decode
+from hjepa_eval.datasets.hf_tables import choose_columns, choose_split, open_tables
+from hjepa_eval.datasets.memo import file_state, recall, remember
+from hjepa_eval.datasets.protocol import ImageDataset, interleave
+from hjepa_eval.errors import DataError
+from hjepa_eval.features.fingerprint import hash_json
+
+BATCH = 4096
+OPTIONS = {
+    "config": "which of the data set's configurations",
+    "image": "name of the image column",
+    "label": "name of the label column",
+    "train": "name of the train split",
+}
+
+
+class TableImages(ImageDataset):
+    """The images of one table. An image is in the table as bytes, or as the path of a file on this machine."""
+
+    def __init__(
+        self,
+        name: str,
+        table: Any,
+        *,
+        split: str,
+        image: str,
+        labels: NDArray[np.int64],
+        class_names: tuple[str, ...],
+        memo: Path | None,
+    ) -> None:
+        """Put the rows in order and fingerprint labels and images.
+
+        Args:
+            name: the dataset's name in results.
+            table: a `datasets.Dataset`.
+            split: `train` or `test`.
+            image: name of the image column.
+            labels: one per row, none below 0.
+            class_names: name of each label.
+            memo: folder for remembered fingerprints.
+
+        Raises:
+            DataError: a label is outside the classes, or a class is empty.
+        """
+        from datasets import Image
+
+        self.name = name
+        self.split = split
+        self.class_names = class_names
+        where = f"the {split} split of {name}"
+        check_class_numbers(labels, class_names, where=where, sample=lambda row: f"{where}: row {row}")
+        self._order = interleave(labels)
+        self.labels = labels[self._order]
+        # Not decoded by the library, and read as Arrow: bytes come out of the memory map without a detour.
+        column = table.select_columns([image]).cast_column(image, Image(decode=False)).with_format("arrow")
+        # Parts of the map: finding a row through the library takes longer than decoding a small image.
+        self._chunks = [chunk for batch in column.iter(BATCH) for chunk in batch.column(0).chunks]
+        self._starts = np.cumsum([0, *map(len, self._chunks)])
+        self._paths, outside = _paths(self._chunks)
+        self.fingerprint = self._fingerprint(table, image, labels, outside, memo)
+
+    def image(self, index: int) -> Tensor:
+        """Return image `index` as uint8 RGB `[3, H, W]`.
+
+        Raises:
+            DataError: the row has no image, its file cannot be read, or the image cannot be decoded.
+        """
+        row = int(self._order[index])
+        where = f"{self.name}, row {row} of {self.split}"
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        cell = self._chunks[number][row - int(self._starts[number])]
+        return decode(_content(cell, where), where)
+
+    def image_name(self, index: int) -> str | None:
+        """Return the name of image `index` as `<class>/<file>`, or None if the table has no file names."""
+        path = self._paths[int(self._order[index])]
+        return None if path is None else f"{self.class_names[self.labels[index]]}/{path.rpartition('/')[2]}"
+
+    def _fingerprint(
+        self, table: Any, image: str, labels: NDArray[np.int64], outside: list[str], memo: Path | None
+    ) -> str:
+        """Return the sha256 over classes, labels and images; remembered while all files are as they were."""
+        files = [each["filename"] for each in table.cache_files]
+        try:
+            states = [[file, *file_state(os.stat(file))] for file in (*files, *outside)]
+        except OSError:
+            states = []
+        key = ["table", image, len(labels), hashlib.sha256(labels.tobytes()).hexdigest(), self.class_names, states]
+        signature = hash_json(key)
+        # A table in memory has no files that could tell whether it changed.
+        memo = memo if files and states else None
+        known = (recall(memo, signature) or {}).get("fingerprint")
+        if isinstance(known, str):
+            return known
+        digest = hashlib.sha256(hash_json(list(self.class_names)).encode())
+        unreadable = 0
+        for label, cell in zip(labels.tolist(), chain.from_iterable(self._chunks), strict=True):
+            try:
+                content = hashlib.sha256(_content(cell, "")).hexdigest()
+            except DataError:
+                content = "unreadable"
+                unreadable += 1
+            digest.update(f"{label}|{content}\n".encode())
+        if not unreadable:
+            remember(memo, signature, {"fingerprint": digest.hexdigest()})
+        return digest.hexdigest()
+
+
+def _paths(chunks: Sequence[Any]) -> tuple[list[str | None], list[str]]:
+    """Return the path in each row, if it has one, and the paths of the images that are not in the table."""
+    paths: list[str | None] = []
+    outside: list[str] = []
+    for chunk in chunks:
+        found = chunk.field("path").to_pylist()
+        absent = chunk.field("bytes").is_null().to_pylist()
+        outside += [path for path, lacks in zip(found, absent, strict=True) if lacks and path is not None]
+        paths += found
+    return paths, outside
+
+
+def _content(cell: Any, where: str) -> bytes:
+    """Return the bytes of an image from its cell `{bytes, path}`."""
+    content = cell["bytes"].as_py() if cell.is_valid else None
+    if content is not None:
+        return bytes(content)
+    path = cell["path"].as_py() if cell.is_valid else None
+    if path is None:
+        raise DataError(f"{where} has no image")
+    if not os.path.isfile(path):
+        raise DataError(f"{where}: its image {path} is no file on this machine")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{where}: cannot read its image {path}: {error.strerror}") from None
+
+
+def load_table(
+    argument: str, *, split: str, options: Mapping[str, str], download: bool, memo: Path | None
+) -> TableImages:
+    """Return one split of a Hugging Face data set.
+
+    Args:
+        argument: a folder, or a name on the hub.
+        split: `train` or `test`, which falls back to `validation`.
+        options: `image` and `label` name columns, `train` and `test` splits, `config` a configuration.
+        download: fetch what is not on this machine.
+        memo: folder for remembered fingerprints.
+
+    Raises:
+        DataError: the data set is not here, has no such split or column, or is not labelled.
+    """
+    name = f"hf:{Path(argument).expanduser().resolve().name if Path(argument).expanduser().is_dir() else argument}"
+    name += "".join(f"?{key}={options[key]}" for key in sorted(options))
+    tables = open_tables(argument, config=options.get("config"), download=download)
+    chosen = {each: choose_split(tables, each, wanted=options.get(each), name=name) for each in {"train", split}}
+    if len(set(chosen.values())) < len(chosen):
+        raise DataError(f"{name}: train and test are both the split {chosen['train']}; choose another for one of them")
+    columns = choose_columns(tables[chosen["train"]], image=options.get("image"), label=options.get("label"), name=name)
+    classes = _class_names(tables[chosen["train"]], columns[1], name)
+    table = tables[chosen[split]]
+    image, label = choose_columns(
+        table, image=columns[0], label=columns[1], name=f"the split {chosen[split]} of {name}"
+    )
+    own = getattr(table.features[label], "names", None)
+    if own is not None and tuple(own) != classes:
+        raise DataError(
+            f"the splits {chosen['train']} and {chosen[split]} of {name} name other classes; make them agree"
+        )
+    labels = _labels(table, label, f"the {split} split of {name}")
+    return TableImages(name, table, split=split, image=image, labels=labels, class_names=classes, memo=memo)
+
+
+def _class_names(train: Any, label: str, name: str) -> tuple[str, ...]:
+    names = getattr(train.features[label], "names", None)
+    if names is not None:
+        return tuple(names)
+    where = f"the train split of {name}"
+    return numbered_classes(_labels(train, label, where), where=where, remedy="or a column of the type ClassLabel")
+
+
+def _labels(table: Any, label: str, where: str) -> NDArray[np.int64]:
+    """Return the labels [N] of a table."""
+    if len(table) == 0:
+        raise DataError(f"{where} is empty")
+    column = table.select_columns([label]).with_format("arrow")[:].column(0)
+    missing = column.null_count
+    labels = np.asarray(column.fill_null(-1).to_numpy(), dtype=np.int64)
+    unlabelled = int((labels < 0).sum())
+    if unlabelled:
+        kind = "null" if missing == unlabelled else "below 0"
+        raise DataError(f"{where} is not labelled: {unlabelled:,} of {len(labels):,} values of {label} are {kind}")
+    return labels

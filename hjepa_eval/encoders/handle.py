@@ -1,0 +1,142 @@
+"""Handles: what an encoder is, without building it, as long as everything it was made from stays the same."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.encoders import load_encoder
+from hjepa_eval.encoders.protocol import Encoder, Level
+from hjepa_eval.features.fingerprint import canonical_json, hash_json, write_atomically
+
+_PACKAGES = ("hjepa", "torch", "timm", "transformers")
+
+
+class EncoderHandle:
+    """An encoder that is built when it is first needed.
+
+    Attributes:
+        name: how reports call it.
+        identity: as `Encoder.identity`, JSON values.
+        levels: finest first.
+        transform: how images become its input.
+    """
+
+    def __init__(self, name: str, identity: dict[str, Any], build: Callable[[], Encoder]) -> None:
+        """Take what is known of an encoder, and how to get it."""
+        self.name = name
+        self.identity = identity
+        self.levels = tuple(Level(**{**level, "grid": tuple(level["grid"])}) for level in identity["levels"])
+        transform = identity["transform"]
+        self.transform = Transform(**{**transform, "mean": tuple(transform["mean"]), "std": tuple(transform["std"])})
+        self._build = build
+        self._built: Encoder | None = None
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> EncoderHandle:
+        """Return the handle of an encoder that is there already."""
+        return cls(encoder.name, encoder.identity(), lambda: encoder)
+
+    def build(self) -> Encoder:
+        """Return the encoder itself.
+
+        Raises:
+            HjepaError: as `load_encoder`.
+        """
+        if self._built is None:
+            self._built = self._build()
+        return self._built
+
+
+def open_encoder(
+    spec: str,
+    *,
+    seed: int = 0,
+    download: bool = False,
+    train_images: Callable[[], ImageDataset] | None = None,
+    cache_dir: Path | None = None,
+) -> EncoderHandle:
+    """Return a handle of the encoder that `spec` names; what it is comes from `cache_dir` when nothing has changed.
+
+    Building a ViT and hashing its weights takes seconds, which a second call on complete stores need not spend.
+
+    Args:
+        spec: as `load_encoder`, like the other arguments.
+        seed: of untrained weights.
+        download: fetch pretrained weights that are not on this machine.
+        train_images: gives the images that an encoder such as `kmeans` is fitted on.
+        cache_dir: where identities are remembered, below `encoders`; None remembers nothing.
+
+    Raises:
+        HjepaError: as `load_encoder`, now or when the encoder is built.
+    """
+
+    def build() -> Encoder:
+        return load_encoder(spec, seed=seed, download=download, train_images=train_images, cache_dir=cache_dir)
+
+    if cache_dir is None:
+        return EncoderHandle.of(build())
+    signature = _signature(spec, seed)
+    path = cache_dir / "encoders" / f"{hash_json(signature)[:16]}.json"
+    known = _recall(path, signature)
+    if known is not None:
+        return EncoderHandle(known["name"], known["identity"], build)
+    encoder = build()
+    handle = EncoderHandle.of(encoder)
+    if encoder.files is not None:
+        files = [str(file.absolute()) for file in encoder.files]
+        record = {
+            "signature": signature,
+            "files": files,
+            "status": _status(files),
+            "name": encoder.name,
+            "identity": handle.identity,
+        }
+        with contextlib.suppress(OSError):
+            write_atomically(path, canonical_json(record).encode())
+    return handle
+
+
+def _signature(spec: str, seed: int) -> dict[str, Any]:
+    """Return what an identity depends on besides files: name, seed, folder of relative names, and all code."""
+    code = sorted(Path(__file__).parent.glob("*.py"))
+    return {
+        "spec": spec,
+        "seed": seed,
+        "folder": os.getcwd(),
+        "versions": [_version(package) for package in _PACKAGES],
+        "code": _status([str(file) for file in code]),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _status(files: Sequence[str]) -> list[list[int]] | None:
+    """Return size, times and inode of each file, which a change cannot keep; None when one is gone."""
+    try:
+        found = [os.stat(file) for file in files]
+    except OSError:
+        return None
+    return [[each.st_size, each.st_mtime_ns, each.st_ctime_ns, each.st_ino] for each in found]
+
+
+def _recall(path: Path, signature: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what is remembered, or None unless all is as it was; a damaged memory costs a build, nothing else."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        same = known["signature"] == signature and known["status"] == _status(known["files"])
+        return known if same and known["status"] is not None and {"name", "identity"} <= known.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
