@@ -71,4 +71,4 @@ def test_wheel__demo_runs_in_an_empty_environment_beside_a_stray_pretrain_py(whe
         assert part in done.stdout
     assert (elsewhere / "runs/demo/report.md").is_file()
     assert (elsewhere / "runs/demo/levels.png").is_file()
-    assert len(list((elsewhere / "runs/demo/results").glob("*.json"))) == 9
+    assert len(list((elsewhere / "runs/demo/results").glob("*.json"))) == 12

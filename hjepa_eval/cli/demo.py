@@ -47,7 +47,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """From images to the table in minutes.
 
-        Pretrains on scanned digits, measures every level against the same encoder untrained and raw pixels, reports.
+        Pretrains on scanned digits, measures every level against the same encoder untrained, k-means and raw pixels,
+        reports.
         """
         from hjepa_eval.cli.evaluate import evaluate
         from hjepa_eval.cli.pretrain import load_pretrain_settings, run_pretraining
@@ -66,7 +67,7 @@ def register(app: typer.Typer) -> None:
         flags = {
             "model": str(out),
             "dataset": "digits",
-            "baselines": [f"random:{out}", "pixels:8"],
+            "baselines": ["random", "kmeans?size=8?patch=3", "pixels:8"],
             "seed": seed,
             **({"episodes": 200} if fast else {}),
             "out": out / "results",

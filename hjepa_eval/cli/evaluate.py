@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,7 +13,7 @@ from hjepa_eval.cli.knn import plan_knn
 from hjepa_eval.cli.linear import plan_linear
 from hjepa_eval.cli.options import settings_command
 from hjepa_eval.cli.settings import EvalSettings
-from hjepa_eval.errors import ProbeError
+from hjepa_eval.errors import ConfigError, ProbeError
 
 if TYPE_CHECKING:
     from hjepa_eval.results import Record
@@ -26,7 +27,10 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
 
     resolved = prepare(settings, talk)
     plans = [plan_knn(resolved), plan_linear(resolved), plan_few_shot(resolved)]
-    specs = list(dict.fromkeys([str(resolved.model), *settings.baselines]))
+    model = str(resolved.model)
+    specs = list(
+        dict.fromkeys([model, *(_untrained(model) if each == "random" else each for each in settings.baselines)])
+    )
     for spec in specs[1:]:
         find_encoder(resolved.model_copy(update={"model": spec}))  # A typo ends here, before any work.
     records = []
@@ -47,6 +51,23 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     for plan in plans:
         say_deviations(plan, talk)
     return records
+
+
+def _untrained(model: str) -> str:
+    """Return the name of the same encoder before its training: `--baselines random`.
+
+    Raises:
+        ConfigError: only a run and a timm model can be built again without their weights.
+    """
+    from hjepa_eval.encoders.run import is_run
+
+    name, *options = model.split("?")
+    kind, colon, argument = name.partition(":")
+    if kind == "timm" and colon:
+        return "?".join([f"random:{argument}", *(each for each in options if not each.startswith("checkpoint="))])
+    if is_run(Path(name)):
+        return f"random:{name}"
+    raise ConfigError(f"--baselines random: {model} has no untrained twin; name one, such as random:vit_tiny_patch4_32")
 
 
 def register(app: typer.Typer) -> None:

@@ -286,5 +286,7 @@ class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
     linear_protocol: str = option("logreg", "of the linear probe, as in hjepa linear --protocol", group=PROBE)
 
     baselines: tuple[str, ...] = option(
-        (), "an encoder to show beside the model, repeatable, such as pixels", group=DATA
+        (),
+        "an encoder to show beside the model, repeatable: kmeans, pixels, random (the model untrained), or any other",
+        group=DATA,
     )

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from hjepa_eval.datasets import decoding
 from hjepa_eval.datasets.decoding import decode
 from hjepa_eval.datasets.headers import MAX_PIXELS, check_size, jpeg_size, webp_size
 from hjepa_eval.datasets.images import fit
@@ -80,7 +79,7 @@ def test_decode__bomb_is_refused_before_the_decoder_sees_it(content: bytes, monk
     def explode(*_: object, **__: object) -> None:
         pytest.fail("the decoder was called")
 
-    monkeypatch.setattr(decoding, "decode_image", explode)
+    monkeypatch.setattr("torchvision.io.decode_image", explode)
     with pytest.raises(DataError, match=r"^x is not a readable image: it declares (\d+) x \1 pixels, more than the"):
         decode(content, "x")
 
