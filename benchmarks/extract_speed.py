@@ -180,7 +180,7 @@ def bench_cifar(data: Path) -> list[dict[str, Any]]:
 
 def bench_imagenette(data: Path) -> list[dict[str, Any]]:
     """Also what is not the forward pass: the same decoded images through the encoder alone."""
-    peak, count = matmul_peak(PRECISION), 512 if DEVICE.type == "cpu" else 9_000
+    peak, count = matmul_peak(PRECISION), 256 if DEVICE.type == "cpu" else 9_000
     root = data / "imagenette"
     rows = against_plain(SMALL, "ViT-S/16 at 224 px, Imagenette JPEG files", root, "train", count, ">= 4x", peak)
     encoder, dataset = load_encoder(SMALL), load_dataset(f"folder:{root}", "train")
