@@ -30,7 +30,7 @@ class EncoderError(HjepaError):
 
 
 class CompileError(EncoderError):
-    """Raised when torch.compile cannot compile an encoder on this machine."""
+    """Raised when torch.compile cannot compile an encoder here, or makes another one of it."""
 
 
 class CheckpointError(HjepaError):

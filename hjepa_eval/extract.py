@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hjepa_eval.datasets.augment import View
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.filling import ExtractSettings, Pass, Progress, Say, fill
 from hjepa_eval.encoders.handle import EncoderHandle
-from hjepa_eval.encoders.inference import can_compile, compiling_pays
-from hjepa_eval.encoders.protocol import Encoder
+from hjepa_eval.encoders.passes import ExtractSettings, Pass, Progress
 from hjepa_eval.encoders.readouts import get_readout
 from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
 from hjepa_eval.features.cache import store_folder
-from hjepa_eval.features.claims import finishing
-from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel
+from hjepa_eval.features.claims import Say, finishing, present
+from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel, read_manifest
 from hjepa_eval.features.store import FeatureStore, StoreWriter
+
+if TYPE_CHECKING:
+    from hjepa_eval.datasets.augment import View
+    from hjepa_eval.encoders.protocol import Encoder
 
 __all__ = ["ExtractSettings", "Extraction", "describe", "extract"]
 
@@ -121,30 +122,18 @@ def extract(
     """
     started = time.perf_counter()
     handle = encoder if isinstance(encoder, EncoderHandle) else EncoderHandle.of(encoder)
-
-    def plan(compiled: bool) -> Pass:
-        manifests = {name: describe(handle, dataset, name, settings, view, compiled=compiled) for name in readouts}
-        folders = {name: store_folder(cache_dir, manifest) for name, manifest in manifests.items()}
-        return Pass(handle, dataset, settings, view, compiled, manifests, folders, say or _silent, progress or _silent)
-
-    eager = plan(False)
-    modes = {"off": [eager], "on": [plan(True)], "auto": [eager, plan(True)]}[settings.compile]
-    images = 0
-    complete = next((found for mode in modes if (found := _all_complete(mode, repair))), None)
+    modes = [
+        _plan(handle, dataset, readouts, cache_dir, settings, view, compiled, say or _silent, progress or _silent)
+        for compiled in {"off": (False,), "on": (True,), "auto": (False, True)}[settings.compile]
+    ]
+    found = [_complete(mode, repair) for mode in modes]
+    complete, images = next((each for each in found if each.keys() == modes[0].manifests.keys()), None), 0
     if complete is None:
-        try:
-            chosen = _choose(modes)
-            images = fill(chosen)
-        except CompileError as error:
-            if settings.compile != "auto":
-                raise
-            eager.say(f"the encoder runs without torch.compile: {error}")
-            chosen = eager
-            images = fill(chosen)
-        complete = {name: _finish(chosen, name) for name in readouts}
+        complete, images = _make(modes, found)
+    seconds = time.perf_counter() - started
+    limit = len(dataset) if settings.max_samples is None else min(settings.max_samples, len(dataset))
     for store in complete.values():
-        _check_skipped(store, settings)
-    seconds, limit = time.perf_counter() - started, next(iter(eager.manifests.values())).num_images
+        _check_skipped(store, limit, settings)
     return {name: Extraction(complete[name], limit, images, seconds) for name in readouts}
 
 
@@ -152,65 +141,136 @@ def _silent(*_: object) -> None:
     """Say and show nothing."""
 
 
-def _check_skipped(store: FeatureStore, settings: ExtractSettings) -> None:
-    skipped = store.manifest.skipped
+def _plan(
+    encoder: EncoderHandle,
+    dataset: ImageDataset,
+    readouts: Sequence[str],
+    cache_dir: Path,
+    settings: ExtractSettings,
+    view: View | None,
+    compiled: bool,
+    say: Say,
+    progress: Progress,
+) -> Pass:
+    manifests = {name: describe(encoder, dataset, name, settings, view, compiled=compiled) for name in readouts}
+    folders = {name: store_folder(cache_dir, manifest) for name, manifest in manifests.items()}
+    # A finished store that is longer stays so when it is repaired.
+    manifests = {
+        name: replace(manifest, num_images=max(manifest.num_images, _finished_images(folders[name], manifest)))
+        for name, manifest in manifests.items()
+    }
+    return Pass(encoder, dataset, settings, view, compiled, manifests, folders, say, progress)
+
+
+def _finished_images(folder: Path, manifest: Manifest) -> int:
+    """Return how many images the finished store in a folder is of, damaged or not; 0 when there is none of this key."""
+    try:
+        known = read_manifest(folder)
+    except StoreError:
+        return 0
+    return known.num_images if known.key == manifest.key else 0
+
+
+def _check_skipped(store: FeatureStore, limit: int, settings: ExtractSettings) -> None:
+    skipped = min(limit, store.manifest.num_images) - len(store.index(limit=limit)) if store.manifest.skipped else 0
     if skipped and settings.on_bad_image == "error":
         raise DataError(
-            f"{len(skipped)} images were skipped when {store.folder} was made: {first_few(skipped, 3)}; "
-            "mend them, or accept it with --on-bad-image skip"
+            f"{skipped} images were skipped when {store.folder} was made: "
+            f"{first_few(store.manifest.skipped[:skipped], 3)}; mend them, or accept it with --on-bad-image skip"
         )
 
 
-def _all_complete(mode: Pass, repair: bool) -> dict[str, FeatureStore] | None:
-    """Return the stores of a pass when all of them are whole."""
+def _complete(mode: Pass, repair: bool) -> dict[str, FeatureStore]:
+    """Return the stores of a pass that are whole and hold what is wanted, by readout.
+
+    Raises:
+        StoreError: one is damaged and not to be repaired.
+    """
     found = {}
     for name, manifest in mode.manifests.items():
-        store = _complete(mode.folders[name], manifest, repair, mode.say)
-        if store is None:
-            return None
-        found[name] = store
+        folder = mode.folders[name]
+        if not (folder / MANIFEST).exists():
+            continue
+        try:
+            store = FeatureStore(folder)
+        except StoreError as error:
+            if not repair:
+                raise
+            mode.say(f"repairing: {str(error).partition('; run')[0]}")
+            continue
+        if store.manifest.key == manifest.key and store.manifest.num_images >= manifest.num_images:
+            found[name] = store
     return found
 
 
-def _complete(folder: Path, manifest: Manifest, repair: bool, say: Say | None) -> FeatureStore | None:
-    """Return the store in `folder` when it is whole, of this key, and holds at least what `manifest` wants."""
-    if not (folder / MANIFEST).exists():
-        return None
+def _make(modes: Sequence[Pass], complete: Sequence[dict[str, FeatureStore]]) -> tuple[dict[str, FeatureStore], int]:
+    """Return the stores of one of the passes, and how many images went through the encoder here."""
+    work = _choose(modes)
     try:
-        store = FeatureStore(folder)
-    except StoreError as error:
-        if not repair:
+        return _fill(work, complete[modes.index(work)])
+    except CompileError as error:
+        if len(modes) == 1:
             raise
-        if say is not None:
-            say(f"repairing: {str(error).partition('; run')[0]}")
-        return None
-    fits = store.manifest.key == manifest.key and store.manifest.num_images >= manifest.num_images
-    return store if fits else None
+        work.say(f"the encoder runs without torch.compile: {str(error).partition('; take')[0]}")
+        return _fill(modes[0], complete[0])
+
+
+def _fill(work: Pass, complete: dict[str, FeatureStore]) -> tuple[dict[str, FeatureStore], int]:
+    # Its imports take seconds, which who reads a complete store need not wait for.
+    from hjepa_eval.encoders.filling import fill
+
+    lacking = [name for name in work.manifests if name not in complete]
+    with present([work.folders[name] for name in lacking]):
+        writers, images = fill(work, lacking)
+        return {**complete, **{name: _finish(writer) for name, writer in writers.items()}}, images
+
+
+def _finish(writer: StoreWriter) -> FeatureStore:
+    """Return the finished store; another process may have finished it, or a longer one, meanwhile."""
+    with finishing(writer.folder):
+        if _finished_images(writer.folder, writer.manifest) > writer.manifest.num_images:
+            return FeatureStore(writer.folder, verify=False)
+        return writer.finish()
 
 
 def _choose(modes: Sequence[Pass]) -> Pass:
-    """Return the pass to run: the only one, or the one that was begun, or the compiled one if the images repay it."""
-    if len(modes) == 1:
-        return modes[0]
-    for mode in modes:
-        if any(any(folder.glob("*.safetensors")) for folder in mode.folders.values()):
-            return mode
+    """Return the pass to run: the only one, or the compiled one if it was begun so or what is left repays it.
+
+    Raises:
+        CompileError: only the compiled one is wanted, and nothing here can compile.
+    """
+    import torch
+
     from hjepa_eval.encoders.costs import encoder_costs
+    from hjepa_eval.encoders.inference import can_compile, compiling_pays
 
-    eager, compiled = modes
-    images = next(iter(eager.manifests.values())).num_images
-    gflop = images * encoder_costs(eager.encoder.build()).together.gflop
-    if not compiling_pays(gflop, device=eager.settings.device, precision=eager.settings.precision):
+    eager, compiled = modes[0], modes[-1]
+    if len(modes) == 1 and not eager.compiled:
         return eager
-    if not can_compile(eager.settings.device):
-        eager.say("the encoder runs without torch.compile: there is no compiler for it on this machine")
+    device = torch.device(eager.settings.device)
+    if not can_compile(device):
+        missing = f"there is no compiler for {device.type} on this machine"
+        if len(modes) == 1:
+            raise CompileError(f"--compile on: {missing}; install one (g++, or triton for CUDA), or take --compile off")
+        if _begun(compiled) == 0:
+            return eager
+        eager.say(f"the encoder runs without torch.compile, though these features were begun with it: {missing}")
         return eager
-    return compiled
+    if len(modes) == 1 or _begun(compiled):
+        return compiled
+    wanted = max(manifest.num_images for manifest in eager.manifests.values())
+    gflop = encoder_costs(eager.encoder.build()).together.gflop / eager.settings.world_size
+    left = max(0, wanted - _begun(eager))
+    pays = compiling_pays(
+        eager=gflop * left, compiled=gflop * wanted, device=device, precision=eager.settings.precision
+    )
+    return compiled if pays else eager
 
 
-def _finish(work: Pass, readout: str) -> FeatureStore:
-    """Return the finished store; of several processes one writes the manifest."""
-    folder, manifest = work.folders[readout], work.manifests[readout]
-    with finishing(folder):
-        store = _complete(folder, manifest, True, None)
-        return store if store is not None else StoreWriter(folder, manifest).finish()
+def _begun(work: Pass) -> int:
+    """Return how many images the shards on disk hold, of the store that has the fewest."""
+    counts = []
+    for folder in work.folders.values():
+        ranges = (file.stem.split("-") for file in folder.glob("*-*.safetensors"))
+        counts.append(sum(int(stop) - int(start) for start, stop in ranges))
+    return min(counts)

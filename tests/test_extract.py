@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
 from hjepa_eval.datasets import load_dataset
-from hjepa_eval.encoders import Encoder, load_encoder
-from hjepa_eval.errors import DataError
+from hjepa_eval.encoders import Encoder, inference, load_encoder
+from hjepa_eval.errors import CompileError, DataError
 from hjepa_eval.extract import ExtractSettings, extract
 from hjepa_eval.features import store as store_module
 
@@ -128,3 +129,86 @@ def test_extract__bad_images_stop_or_are_counted(encoder: Encoder, cifar10_sampl
     assert found.images == 200 - 192, "the shards before the bad image stay"
     with pytest.raises(DataError, match="1 images were skipped"):
         run(encoder, root, tmp_path / "cache")
+
+
+def test_extract__repair_with_fewer_images_keeps_the_longer_store(
+    encoder: Encoder, cifar10_sample: Path, tmp_path: Path
+) -> None:
+    whole = run(encoder, cifar10_sample, tmp_path)["mean"].store
+    before = {file.name: file.read_bytes() for file in whole.folder.iterdir()}
+    damaged = whole.folder / whole.manifest.shards[2].file
+    damaged.write_bytes(before[damaged.name][:-4] + b"0000")
+    found = run(encoder, cifar10_sample, tmp_path, ExtractSettings("cpu", "fp32", batch_size=16, max_samples=70))
+    assert (found["mean"].limit, found["mean"].images) == (70, 64)
+    assert {file.name: file.read_bytes() for file in whole.folder.iterdir()} == before
+
+
+def test_extract__shorter_run_leaves_the_shards_of_an_unfinished_longer_one(
+    encoder: Encoder, cifar10_sample: Path, tmp_path: Path
+) -> None:
+    whole = run(encoder, cifar10_sample, tmp_path / "whole")["mean"].store
+    store = run(encoder, cifar10_sample, tmp_path / "a")["mean"].store
+    (store.folder / "manifest.json").unlink()  # As while the long run is at work.
+    short = run(encoder, cifar10_sample, tmp_path / "a", ExtractSettings("cpu", "fp32", batch_size=16, max_samples=40))
+    assert short["mean"].store.manifest.num_images == 40
+    longer = run(encoder, cifar10_sample, tmp_path / "a")["mean"]
+    assert longer.images == 0, "all shards of the long run were still there"
+    assert {f.name for f in longer.store.folder.iterdir()} == {f.name for f in whole.folder.iterdir()}
+
+
+def test_extract__images_skipped_behind_the_prefix_do_not_matter(
+    encoder: Encoder, cifar10_sample: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(cifar10_sample, tmp_path / "copy"))
+    victim = sorted((root / "test" / "cat").iterdir())[-1]
+    victim.write_bytes(b"")
+    run(encoder, root, tmp_path / "cache", ExtractSettings("cpu", "fp32", batch_size=16, on_bad_image="skip"))
+    found = run(encoder, root, tmp_path / "cache", ExtractSettings("cpu", "fp32", batch_size=16, max_samples=100))
+    assert found["mean"].images == 0
+    with pytest.raises(DataError, match="1 images were skipped"):
+        run(encoder, root, tmp_path / "cache")
+
+
+def compile_as(monkeypatch: pytest.MonkeyPatch, outcome: str) -> None:
+    """Replace the compiler: it changes nothing, or fails as torch does without one."""
+
+    def fail(images: torch.Tensor) -> None:
+        raise InductorError(RuntimeError("no compiler"), None)
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function if outcome == "works" else fail)
+    monkeypatch.setattr(inference, "can_compile", lambda device: True)
+
+
+def test_extract__compile_auto_is_for_long_passes_and_goes_on_as_it_began(
+    encoder: Encoder, cifar10_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_as(monkeypatch, "works")
+    auto = ExtractSettings("cpu", "fp32", batch_size=16, compile="auto")
+    short = run(encoder, cifar10_sample, tmp_path / "a", auto)["mean"].store
+    assert "compiled" not in short.manifest.identity
+    monkeypatch.setattr(inference, "compiling_pays", lambda **work: work["eager"] > 0)
+    long = run(encoder, cifar10_sample, tmp_path / "b", auto)["mean"].store
+    assert long.manifest.identity["compiled"] is True
+    assert long.manifest.key != short.manifest.key
+    monkeypatch.setattr(inference, "compiling_pays", lambda **work: False)
+    (long.folder / long.manifest.shards[1].file).unlink()
+    again = run(encoder, cifar10_sample, tmp_path / "b", auto)["mean"]
+    assert (again.images, again.store.manifest.key) == (64, long.manifest.key)
+    complete = run(encoder, cifar10_sample, tmp_path / "b", auto)["mean"]
+    assert complete.images == 0
+
+
+def test_extract__failed_compilation_is_said_once_and_ends_eager(
+    encoder: Encoder, cifar10_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_as(monkeypatch, "fails")
+    monkeypatch.setattr(inference, "compiling_pays", lambda **work: True)
+    said: list[str] = []
+    auto = ExtractSettings("cpu", "fp32", batch_size=16, compile="auto")
+    found = run(encoder, cifar10_sample, tmp_path, auto, say=said.append)["mean"]
+    assert "compiled" not in found.store.manifest.identity
+    assert [line for line in said if "without torch.compile: torch.compile failed" in line] == said
+    assert len(said) == 1
+    assert len(list((tmp_path / "features").glob("*/*/*"))) == 1, "no empty store is left"
+    with pytest.raises(CompileError, match="no compiler"):
+        run(encoder, cifar10_sample, tmp_path, ExtractSettings("cpu", "fp32", compile="on"))

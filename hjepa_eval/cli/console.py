@@ -52,19 +52,25 @@ def print_json(value: Any) -> None:
 class Talk:
     """Notes and progress on stderr: a live bar on a terminal, lines every ten seconds elsewhere, nothing when quiet."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        """Choose how much to say."""
+    def __init__(self, *, quiet: bool, leader: bool = True) -> None:
+        """Choose how much to say; of several ranks one is the `leader`, the others say only what concerns them."""
         self.quiet = quiet
+        self.leader = leader
 
     def note(self, message: str) -> None:
-        """Print one line on stderr, unless quiet."""
+        """Print one line on stderr, unless quiet or not the leader."""
+        if self.leader:
+            self.alert(message)
+
+    def alert(self, message: str) -> None:
+        """Print one line on stderr, unless quiet: what this process alone knows."""
         if not self.quiet:
             print(message, file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
         """Give a function of (done, total, remark) that shows progress, throughput in `unit` and the time left."""
-        if self.quiet:
+        if self.quiet or not self.leader:
             yield _silent
         elif sys.stderr.isatty():
             with _bar(title, unit) as report:

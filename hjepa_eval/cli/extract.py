@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         from hjepa_eval.cli.workflow import collect_features, resolve
 
         first = read_ranks().rank == 0
-        features = collect_features(resolve(settings), Talk(quiet=settings.quiet or not first), repair=True)
+        features = collect_features(resolve(settings), Talk(quiet=settings.quiet, leader=first), repair=True)
         if not first:
             return
         files = _export(features, settings)

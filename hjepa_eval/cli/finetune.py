@@ -166,7 +166,7 @@ def _train(
                 readout=settings.readout,
                 held_out=held_out,
                 counts=counts,
-                running=Running(resolve_device(settings.device), settings.precision, settings.num_workers, skip),
+                running=Running(resolve_device(settings.device), settings.precision, settings.num_workers or 1, skip),
                 run_dir=run_dir,
                 resume=settings.resume is not None,
                 progress=report,

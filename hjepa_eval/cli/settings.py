@@ -74,7 +74,9 @@ class ImageSettings(OutputSettings):
     on_bad_image: Literal["error", "skip"] = option("error", "what to do with an unreadable image", group=DATA)
     download: bool = option(False, "fetch official dataset files or pretrained weights that are missing", group=DATA)
     batch_size: int = option(256, "images per forward pass", group=RUNNING, ge=1)
-    num_workers: int = option(2, "image decoding threads", group=RUNNING, ge=1)
+    num_workers: int | None = option(
+        None, "image decoding threads; as many as there are CPU cores when not given", group=RUNNING, ge=1
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", group=RUNNING)
     precision: Literal["auto", "bf16", "fp32"] = option(
         "auto", "of the forward pass; auto takes bf16 where the machine is fast at it", group=RUNNING

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hjepa_eval.cli.console import Talk
 from hjepa_eval.cli.ranks import read_ranks
 from hjepa_eval.cli.settings import ExtractionSettings, ImageSettings
 from hjepa_eval.datasets import load_dataset
-from hjepa_eval.datasets.augment import View
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders import Encoder
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
-from hjepa_eval.encoders.precision import resolve_device, resolve_precision
+from hjepa_eval.encoders.precision import device_name, resolve_precision
 from hjepa_eval.encoders.run import is_run, newest_run, read_run_config
 from hjepa_eval.errors import unknown
 from hjepa_eval.extract import Extraction, ExtractSettings, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.manifest import StoredLevel
 from hjepa_eval.results import DatasetInfo, Extracted, ModelInfo
+
+if TYPE_CHECKING:
+    from hjepa_eval.datasets.augment import View
+    from hjepa_eval.encoders.protocol import Encoder
 
 SettingsT = TypeVar("SettingsT", bound=ImageSettings)
 
@@ -130,16 +133,24 @@ def resolve(settings: SettingsT) -> SettingsT:
     """
     model = resolve_model(settings.model)
     dataset, root = resolve_dataset(settings.dataset, model)
-    device = resolve_device(read_ranks().device(settings.device))
+    device = device_name(read_ranks().device(settings.device))
     found = {
         "model": model,
         "dataset": dataset,
         "root": settings.root or root,
-        "device": str(device),
+        "device": device,
         "precision": resolve_precision(settings.precision, device),
+        "num_workers": settings.num_workers or default_workers(),
         "cache_dir": settings.cache_dir or default_cache_dir(),
     }
     return settings.model_copy(update=found)
+
+
+def default_workers() -> int:
+    """Return how many threads decode images: as many as this process may use cores, shared with the ranks beside it."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+    return max(1, cores // read_ranks().local_world_size)
 
 
 def load_split(settings: ImageSettings, split: str) -> ImageDataset:
@@ -186,10 +197,10 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
     precision = settings.precision
     ranks = read_ranks()
     how = ExtractSettings(
-        resolve_device(settings.device),
+        settings.device,
         precision,
         batch_size=settings.batch_size,
-        workers=settings.num_workers,
+        workers=settings.num_workers or default_workers(),
         max_samples=settings.max_samples,
         on_bad_image=settings.on_bad_image,
         storage="float16" if settings.storage == "fp16" else "float32",
@@ -209,8 +220,11 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
         seconds[f"extract {split}"] = time.perf_counter() - started
     started = time.perf_counter()
     numbers = range(1, settings.num_views + 1)
-    views = [fill(datasets["train"], View(number, settings.seed)) for number in numbers]
-    if views:
+    views = []
+    if numbers:
+        from hjepa_eval.datasets.augment import View
+
+        views = [fill(datasets["train"], View(number, settings.seed)) for number in numbers]
         seconds["extract views"] = time.perf_counter() - started
     model = ModelInfo(name=encoder.name, weights=encoder.identity["weights"], identity=encoder.identity)
     found = []
@@ -242,7 +256,7 @@ def _extract_split(
             settings=how,
             view=view,
             repair=repair,
-            say=talk.note,
+            say=talk.alert,
             progress=lambda done, total: report(done, total, ""),
         )
     if all(extraction.images == 0 for extraction in found.values()):

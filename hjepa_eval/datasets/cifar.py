@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hjepa_eval.datasets.copies import check_class_count, count_notes
 from hjepa_eval.datasets.folder import ImageFolder
 from hjepa_eval.datasets.listing import Links, is_folder
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
 from hjepa_eval.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NUM_IMAGES = {"train": 50_000, "test": 10_000}
 _CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -30,6 +32,7 @@ class Cifar(ImageDataset):
         Raises:
             DataError: the files are missing or damaged.
         """
+        import torch
         from torchvision.datasets import CIFAR10, CIFAR100
 
         source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from hjepa_eval.datasets import png_pixels
 from hjepa_eval.datasets.gif_frames import first_frame
 from hjepa_eval.datasets.headers import Damage, check_size, jpeg_size, webp_size
 from hjepa_eval.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BUILD_PATH = re.compile(r"^.*\.(?:cpp|cu|h):\d+[,\]]\s*")
 
@@ -50,6 +51,7 @@ def _checked(content: bytes, name: str) -> bytes:
 
 def _decode(content: bytes) -> Tensor:
     # Two seconds, which who reads only features does not wait.
+    import torch
     from torchvision.io import ImageReadMode, decode_image
 
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hjepa_eval.datasets.protocol import ImageDataset, class_ranks, interleave
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Digits(ImageDataset):
@@ -21,6 +23,7 @@ class Digits(ImageDataset):
 
     def __init__(self, split: str) -> None:
         """Load one split, `train` or `test`."""
+        import torch
         from sklearn.datasets import load_digits
 
         pixels, targets = load_digits(return_X_y=True)

@@ -7,11 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hjepa_eval.datasets.class_numbers import check_class_numbers, numbered_classes
 from hjepa_eval.datasets.decoding import decode
@@ -20,6 +19,9 @@ from hjepa_eval.datasets.memo import file_state, recall, remember
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
 from hjepa_eval.errors import DataError
 from hjepa_eval.features.fingerprint import hash_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BATCH = 4096
 OPTIONS = {

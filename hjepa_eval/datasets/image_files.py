@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from hjepa_eval.datasets.decoding import decode
 from hjepa_eval.datasets.images import check_classes
@@ -15,6 +15,9 @@ from hjepa_eval.datasets.listing import HOW_TO_FOLLOW, FileList, Links
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
 from hjepa_eval.errors import DataError
 from hjepa_eval.features.fingerprint import fingerprint_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # In the name of a file, these would break a message in two.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {9: "\\t", 10: "\\n", 13: "\\r"}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
@@ -16,8 +15,11 @@ from hjepa_eval.errors import DataError, first_few
 
 MAX_RATIO = 64
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 # uint8 images [B, 3, size, size], their indices [B], and why others of the batch cannot be read, by index
-Batch = tuple[Tensor, list[int], dict[int, str]]
+Batch: TypeAlias = "tuple[Tensor, list[int], dict[int, str]]"
 
 
 def fit(image: Tensor, transform: Transform) -> Tensor:
@@ -82,6 +84,8 @@ def load_batches(
         DataError: an image cannot be decoded and `skip_bad` is false.
     """
 
+    import torch
+
     def load(part: Sequence[int]) -> Batch:
         images: list[Tensor] = []
         kept: list[int] = []
@@ -123,6 +127,8 @@ def stack_images(dataset: ImageDataset, transform: Transform, *, workers: int = 
     Raises:
         DataError: an image cannot be decoded; the message names it.
     """
+    import torch
+
     images = torch.empty(len(dataset), 3, transform.size, transform.size, dtype=torch.uint8)
     start = 0
     for batch, kept, _ in image_batches(

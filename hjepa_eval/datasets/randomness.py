@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 _GAMMA, _FIRST, _SECOND = (
     np.uint64(constant) for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -35,6 +38,8 @@ def uniform_rows(key: int, rows: npt.NDArray[np.int64], *, columns: int) -> npt.
 
 def seeded_generator(seed: int, number: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a torch generator on `device` for one `stream` (such as `masks`) at one `number`."""
+    import torch
+
     made = torch.Generator(device=device)
     made.manual_seed(derive_seed(seed, number, stream))
     return made

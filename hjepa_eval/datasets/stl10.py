@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hjepa_eval.datasets.copies import count_notes
 from hjepa_eval.datasets.images import check_classes
@@ -16,6 +15,9 @@ from hjepa_eval.datasets.listing import is_folder
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
 from hjepa_eval.errors import DataError
 from hjepa_eval.features.fingerprint import fingerprint_files, hash_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NUM_IMAGES: Mapping[str, int] = {"train": 5_000, "test": 8_000}
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
@@ -65,6 +67,8 @@ class Stl10(ImageDataset):
     def image(self, index: int) -> Tensor:
         """Return image `index` as uint8 `[3, 96, 96]`."""
         columns = self._pixels[self._order[index]]
+        import torch
+
         return torch.from_numpy(np.ascontiguousarray(columns.transpose(0, 2, 1)))
 
 

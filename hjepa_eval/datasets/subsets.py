@@ -7,11 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hjepa_eval.datasets.class_lists import ClassList, read_class_list
 from hjepa_eval.datasets.image_lists import ImageList, indices_of, read_image_list
@@ -19,6 +18,9 @@ from hjepa_eval.datasets.protocol import ImageDataset, class_ranks, interleave
 from hjepa_eval.datasets.randomness import derive_seed, uniform_rows
 from hjepa_eval.errors import DataError, did_you_mean, first_few
 from hjepa_eval.features.fingerprint import hash_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OPTIONS: Mapping[str, str] = {
     "classes": "only the classes in this file, one a line; cmc for the 100 of ImageNet-100",

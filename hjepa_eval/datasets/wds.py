@@ -8,10 +8,10 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hjepa_eval.datasets.class_numbers import check_class_numbers, numbered_classes
 from hjepa_eval.datasets.decoding import decode
@@ -21,6 +21,9 @@ from hjepa_eval.datasets.shard_names import find_shards, shards_name
 from hjepa_eval.datasets.tar_index import TarIndex, index_shard
 from hjepa_eval.errors import DataError
 from hjepa_eval.features.fingerprint import hash_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLASS_FILE = "classes.txt"
 READERS = 8

@@ -6,13 +6,26 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.protocol import Encoder, Level
+from hjepa_eval.encoders.level import Level
 from hjepa_eval.encoders.run import is_run
 from hjepa_eval.errors import EncoderError, UnknownNameError, did_you_mean, unknown
 
+if TYPE_CHECKING:
+    from hjepa_eval.encoders.protocol import Encoder
+
 __all__ = ["ENCODERS", "Encoder", "EncoderKind", "Level", "load_encoder"]
+
+
+def __getattr__(name: str) -> Any:
+    """Give `Encoder`, whose parent needs torch: who reads a complete store does without."""
+    if name == "Encoder":
+        from hjepa_eval.encoders.protocol import Encoder
+
+        return Encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class EncoderKind:
     options: tuple[str, ...] = ()
 
 
-# timm and torchvision take seconds to import, so each kind imports what it needs when it is asked for.
+# torch, timm and torchvision take seconds to import, so each kind imports what it needs when it is asked for.
 
 
 def _run(request: Request) -> Encoder:

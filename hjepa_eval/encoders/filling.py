@@ -2,78 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Literal
+from functools import cache, partial
 
 import torch
 
-from hjepa_eval.datasets.augment import View
 from hjepa_eval.datasets.images import Batch, load_batches
-from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.handle import EncoderHandle
 from hjepa_eval.encoders.inference import Features, Inference
+from hjepa_eval.encoders.passes import ExtractSettings, Pass
+from hjepa_eval.errors import CompileError
 from hjepa_eval.features import store as stores
 from hjepa_eval.features.assembly import Assembly
 from hjepa_eval.features.claims import claim, this_process
-from hjepa_eval.features.manifest import Manifest
 from hjepa_eval.features.store import Range, StoreWriter
-
-Progress = Callable[[int, int], None]
-Say = Callable[[str], None]
 
 _POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
-class ExtractSettings:
-    """How to extract; all of it that changes a feature beyond rounding is part of a store's key.
+def fill(work: Pass, readouts: Sequence[str]) -> tuple[dict[str, StoreWriter], int]:
+    """Fill stores of a pass together with all other processes that do the same.
 
-    Attributes:
-        device: where the encoder runs.
-        precision: `bf16` or `fp32`, of the forward pass.
-        batch_size: images per forward pass.
-        workers: decoding threads.
-        max_samples: only the first so many images of the dataset's balanced order; None for all.
-        on_bad_image: `error` or `skip`.
-        storage: `float32` or `float16`, of the features on disk.
-        compile: `on`, `off`, or `auto`: as the store was begun, else on when the images repay the compilation.
-        rank: number of this process among those that were started together, from 0.
-        world_size: how many they are.
-    """
-
-    device: torch.device
-    precision: str
-    batch_size: int = 256
-    workers: int = 2
-    max_samples: int | None = None
-    on_bad_image: str = "error"
-    storage: Literal["float32", "float16"] = "float32"
-    compile: Literal["on", "off", "auto"] = "off"
-    rank: int = 0
-    world_size: int = 1
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One forward pass: what it reads, and the store of each readout that it fills."""
-
-    encoder: EncoderHandle
-    dataset: ImageDataset
-    settings: ExtractSettings
-    view: View | None
-    compiled: bool
-    manifests: Mapping[str, Manifest]
-    folders: Mapping[str, Path]
-    say: Say
-    progress: Progress
-
-
-def fill(work: Pass) -> int:
-    """Fill the stores of a pass together with all other processes that do the same; return how many images were mine.
+    Returns:
+        Writers, by readout, that lack nothing any more, and how many images went through the encoder here.
 
     Raises:
         DataError: an image cannot be read and is not to be skipped; finished shards stay.
@@ -81,25 +33,25 @@ def fill(work: Pass) -> int:
         EncoderError: the encoder returns another shape than it declares.
         StoreError: the cache cannot be written; finished shards stay.
     """
-    writers = {name: StoreWriter(work.folders[name], manifest) for name, manifest in work.manifests.items()}
     settings = work.settings
+    writers = {name: StoreWriter(work.folders[name], work.manifests[name]) for name in readouts}
     owner = this_process(settings.rank, settings.world_size)
     total, done = _missing_images(writers), 0
     inference = Inference(
         work.encoder.build(),
         list(writers),
-        device=settings.device,
+        device=torch.device(settings.device),
         precision=settings.precision,
         batch_size=settings.batch_size,
         compiled=work.compiled,
     )
-    waiting = False
+    say = cache(work.say)  # Several stores lose the same owner; that is said once.
     try:
         while units := _units(writers):
             before = done
             for unit in _own_order(units, settings):
                 lacking = [writer.folder for writer in writers.values() if _lacks(writer, unit)]
-                with claim(lacking, unit.file.removesuffix(".safetensors"), owner=owner, say=work.say) as mine:
+                with claim(lacking, unit.file.removesuffix(".safetensors"), owner=owner, say=say) as mine:
                     if not mine:
                         continue
                     _refresh(writers)
@@ -107,13 +59,16 @@ def fill(work: Pass) -> int:
                     done += _run(work, inference, writers, unit, report)
             _refresh(writers)
             if done == before and _units(writers):
-                if not waiting:
-                    work.say(f"waiting for another hjepa that fills {next(iter(work.folders.values()))}")
-                waiting = True
+                say(f"waiting for another hjepa that fills {next(iter(work.folders.values()))}")
                 time.sleep(_POLL_SECONDS)
+    except CompileError:
+        for writer in writers.values():
+            with contextlib.suppress(OSError):
+                writer.folder.rmdir()  # Only if nothing is in it.
+        raise
     finally:
         inference.close()
-    return done
+    return writers, done
 
 
 def _report(work: Pass, before: int, total: int, seen: int) -> None:
@@ -131,7 +86,7 @@ def _refresh(writers: Mapping[str, StoreWriter]) -> None:
 
 def _units(writers: Mapping[str, StoreWriter]) -> list[Range]:
     """Return the ranges that processes claim, as long as the largest shard, those in which a shard is missing."""
-    num_images = next(iter(writers.values())).manifest.num_images
+    num_images = max(writer.manifest.num_images for writer in writers.values())
     units = stores.shard_ranges(num_images, stores.SHARD_SIZE)
     return [unit for unit in units if any(_lacks(writer, unit) for writer in writers.values())]
 
@@ -166,7 +121,7 @@ def _run(
         parts,
         workers=settings.workers,
         skip_bad=settings.on_bad_image == "skip",
-        pin=settings.device.type == "cuda",
+        pin=inference.device.type == "cuda",
     )
     seen = 0
     for images, index, skipped, features in _one_behind(work, inference, parts, batches):

@@ -8,13 +8,17 @@ import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import load_encoder
-from hjepa_eval.encoders.protocol import Encoder, Level
+from hjepa_eval.encoders.level import Level
+from hjepa_eval.errors import EncoderError
 from hjepa_eval.features.fingerprint import canonical_json, hash_json, write_atomically
+
+if TYPE_CHECKING:
+    from hjepa_eval.encoders.protocol import Encoder
 
 _PACKAGES = ("hjepa", "torch", "timm", "transformers")
 
@@ -42,16 +46,22 @@ class EncoderHandle:
     @classmethod
     def of(cls, encoder: Encoder) -> EncoderHandle:
         """Return the handle of an encoder that is there already."""
-        return cls(encoder.name, encoder.identity(), lambda: encoder)
+        handle = cls(encoder.name, encoder.identity(), lambda: encoder)
+        handle._built = encoder
+        return handle
 
     def build(self) -> Encoder:
         """Return the encoder itself.
 
         Raises:
+            EncoderError: it is another one than before; its weights changed meanwhile.
             HjepaError: as `load_encoder`.
         """
         if self._built is None:
-            self._built = self._build()
+            built = self._build()
+            if canonical_json(built.identity()) != canonical_json(self.identity):
+                raise EncoderError(f"{self.name} has changed since this command looked at it; run the command again")
+            self._built = built
         return self._built
 
 

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.encoders.readouts import get_readout
-from hjepa_eval.errors import CompileError, EncoderError
+from hjepa_eval.errors import CompileError
 
-# Compiling a ViT took 60 to 75 s on two cores (torch 2.15). It gained a quarter in float32; the estimate below assumes
-# as much, so that it pays from about five minutes of eager work on.
-_REPAID_AFTER_SECONDS = 300.0
+# Compiling a ViT took 60 to 75 s on two cores, and made it a quarter faster in float32 (torch 2.15).
+_COMPILE_SECONDS, _COMPILE_GAIN = 60.0, 1.25
 # Rough speeds in GFLOP/s that a forward pass reaches: per core, and of one CUDA device.
 _CPU_SPEED = {"fp32": 40.0, "bf16": 200.0}
 _CUDA_SPEED = {"fp32": 20_000.0, "bf16": 150_000.0}
-_SAME_DIRECTION = 0.999
+# So many of the features must have so high a cosine with those of the eager encoder.
+_SAME_SHARE, _SAME_COSINE = 0.99, 0.999
 
 Features = dict[str, list[Tensor]]
 
@@ -54,7 +54,8 @@ class Inference:
         Raises:
             UnknownNameError: there is no such readout.
         """
-        self.encoder = encoder.to(device).eval()
+        self._format = torch.channels_last if encoder.channels_last else torch.contiguous_format
+        self.encoder = encoder.to(device).to(memory_format=self._format).eval()
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
@@ -79,7 +80,8 @@ class Inference:
         """Return float32 features `[B, F]` on the device, by readout, one per level, for uint8 images `[B, 3, S, S]`.
 
         Raises:
-            EncoderError: the encoder returns another shape than it declares, or the compiled one something else.
+            EncoderError: the encoder returns another shape than it declares.
+            CompileError: it cannot be compiled, or gives other features when it is.
         """
         count = len(images)
         if count == 0:
@@ -95,14 +97,14 @@ class Inference:
             reason = str(error).strip().splitlines()[0]
             raise CompileError(f"torch.compile failed on {self.encoder.name}: {reason}; take --compile off") from None
         if not self._checked:
-            self._compare(features, self._features(images))
+            self._compare(features, self._features(images), count)
         self._checked = True
         # The next call of a CUDA graph writes into the same memory.
         keep = Tensor.clone if self.device.type == "cuda" else lambda tensor: tensor
         return {name: [keep(level[:count]) for level in levels] for name, levels in features.items()}
 
     def _features(self, images: Tensor) -> Features:
-        batch = self.encoder.transform.normalise(images)
+        batch = self.encoder.transform.normalise(images).contiguous(memory_format=self._format)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             outputs = self.encoder(batch)
         check_outputs(self.encoder, outputs, len(images))
@@ -118,14 +120,16 @@ class Inference:
         }
         return {name: [torch.empty(0, width) for width in each] for name, each in widths.items()}
 
-    def _compare(self, compiled: Features, eager: Features) -> None:
+    def _compare(self, compiled: Features, eager: Features, count: int) -> None:
+        """Check the first `count` features of a batch; the others belong to no image."""
         for name, levels in eager.items():
             for level, (expected, found) in enumerate(zip(levels, compiled[name], strict=True)):
-                cosine = F.cosine_similarity(expected, found).min().item()
-                if not cosine >= _SAME_DIRECTION:
-                    raise EncoderError(
-                        f"{self.encoder.name}, compiled, gives other features at level {level} ({name}: cosine "
-                        f"{cosine:.4f} to the eager ones); take --compile off"
+                cosine = F.cosine_similarity(expected[:count], found[:count])
+                same = (cosine >= _SAME_COSINE) | (expected[:count] == found[:count]).all(1)
+                if same.float().mean() < _SAME_SHARE:
+                    raise CompileError(
+                        f"{self.encoder.name}, compiled, gives other features at level {level} ({name}: lowest cosine "
+                        f"to the eager ones {cosine.min():.4f}); take --compile off"
                     )
 
 
@@ -143,7 +147,14 @@ def can_compile(device: torch.device) -> bool:
     return False
 
 
-def compiling_pays(gflop: float, *, device: torch.device, precision: str) -> bool:
-    """Tell whether a forward pass of so many GFLOP in all is long enough to repay compiling it."""
+def compiling_pays(*, eager: float, compiled: float, device: torch.device, precision: str) -> bool:
+    """Tell whether compiling is worth its time.
+
+    Args:
+        eager: GFLOP that are left for the eager encoder.
+        compiled: GFLOP that the compiled one would have to do.
+        device: where.
+        precision: `bf16` or `fp32`.
+    """
     speed = _CPU_SPEED[precision] * torch.get_num_threads() if device.type == "cpu" else _CUDA_SPEED[precision]
-    return gflop / speed > _REPAID_AFTER_SECONDS
+    return compiled / (speed * _COMPILE_GAIN) + _COMPILE_SECONDS < eager / speed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.encoders.level import Level
 from hjepa_eval.errors import EncoderError
 
-
-@dataclass(frozen=True)
-class Level:
-    """One level of an encoder.
-
-    Attributes:
-        index: 0 is the finest.
-        name: what the level reads, for people, such as `block 4, 1x1 cells`.
-        dim: width `D` of each token.
-        grid: cells as (rows, columns).
-        prefix: tokens before the grid's cells, such as a class token; the first of them is the class token.
-    """
-
-    index: int
-    name: str
-    dim: int
-    grid: tuple[int, int]
-    prefix: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens `T` that the encoder returns for this level: prefix, then cells row by row."""
-        return self.prefix + self.grid[0] * self.grid[1]
+__all__ = ["Encoder", "Level", "check_outputs", "hash_tensors"]
 
 
 class Encoder(nn.Module):
@@ -49,6 +28,7 @@ class Encoder(nn.Module):
         levels: finest first.
         transform: how images become its input.
         settings: everything besides weights and transform that changes a feature, as JSON values.
+        channels_last: whether images and weights lie channels last in memory, as convolutions like it.
         files: all files that it was made from; while they stay as they are, its identity is remembered. None: unknown.
     """
 
@@ -56,6 +36,7 @@ class Encoder(nn.Module):
     levels: tuple[Level, ...]
     transform: Transform
     settings: dict[str, Any]
+    channels_last: bool = False
     files: tuple[Path, ...] | None = None
 
     def forward(self, images: Tensor) -> list[Tensor]:

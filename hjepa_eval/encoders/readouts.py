@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
-from torch import Tensor
-
-from hjepa_eval.encoders.protocol import Level
+from hjepa_eval.encoders.level import Level
 from hjepa_eval.errors import EncoderError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def _quadrants(level: Level) -> tuple[int, int]:
 
 
 def _grid(tokens: Tensor, level: Level) -> Tensor:
+    import torch.nn.functional as F
+
     cells = _cells(tokens, level).transpose(1, 2)
     image = cells.reshape(*cells.shape[:2], *level.grid)
     return F.adaptive_avg_pool2d(image, _quadrants(level)).flatten(1)

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.encoders.protocol import Encoder
-from hjepa_eval.encoders.weights import load_strict, read_tensors
 from hjepa_eval.errors import CheckpointError, EncoderError, unknown
 
 if TYPE_CHECKING:
+    from hjepa_eval.encoders.protocol import Encoder
     from hjepa_eval.encoders.timm_models import ViTEncoder
 
 FORMAT_VERSION = 1
@@ -102,6 +101,8 @@ def load_run(run: Path, options: Mapping[str, str]) -> Encoder:
         CheckpointError: the folder lacks a file, or its tensors do not fit; the first five are listed.
         UnknownNameError: `?encoder=` is neither `target` nor `context`.
     """
+    from hjepa_eval.encoders.weights import load_strict, read_tensors
+
     branch = options.get("encoder", "target")
     if branch not in BRANCHES:
         raise unknown("encoder branch", branch, BRANCHES)

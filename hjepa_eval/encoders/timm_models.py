@@ -74,6 +74,7 @@ class StageEncoder(Encoder):
     """A timm model with stages (ResNet, ConvNeXt, Swin, ...): each of the last four stages is a level."""
 
     model: Any
+    channels_last = True  # ResNet-50 and ConvNeXt-T are a fifth faster so, on two AVX2 cores.
 
     def __init__(self, model: Any, name: str, *, transform: Transform, architecture: dict[str, Any]) -> None:
         """Wrap `model`, built by `architecture`; the stages' sizes are read off one blank image."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -53,11 +55,30 @@ def finishing(store: Path) -> Iterator[None]:
     _acquire(lock, store, wait=True)
     try:
         yield
-        # Who waits for one of these files finds the store finished.
-        for file in _claims(store).glob(f"{store.name}-*"):
-            file.unlink(missing_ok=True)
+        for path in _claims(store).glob(f"{store.name}-*.lock"):
+            if path == Path(lock.lock_file) or is_free(path):
+                _forget(path)
     finally:
         lock.release()
+
+
+@contextmanager
+def present(stores: Sequence[Path]) -> Iterator[None]:
+    """Say that this process is at work on stores, between its claims too, so that nobody removes them.
+
+    Raises:
+        StoreError: the cache cannot be written.
+    """
+    locks = [(store, FileLock(_lock_file(store, _presence()))) for store in sorted(stores)]
+    try:
+        for store, lock in locks:
+            _acquire(lock, store, wait=True)
+        yield
+    finally:
+        for _, lock in locks:
+            if lock.is_locked:
+                _forget(Path(lock.lock_file))
+                lock.release()
 
 
 @contextmanager
@@ -81,16 +102,20 @@ def alone(file: Path) -> Iterator[None]:
 
 
 def filling(store: Path) -> bool:
-    """Tell whether a process is filling the store in this folder now: whether it holds a part of it."""
-    finish = _lock_file(store, FINISH)
-    for path in set(_claims(store).glob(f"{store.name}-*.lock")) - {finish}:
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        lock.release()
-    return False
+    """Tell whether another process is filling the store in this folder now."""
+    own = {_lock_file(store, FINISH), _lock_file(store, _presence())}
+    return any(not is_free(path) for path in set(_claims(store).glob(f"{store.name}-*.lock")) - own)
+
+
+def is_free(path: Path) -> bool:
+    """Tell whether no process holds the lock file `path`."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return False
+    lock.release()
+    return True
 
 
 @contextmanager
@@ -103,7 +128,7 @@ def _hold(store: Path, part: str, owner: str, say: Say) -> Iterator[bool]:
     note = path.with_suffix(".owner")
     try:
         if note.exists():
-            say(f"{note.read_text(encoding='utf-8')} ended while it filled {store.name}/{part}; it is done again")
+            say(f"{note.read_text(encoding='utf-8')} ended while it extracted images {part}; they are done again")
         note.write_text(owner, encoding="utf-8")
         yield True
     finally:
@@ -129,8 +154,21 @@ def _acquire(lock: FileLock, store: Path, *, wait: bool) -> bool:
     except Timeout:
         return False
     except OSError as error:
+        what = "cannot write the cache folder"
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            what = "no file locks (a network folder needs NFS 4, or Lustre mounted with flock) in the cache folder"
         raise StoreError(
-            f"cannot write the cache folder {store.parent}: {error.strerror}; "
-            "choose another with --cache-dir or HJEPA_CACHE"
+            f"{what} {store.parent}: {error.strerror}; choose another with --cache-dir or HJEPA_CACHE"
         ) from None
     return True
+
+
+def _presence() -> str:
+    return f"present-{socket.gethostname()}-{os.getpid()}"
+
+
+def _forget(lock: Path) -> None:
+    """Remove a lock's file and its owner's name; one that cannot be removed is in nobody's way."""
+    for path in (lock, lock.with_suffix(".owner")):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +75,24 @@ def test_read_ranks__torchrun_slurm_and_alone() -> None:
 def test_read_ranks__what_no_launcher_sets_is_one_line(broken: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"RANK=.*expected numbers"):
         read_ranks(broken)
+
+
+SECOND_CALL = """
+import sys
+from hjepa_eval.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    assert stop.code == 0, stop.code
+heavy = [name for name in ("torch", "torchvision", "timm", "sklearn", "faiss") if name in sys.modules]
+print("imported", ",".join(heavy))
+"""
+
+
+def test_extract__second_call_on_complete_stores_needs_no_torch(cifar10_sample: Path) -> None:
+    arguments = ["extract", "--model", "random:vit_tiny_patch8_32", "--dataset", f"folder:{cifar10_sample}"]
+    command = [sys.executable, "-c", SECOND_CALL, *arguments, "--device", "cpu", "--max-samples", "40"]
+    said = [subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in range(2)]
+    assert "imported torch,torchvision,timm" in said[0]
+    assert "from the cache" in said[1]
+    assert said[1].endswith("imported \n")

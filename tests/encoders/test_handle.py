@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from hjepa_eval.encoders import handle as handle_module
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
-from hjepa_eval.errors import HjepaError
+from hjepa_eval.errors import EncoderError, HjepaError
 from hjepa_eval.features.fingerprint import canonical_json
 
 SPEC = "random:vit_tiny_patch8_32?levels=2"
@@ -86,6 +86,17 @@ def test_open_encoder__damaged_memory_costs_a_build_nothing_else(tmp_path: Path,
     assert json.loads(memory.read_text())["name"] == "pixels:8"
     memory.write_text(damage)
     assert open_encoder("pixels:8", cache_dir=tmp_path).identity == first.identity
+
+
+def test_handle__weights_that_change_before_the_encoder_is_built_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    save_file(load_encoder("random:vit_tiny_patch8_32").model.state_dict(), file)
+    spec = f"timm:vit_tiny_patch8_32?checkpoint={file}"
+    open_encoder(spec, cache_dir=tmp_path)
+    handle = open_encoder(spec, cache_dir=tmp_path)
+    save_file(load_encoder("random:vit_tiny_patch8_32", seed=1).model.state_dict(), file)
+    with pytest.raises(EncoderError, match="has changed since"):
+        handle.build()
 
 
 def test_open_encoder__user_code_is_never_remembered(tmp_path: Path) -> None:

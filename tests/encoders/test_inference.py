@@ -12,7 +12,7 @@ from hjepa_eval.datasets import load_dataset
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.inference import Inference, compiling_pays
 from hjepa_eval.encoders.protocol import Encoder
-from hjepa_eval.errors import CompileError, EncoderError
+from hjepa_eval.errors import CompileError
 
 CPU = torch.device("cpu")
 
@@ -75,8 +75,16 @@ def test_inference__compiled_features_that_differ_are_refused(
         return lambda batch: {name: [-level for level in levels] for name, levels in function(batch).items()}
 
     monkeypatch.setattr(torch, "compile", miscompile)
-    with pytest.raises(EncoderError, match="--compile off"):
+    with pytest.raises(CompileError, match="--compile off"):
         infer(encoder, compiled=True)(images)
+
+
+def test_inference__black_images_and_short_batches_are_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    black = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    settings = {"device": CPU, "precision": "fp32", "batch_size": 8, "compiled": True}
+    found = Inference(load_encoder("pixels:8"), ["mean"], **settings)(black)["mean"][0]
+    assert torch.equal(found, torch.zeros(3, 192))
 
 
 def test_inference__failed_compilation_is_one_line(
@@ -93,5 +101,21 @@ def test_inference__failed_compilation_is_one_line(
 
 def test_compiling_pays__only_for_long_passes() -> None:
     # 1 GFLOP an image: a thousand images are seconds, ten million hours.
-    assert not compiling_pays(1e3, device=CPU, precision="fp32")
-    assert compiling_pays(1e7, device=CPU, precision="fp32")
+    here = {"device": CPU, "precision": "fp32"}
+    assert not compiling_pays(eager=1e3, compiled=1e3, **here)
+    assert compiling_pays(eager=1e7, compiled=1e7, **here)
+    # Nine tenths are there already, from the eager encoder; the compiled one would begin again.
+    assert not compiling_pays(eager=1e6, compiled=1e7, **here)
+
+
+def test_inference__channels_last_changes_neither_features_nor_identity() -> None:
+    encoder = load_encoder("random:resnet18")
+    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        outputs = encoder(encoder.transform.normalise(images))
+    before = encoder.weights_hash()
+    found = Inference(encoder, ["mean"], device=CPU, precision="fp32", batch_size=2)(images)["mean"]
+    assert encoder.model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert encoder.weights_hash() == before
+    for level, output in zip(found, outputs, strict=True):
+        torch.testing.assert_close(level, output.mean(1), rtol=1e-4, atol=1e-5)
