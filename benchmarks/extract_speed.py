@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder as PlainFolder
 from torchvision.transforms import v2
 
+from hjepa_eval.cli.workflow import default_workers
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.images import image_batches
 from hjepa_eval.encoders import load_encoder
@@ -45,6 +46,8 @@ from hjepa_eval.results import package_versions
 RESULTS = Path(__file__).parent / "results" / "extract_speed.json"
 DEVICE = resolve_device("auto")
 PRECISION = resolve_precision("auto", DEVICE)
+# The issue asks for 20,000; in float32 on two cores their fifth takes as long as all would in bfloat16.
+IMAGES = 20_000 if PRECISION == "bf16" else 4_096
 TINY = "random:vit_tiny_patch4_32"
 SMALL = "random:vit_small_patch16_224"
 
@@ -65,13 +68,11 @@ def matmul_peak(precision: str) -> float:
 
 
 def ours(
-    encoder: Encoder, dataset: Any, *, count: int, readouts: Sequence[str] = ("mean",), compiled: bool = False
+    encoder: Encoder, dataset: Any, *, count: int, readouts: Sequence[str] = ("mean",), compile: Any = "auto"
 ) -> float:
-    """Return the seconds that an extraction into an empty cache takes, compilation included."""
+    """Return the seconds of an extraction into an empty cache, with the program's defaults; compilation included."""
     folder = Path(tempfile.mkdtemp())
-    settings = ExtractSettings(
-        DEVICE, PRECISION, workers=os.cpu_count() or 1, max_samples=count, compile="on" if compiled else "off"
-    )
+    settings = ExtractSettings(str(DEVICE), PRECISION, workers=default_workers(), max_samples=count, compile=compile)
     try:
         torch.compiler.reset()
         return timed(lambda: extract(encoder, dataset, readouts=readouts, cache_dir=folder, settings=settings))
@@ -150,23 +151,33 @@ def against_plain(
 ) -> list[dict[str, Any]]:
     encoder = load_encoder(spec)
     dataset = load_dataset(f"folder:{root}", split)
-    theirs, peer = plain(encoder, root, split, count), lightly_embed(encoder, root, split, count)
-    eager = ours(encoder, dataset, count=count)
-    compiled = ours(encoder, dataset, count=count, compiled=True)
-    best = min(eager, compiled)
+    turns = [
+        (
+            ours(encoder, dataset, count=count),
+            plain(encoder, root, split, count),
+            lightly_embed(encoder, root, split, count),
+        )
+        for _ in range(3)
+    ]
+    mine, theirs, peer = (statistics.median(times) for times in zip(*turns, strict=True))
+    compiled = ours(encoder, dataset, count=count, compile="on")
     gflop = encoder_costs(encoder).together.gflop
-    rates = (
-        f"{count:,} images: plain loop {count / theirs:.1f}/s, lightly {count / peer:.1f}/s, ours eager "
-        f"{count / eager:.1f}/s, compiled, compilation included, {count / compiled:.1f}/s; {PRECISION}"
-    )
+    seconds = "; ".join(", ".join(f"{each:.1f}" for each in times) for times in zip(*turns, strict=True))
+    note = f"{count:,} images, {PRECISION}; seconds: ours (compile auto), plain loop, lightly: {seconds}"
     return [
-        row(f"{name}: images/s over a plain timm and DataLoader loop in fp32", theirs / best, bar, rates),
-        row(f"{name}: images/s over lightly's embedding loop", peer / best, "", "the same weights and files"),
+        row(f"{name}: images/s over a plain timm and DataLoader loop in fp32", theirs / mine, bar, note),
+        row(f"{name}: images/s over lightly's embedding loop", peer / mine, "", "the same weights, files and turns"),
+        row(
+            f"{name}: images/s, compiled, over the plain loop, compilation included",
+            theirs / compiled,
+            "",
+            f"{compiled:.1f} s, once",
+        ),
         row(
             f"{name}: share of the matmul peak, files to features",
-            gflop * count / best / 1e3 / peak,
+            gflop * count / mine / 1e3 / peak,
             "",
-            f"{gflop:.2f} GFLOP an image, peak {peak:.3f} TFLOP/s ({PRECISION}, measured in this run)",
+            f"{gflop:.2f} GFLOP an image, {count / mine:.1f} images/s; peak {peak:.3f} TFLOP/s ({PRECISION}, this run)",
         ),
     ]
 
@@ -174,13 +185,13 @@ def against_plain(
 def bench_cifar(data: Path) -> list[dict[str, Any]]:
     peak = matmul_peak(PRECISION)
     return against_plain(
-        TINY, "ViT-Ti/4 at 32 px, CIFAR-10 JPEG files", data / "cifar10", "train", 20_000, ">= 5x", peak
+        TINY, "ViT-Ti/4 at 32 px, CIFAR-10 JPEG files", data / "cifar10", "train", IMAGES, ">= 5x", peak
     )
 
 
 def bench_imagenette(data: Path) -> list[dict[str, Any]]:
     """Also what is not the forward pass: the same decoded images through the encoder alone."""
-    peak, count = matmul_peak(PRECISION), 256 if DEVICE.type == "cpu" else 9_000
+    peak, count = matmul_peak(PRECISION), 128 if PRECISION == "fp32" else 9_000
     root = data / "imagenette"
     rows = against_plain(SMALL, "ViT-S/16 at 224 px, Imagenette JPEG files", root, "train", count, ">= 4x", peak)
     encoder, dataset = load_encoder(SMALL), load_dataset(f"folder:{root}", "train")
@@ -210,7 +221,7 @@ def bench_levels(data: Path) -> list[dict[str, Any]]:
     ours(last, dataset, count=512)
     turns = [
         (ours(last, dataset, count=count), ours(every, dataset, count=count, readouts=("mean", "grid")))
-        for _ in range(3)
+        for _ in range(5)
     ]
     ratio = statistics.median(both / one for one, both in turns)
     seconds = ", ".join(f"{both:.1f} against {one:.1f} s" for one, both in turns)

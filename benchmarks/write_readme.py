@@ -62,6 +62,29 @@ def stream_bank() -> str:
 """ + "\n".join(lines)
 
 
+def extract_speed() -> str:
+    """Return the section about `extract_speed.py`."""
+    found = json.loads((HERE / "results" / "extract_speed.json").read_text())
+    lines = [
+        f"| {r['measure']} | {r['value']:.3g} | {r['bar']} | {r['note']} |"
+        for section in found["sections"].values()
+        for r in section["rows"]
+    ]
+    load = ", ".join(f"{name} {section['load']:.1f}" for name, section in found["sections"].items())
+    threads = max(section["threads"] for section in found["sections"].values())
+    return f"""
+
+## `extract_speed.py`
+
+{threads} threads, {found["device"]}, {found["machine"]}, {found["precision"]}; {versions(found)}, timm
+{found["versions"]["timm"]}.
+The machine's load at the end of each section: {load}.
+
+| measure | value | bar | note |
+|---|---|---|---|
+""" + "\n".join(lines)
+
+
 def versions(found: dict[str, Any]) -> str:
     """Return the versions of torch, FAISS, scikit-learn and the peers in a result."""
     wanted = ("torch", "faiss-gpu", "faiss-cpu", "scikit-learn", "lightly", "easyfsl")
@@ -69,4 +92,4 @@ def versions(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "README.md").write_text(HEAD + probe_speed() + stream_bank() + "\n")
+    (HERE / "README.md").write_text(HEAD + extract_speed() + probe_speed() + stream_bank() + "\n")

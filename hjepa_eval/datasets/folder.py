@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hjepa_eval.datasets.image_files import ImageFiles
-from hjepa_eval.datasets.listing import FileList, Links, is_folder, status_of, visible
+from hjepa_eval.datasets.listing import FileList, Links, is_folder, statuses, visible
 from hjepa_eval.errors import DataError, first_few
 
 TEST_FOLDERS = ("test", "val")
@@ -64,8 +64,8 @@ def add_folder(files: FileList, folder: Path, part: str, label: int, *, links: L
     """Add all files in `folder/part`, if there is such a folder."""
     if is_folder(folder / part):
         links.check_folder(folder / part)
-        entries = visible(folder / part)
-        files.add(entries, part, [label] * len(entries), links=links)
+        names = visible(folder / part)
+        files.add(folder, part, names, labels=[label] * len(names), links=links)
 
 
 def check_flat(files: FileList, folder: Path) -> None:
@@ -105,16 +105,15 @@ def class_folders(folder: Path, links: Links, *, only: Sequence[str] | None = No
             of the data set.
     """
     links.check_folder(folder)
-    names, wanted = [], None if only is None else frozenset(only)
-    for entry in visible(folder):
-        if wanted is not None and entry.name not in wanted:
-            continue
-        mode = status_of(entry).st_mode
-        if stat.S_ISLNK(mode):
-            raise DataError(f"{entry.path} is a link that leads nowhere; mend it or remove it")
-        if stat.S_ISDIR(mode):
-            links.check_folder(entry.path)
-            names.append(entry.name)
+    wanted = None if only is None else frozenset(only)
+    entries = [name for name in visible(folder) if wanted is None or name in wanted]
+    names = []
+    for name, status in zip(entries, statuses(folder, entries), strict=True):
+        if stat.S_ISLNK(status.st_mode):
+            raise DataError(f"{folder / name} is a link that leads nowhere; mend it or remove it")
+        if stat.S_ISDIR(status.st_mode):
+            links.check_folder(folder / name)
+            names.append(name)
     if not names:
         raise DataError(f"{folder} has no class folders; expected {folder}/<class>/<image>")
     return tuple(names)

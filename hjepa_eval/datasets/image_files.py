@@ -63,11 +63,10 @@ class ImageFiles(ImageDataset):
         self.folder = folder
         self.class_names = class_names
         self.labels = labels[order]
-        places = order.tolist()
-        self._names = [files.names[place] for place in places]
+        self._names = [files.names[place] for place in order]
         self._outside, self._links = files.outside, links
-        in_order = [files.stats[place] for place in places]
-        self.fingerprint = fingerprint_files(folder, self._names, stats=in_order, memo=memo)
+        states = np.concatenate(files.states)[order]
+        self.fingerprint = fingerprint_files(folder, self._names, states=states, memo=memo)
 
     def image(self, index: int) -> Tensor:
         """Return image `index` as uint8 RGB `[3, H, W]`.

@@ -57,8 +57,7 @@ def load_imagenet100(root: Path, *, split: str, memo: Path | None, follow_links:
     folder = find_copy("imagenet100", root, folders=("imagenet100", *_FOLDERS), layout=_LAYOUT)
     listed = read_class_list("cmc")
     train = split_folder(folder, "train")
-    found = {entry.name for entry in visible(train)}
-    missing = sorted(set(listed.names) - found)
+    missing = sorted(set(listed.names) - set(visible(train)))
     if missing:
         raise DataError(
             f"{train} lacks {len(missing)} of imagenet100's {len(listed.names)} classes: {first_few(missing)}; "
@@ -85,7 +84,7 @@ def _check_sorted(folder: Path, split: str) -> None:
     if split == "train":
         return
     val = split_folder(folder, split, test_folders=("val",))
-    flat = [entry.name for entry in visible(val) if entry.name.startswith("ILSVRC2012_val_")]
+    flat = [name for name in visible(val) if name.startswith("ILSVRC2012_val_")]
     if flat:
         raise DataError(
             f"{val} holds {len(flat):,} validation images outside of class folders, such as {flat[0]}; move each into "

@@ -1,15 +1,19 @@
-"""What lies in folders: entries and their statuses, image files with labels, and links that leave the data set."""
+"""What lies in folders: names and their statuses, image files with labels, and links that leave the data set."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hjepa_eval.errors import DataError
+from hjepa_eval.features.fingerprint import MODE, file_states, is_regular
 
 HOW_TO_FOLLOW = "add ?links=follow to the data set's name to allow it"
 
@@ -42,65 +46,80 @@ class FileList:
 
     Attributes:
         names: relative to the folder, with `/`.
-        stats: of what a name leads to; of the link itself where it leads nowhere, or is not to be followed.
+        states: one `[M, 5]` per part that was added, as `file_states` gives them: of what a name leads to; of the link
+            itself where it leads nowhere, or is not to be followed.
         labels: one per name.
         outside: names of links that are not to be followed.
         nested: names of folders, where there should be images only.
     """
 
     names: list[str] = field(default_factory=list)
-    stats: list[os.stat_result] = field(default_factory=list)
+    states: list[NDArray[np.uint64]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     outside: set[str] = field(default_factory=set)
     nested: list[str] = field(default_factory=list)
 
-    def add(self, entries: Sequence[os.DirEntry[str]], part: str, labels: Sequence[int], *, links: Links) -> None:
-        """Add the entries of the folder `part`, with their labels.
+    def add(self, folder: Path, part: str, files: Sequence[str], *, labels: Sequence[int], links: Links) -> None:
+        """Add files of `folder/part`, with their labels.
 
         Raises:
             DataError: the status of one cannot be had.
         """
-        names = [f"{part}/{entry.name}" for entry in entries]
-        stats = [status_of(entry, links) for entry in entries]
-        for name, entry, status in zip(names, entries, stats, strict=True):
-            if stat.S_ISDIR(status.st_mode):
-                self.nested.append(name)
-            elif stat.S_ISLNK(status.st_mode) and links.leaves(entry.path):
-                self.outside.add(name)
+        names = [f"{part}/{file}" for file in files]
+        # Statuses are many times larger than what is kept of them.
+        states = file_states(statuses(folder / part, files, links=links))
+        for place in np.flatnonzero(~is_regular(states)):
+            mode = int(states[place, MODE])
+            if stat.S_ISDIR(mode):
+                self.nested.append(names[place])
+            elif stat.S_ISLNK(mode) and links.leaves(folder / names[place]):
+                self.outside.add(names[place])
         self.names += names
-        self.stats += stats
+        self.states.append(states)
         self.labels += labels
 
 
-def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder that are not hidden, by name.
+def visible(folder: Path) -> list[str]:
+    """Return the names of a folder's entries that are not hidden, sorted.
 
     Raises:
         DataError: the folder cannot be listed.
     """
     try:
-        with os.scandir(folder) as entries:
-            return sorted([entry for entry in entries if not entry.name.startswith(".")], key=attrgetter("name"))
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
         raise DataError(f"cannot list {folder}: {error.strerror}; check its permissions") from None
 
 
-def status_of(entry: os.DirEntry[str], links: Links | None = None) -> os.stat_result:
-    """Return the status of what an entry leads to; of the link itself when it leads nowhere or must not be followed.
+def statuses(folder: Path, names: Sequence[str], *, links: Links | None = None) -> list[os.stat_result]:
+    """Return the status of what each entry leads to; of a link itself when it leads nowhere or must not be followed.
 
     Raises:
-        DataError: the status cannot be had.
+        DataError: a status cannot be had.
     """
+    found = _own_statuses(folder, names)
+    for place, status in enumerate(found):
+        # Only links cost a resolution.
+        if stat.S_ISLNK(status.st_mode) and (links is None or not links.leaves(folder / names[place])):
+            with contextlib.suppress(OSError):
+                found[place] = os.stat(folder / names[place])
+    return found
+
+
+def _own_statuses(folder: Path, names: Sequence[str]) -> list[os.stat_result]:
+    """Return the statuses of entries, of links themselves."""
+    name = ""
     try:
-        # Only links cost a resolution; whether an entry is one came with the listing.
-        if links is None or not entry.is_symlink() or not links.leaves(entry.path):
-            return entry.stat()
-    except OSError:
-        pass
-    try:
-        return entry.stat(follow_symlinks=False)
+        if os.stat not in os.supports_dir_fd:
+            return [os.lstat(folder / (name := each)) for each in names]
+        # A fifth faster than by whole paths, which the system resolves anew each time.
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            return [os.stat(name := each, dir_fd=descriptor, follow_symlinks=False) for each in names]
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        raise DataError(f"cannot look at {entry.path}: {error.strerror}; check its permissions") from None
+        raise DataError(f"cannot look at {folder / name}: {error.strerror}; check its permissions") from None
 
 
 def is_folder(path: Path) -> bool:

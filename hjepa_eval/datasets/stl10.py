@@ -14,7 +14,7 @@ from hjepa_eval.datasets.images import check_classes
 from hjepa_eval.datasets.listing import is_folder
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
 from hjepa_eval.errors import DataError
-from hjepa_eval.features.fingerprint import fingerprint_files, hash_json
+from hjepa_eval.features.fingerprint import file_states, fingerprint_files, hash_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,10 +58,9 @@ class Stl10(ImageDataset):
         self.labels = targets[self._order]
         # Each image is three planes, each plane column by column.
         self._pixels = pixels.reshape(-1, 3, SIDE, SIDE)
-        stats = [(folder / name).stat() for name in names]
-        self.fingerprint = hash_json(
-            {"stl10": split, "files": fingerprint_files(folder, names, stats=stats, memo=memo)}
-        )
+        states = file_states([(folder / name).stat() for name in names])
+        files = fingerprint_files(folder, names, states=states, memo=memo)
+        self.fingerprint = hash_json({"stl10": split, "files": files})
         self.notes = count_notes(self, NUM_IMAGES)
 
     def image(self, index: int) -> Tensor:

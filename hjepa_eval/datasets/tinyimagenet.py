@@ -62,11 +62,11 @@ def _add_validation(files: FileList, val: Path, names: tuple[str, ...], links: L
     if foreign:
         raise DataError(f"{annotations} names classes that are not in wnids.txt: {first_few(foreign)}")
     links.check_folder(val / "images")
-    entries = visible(val / "images")
-    without = [entry.name for entry in entries if entry.name not in wnid_of]
+    images = visible(val / "images")
+    without = [name for name in images if name not in wnid_of]
     if without:
         raise DataError(f"{annotations} has no label for {len(without):,} images: {first_few(without)}")
-    files.add(entries, "images", [number[wnid_of[entry.name]] for entry in entries], links=links)
+    files.add(val, "images", images, labels=[number[wnid_of[name]] for name in images], links=links)
 
 
 def _lines(path: Path) -> list[str]:
