@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from hjepa_eval.features.manifest import Manifest, StoredLevel
-from hjepa_eval.features.store import FeatureStore, StoreWriter
+from hjepa_eval.features.store import FeatureStore
+from hjepa_eval.features.writer import StoreWriter
 from hjepa_eval.probes.knn import knn
 from hjepa_eval.probes.samples import Samples, StreamedSamples
 from hjepa_eval.results import package_versions

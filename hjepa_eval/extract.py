@@ -20,7 +20,8 @@ from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
 from hjepa_eval.features.cache import store_folder
 from hjepa_eval.features.claims import Say, finishing, present
 from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel, read_manifest
-from hjepa_eval.features.store import FeatureStore, StoreWriter
+from hjepa_eval.features.store import FeatureStore
+from hjepa_eval.features.writer import StoreWriter
 
 if TYPE_CHECKING:
     from hjepa_eval.datasets.augment import View

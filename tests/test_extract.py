@@ -12,7 +12,7 @@ from hjepa_eval.datasets import load_dataset
 from hjepa_eval.encoders import Encoder, inference, load_encoder
 from hjepa_eval.errors import CompileError, DataError
 from hjepa_eval.extract import ExtractSettings, extract
-from hjepa_eval.features import store as store_module
+from hjepa_eval.features import ranges
 
 CPU = torch.device("cpu")
 FP32 = ExtractSettings(CPU, "fp32", batch_size=16)
@@ -20,7 +20,7 @@ FP32 = ExtractSettings(CPU, "fp32", batch_size=16)
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "SHARD_SIZE", 64)
+    monkeypatch.setattr(ranges, "SHARD_SIZE", 64)
 
 
 @pytest.fixture(scope="module")

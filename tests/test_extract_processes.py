@@ -16,9 +16,9 @@ import pytest
 # The program itself, with small shards so that few images make many; and a rank that dies in the middle when told to.
 PROGRAM = """
 import os, signal
-from hjepa_eval.features import store
-store.SHARD_SIZE = 32
-written = store.StoreWriter.write
+from hjepa_eval.features import ranges, writer
+ranges.SHARD_SIZE = 32
+written = writer.StoreWriter.write
 def write(self, part, *rest):
     written(self, part, *rest)
     if os.environ.get("RANK") == os.environ.get("DIES") and "-" in part.file and "DIES" in os.environ:
@@ -26,7 +26,7 @@ def write(self, part, *rest):
         with open(DIED, "a") as file:
             file.write(part.file)
         os.kill(os.getpid(), signal.SIGKILL)
-store.StoreWriter.write = write
+writer.StoreWriter.write = write
 from hjepa_eval.cli import main
 main()
 """
@@ -144,8 +144,8 @@ from pathlib import Path
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.extract import ExtractSettings, extract
-from hjepa_eval.features import store
-store.SHARD_SIZE = 64
+from hjepa_eval.features import ranges
+ranges.SHARD_SIZE = 64
 
 class Noise(ImageDataset):
     name, split, class_names, fingerprint = "noise", "train", ("a", "b"), "0" * 64

@@ -36,7 +36,9 @@ def _describe(store: CachedStore) -> dict[str, object]:
         "dataset": manifest.dataset,
         "split": manifest.split,
         "readout": manifest.readout,
-        "precision": manifest.identity["precision"],
+        "precision": manifest.identity.get("precision"),
+        "storage": manifest.storage,
+        "compiled": bool(manifest.identity.get("compiled")),
         "view": manifest.identity.get("view", {}).get("number"),
         "images": manifest.rows,
         "levels": [level.index for level in manifest.levels],
@@ -66,9 +68,10 @@ def register(app: typer.Typer) -> None:
             else:
                 size = show_size(int(str(row["bytes"])))
                 view = "" if row["view"] is None else f"view {row['view']}, "
+                how = f"{row['precision']}{' compiled' if row['compiled'] else ''}, stored as {row['storage']}"
                 print(
                     f"{row['key']}  {row['dataset']} {row['split']}  {row['encoder']}  {view}{row['readout']}, "
-                    f"{row['precision']}, {row['images']:,} images, {len(row['levels'])} levels, {size}"  # type: ignore[arg-type]
+                    f"{how}, {row['images']:,} images, {len(row['levels'])} levels, {size}"  # type: ignore[arg-type]
                 )
         if not rows:
             print(f"no stores in {_folder(cache_dir)}; hjepa extract makes one")
@@ -81,17 +84,21 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Check every byte against the manifests; name what is damaged."""
         from hjepa_eval.features.cache import find_stores
+        from hjepa_eval.features.manifest import MANIFEST
         from hjepa_eval.features.store import verify_store
 
         problems = []
         found = find_stores(_folder(cache_dir), store)
         for item in found:
-            if not (item.folder / "manifest.json").exists():
+            if not (item.folder / MANIFEST).exists():
                 print(f"{item.folder.name}  unfinished: the next extraction of the same features goes on with it")
                 continue
             wrong = verify_store(item.folder)
             problems += wrong
             print(f"{item.folder.name}  {'ok' if not wrong else '; '.join(wrong)}")
+        if not found:
+            print(f"no stores in {_folder(cache_dir)}; hjepa extract makes one")
+            return
         if problems:
             raise StoreError(f"{len(problems)} problems; hjepa extract as before repairs only what is damaged")
         print("all finished stores are whole")

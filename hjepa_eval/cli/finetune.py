@@ -13,7 +13,7 @@ import typer
 from hjepa_eval.cli.console import Talk, print_json
 from hjepa_eval.cli.options import settings_command
 from hjepa_eval.cli.settings import FinetuneSettings
-from hjepa_eval.errors import CheckpointError, ConfigError, TrainingError
+from hjepa_eval.errors import CheckpointError, ConfigError, EncoderError, TrainingError
 
 if TYPE_CHECKING:
     from hjepa_eval.cli.measure import Measured
@@ -86,14 +86,13 @@ def run(settings: FinetuneSettings, talk: Talk) -> tuple[Measured, str | None]:
     from hjepa_eval.cli.finetune_record import level_result, make_record, outcomes_of
     from hjepa_eval.cli.measure import Measured
     from hjepa_eval.cli.workflow import SPLITS, choose_levels, load_split, resolve
-    from hjepa_eval.encoders import load_encoder
     from hjepa_eval.finetune.weights import write_encoder
     from hjepa_eval.results import ModelInfo
 
     resolved = resolve(settings)
     if settings.model is None:
         talk.note(f"--model {resolved.model}, the newest finished run")
-    encoder = load_encoder(str(resolved.model), seed=resolved.seed, download=resolved.download)
+    encoder = _trainable(resolved)
     levels = choose_levels(encoder, settings.level or (encoder.levels[-1].index,))
     if len(levels) > 1:
         raise ConfigError(f"fine-tuning reads one level, found {', '.join(map(str, levels))}; give one --level")
@@ -109,6 +108,28 @@ def run(settings: FinetuneSettings, talk: Talk) -> tuple[Measured, str | None]:
     level = level_result(encoder, levels[0], found, recipe=recipe, readout=resolved.readout, run_dir=run_dir)
     record = make_record(model, splits, found, level=level, recipe=recipe, settings=resolved, seconds=seconds)
     return Measured(record, outcomes_of(found, levels[0])), again
+
+
+def _trainable(settings: FinetuneSettings) -> Encoder:
+    """Return the encoder that resolved settings ask for.
+
+    Raises:
+        EncoderError: it has no weights; nothing has been fitted or written yet.
+    """
+    from hjepa_eval.encoders import load_encoder
+
+    problem = EncoderError(
+        f"{settings.model} has no weights to train; fine-tune an encoder with weights, or probe it with hjepa linear"
+    )
+
+    def refuse() -> ImageDataset:
+        raise problem  # What is fitted on images, as kmeans, holds no weights.
+
+    model = str(settings.model)
+    encoder = load_encoder(model, seed=settings.seed, download=settings.download, train_images=refuse)
+    if next(encoder.parameters(), None) is None:
+        raise problem
+    return encoder
 
 
 def _recipe(settings: FinetuneSettings) -> Recipe:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hjepa_eval.cli.console import guarded, print_json
+from hjepa_eval.cli.settings import ImageSettings
+
+
+def _said(field: str) -> str:
+    return str(ImageSettings.model_fields[field].description)
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON on stdout instead of a table")]
+Seed = Annotated[str | None, typer.Option("--seed", metavar="N", help="of untrained weights and of fits  [default: 0]")]
+FittedOn = Annotated[
+    str | None, typer.Option("--dataset", help="dataset whose train images kmeans is fitted on; digits when not given")
+]
+Root = Annotated[str | None, typer.Option("--root", metavar="PATH", help=_said("root"))]
+Download = Annotated[bool, typer.Option("--download", help=_said("download"))]
+CacheDir = Annotated[str | None, typer.Option("--cache-dir", metavar="PATH", help=_said("cache_dir"))]
 
 
 def _print_rows(rows: list[tuple[str, str]]) -> None:
@@ -24,7 +37,7 @@ def register(app: typer.Typer) -> None:
     @guarded
     def datasets(as_json: AsJson = False) -> None:
         """List the datasets, and the options that their names take."""
-        from hjepa_eval.datasets import DATASETS, OPTION_HELP
+        from hjepa_eval.datasets import DATASETS
         from hjepa_eval.datasets.subsets import OPTIONS
 
         entries = DATASETS.values()
@@ -39,9 +52,13 @@ def register(app: typer.Typer) -> None:
         _print_rows([(entry.usage, entry.description) for entry in entries])
         print("\nOptions of every dataset, such as cifar10?fraction=0.1?seed=1:")
         _print_rows([(f"  ?{key}=", text) for key, text in OPTIONS.items()])
-        for options in dict.fromkeys(entry.options for entry in entries if entry.options):
-            print(f"And of {', '.join(entry.usage for entry in entries if entry.options == options)}:")
-            _print_rows([(f"  ?{key}=", OPTION_HELP.get(key, "")) for key in options])
+        takers: dict[tuple[tuple[str, str], ...], list[str]] = {}
+        for entry in entries:
+            if entry.options:
+                takers.setdefault(tuple(entry.options.items()), []).append(entry.usage)
+        for options, usages in takers.items():
+            print(f"And of {', '.join(usages)}:")
+            _print_rows([(f"  ?{key}=", text) for key, text in options])
 
     @app.command("protocols")
     @guarded
@@ -70,12 +87,17 @@ def register(app: typer.Typer) -> None:
     @guarded
     def models(
         model: Annotated[str | None, typer.Argument(help="an encoder to look at, such as random:resnet18")] = None,
-        seed: Annotated[int, typer.Option("--seed", help="of untrained weights")] = 0,
+        dataset: FittedOn = None,
+        root: Root = None,
+        download: Download = False,
+        seed: Seed = None,
+        cache_dir: CacheDir = None,
         as_json: AsJson = False,
     ) -> None:
         """List encoders, or one encoder's levels: what they read, their sizes, and what they cost."""
         from hjepa_eval.cli.model_levels import describe, lines
-        from hjepa_eval.encoders import ENCODERS, load_encoder
+        from hjepa_eval.config import load
+        from hjepa_eval.encoders import ENCODERS
 
         if model is None:
             rows = [(kind.usage, kind.description) for kind in ENCODERS.values()]
@@ -84,7 +106,9 @@ def register(app: typer.Typer) -> None:
             else:
                 _print_rows(rows)
             return
-        description = describe(load_encoder(model, seed=seed))
+        given = {"model": model, "dataset": dataset, "root": root, "seed": seed, "cache_dir": cache_dir}
+        flags: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        description = describe(load(ImageSettings, flags={**flags, "download": download}))
         if as_json:
             print_json(description)
         else:

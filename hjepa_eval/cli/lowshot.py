@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hjepa_eval.analysis.levels import Outcomes
     from hjepa_eval.cli.level_rows import LevelRow
     from hjepa_eval.cli.measure import Plan
-    from hjepa_eval.datasets.image_lists import ImageList
+    from hjepa_eval.datasets.name_lists import NameList
 
     # What is drawn, as a heading, and the rows of train of each draw.
     Subsets = tuple[str, list[NDArray[np.int64]]]
@@ -31,7 +31,7 @@ def _fractions(settings: LowShotSettings) -> tuple[float, ...]:
     return settings.fraction if asked else DEFAULT_FRACTIONS
 
 
-def _subsets(row: LevelRow, settings: LowShotSettings, listed: ImageList | None, seed: int) -> Iterator[Subsets]:
+def _subsets(row: LevelRow, settings: LowShotSettings, listed: NameList | None, seed: int) -> Iterator[Subsets]:
     """Yield every size asked for with its draws; an official list is one draw."""
     from hjepa_eval.probes.low_shot import draw_subset
 
@@ -57,7 +57,7 @@ def _subsets(row: LevelRow, settings: LowShotSettings, listed: ImageList | None,
         yield name, draws
 
 
-def _listed(row: LevelRow, settings: LowShotSettings, listed: ImageList) -> Subsets:
+def _listed(row: LevelRow, settings: LowShotSettings, listed: NameList) -> Subsets:
     """Return the rows of train that an official list names.
 
     Raises:

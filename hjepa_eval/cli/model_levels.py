@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from hjepa_eval.cli.settings import ImageSettings
+from hjepa_eval.cli.workflow import load_split, resolve
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.costs import encoder_costs
-from hjepa_eval.encoders.protocol import Encoder, Level
+from hjepa_eval.encoders.level import Level
 from hjepa_eval.encoders.readouts import READOUTS
 
 COLUMNS = ("level", "reads", "grid", "tokens", "width", "parameters (M)", "GFLOP/image")
@@ -14,13 +18,33 @@ CONVENTION = (
 )
 
 
-def describe(encoder: Encoder) -> dict[str, Any]:
-    """Return what there is to say about an encoder and each of its levels, as JSON values."""
+def describe(settings: ImageSettings) -> dict[str, Any]:
+    """Return what there is to say about an encoder and each of its levels, as JSON values.
+
+    Raises:
+        HjepaError: there is no such encoder, or what it is made of is missing.
+    """
+    resolved = resolve(settings)
+    fitted_on = []
+
+    def train_images() -> ImageDataset:
+        fitted_on.append(load_split(resolved, "train"))
+        return fitted_on[-1]
+
+    encoder = load_encoder(
+        str(resolved.model),
+        seed=resolved.seed,
+        download=resolved.download,
+        train_images=train_images,
+        cache_dir=resolved.cache_dir,
+    )
     costs = encoder_costs(encoder)
     return {
         "model": encoder.name,
+        "fitted_on": fitted_on[-1].name if fitted_on else None,
         "image_size": encoder.transform.size,
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "buffers": sum(buffer.numel() for buffer in encoder.buffers() if buffer.is_floating_point()),
         "gflop": costs.together.gflop,
         "uncounted": list(costs.together.uncounted),
         "levels": [
@@ -59,13 +83,22 @@ def lines(description: dict[str, Any]) -> list[str]:
         for row in rows
     ]
     return [
-        f"{description['model']}: {description['parameters'] / 1e6:.2f}M parameters, images {size}x{size}, "
+        f"{description['model']}: {_numbers(description)}, images {size}x{size}, "
         f"{description['gflop']:.3f} GFLOP per image",
         *table,
         f"readouts and their widths: {_readouts(levels)}",
         CONVENTION,
         *(f"not counted: {name}" for name in description["uncounted"]),
     ]
+
+
+def _numbers(description: dict[str, Any]) -> str:
+    """Return how many parameters an encoder has; of one without any, how many numbers were fitted instead."""
+    # Where there are parameters, buffers are running means and the like, which nobody counts.
+    if description["parameters"] or not description["buffers"]:
+        return f"{description['parameters'] / 1e6:.2f}M parameters"
+    on = f" on {description['fitted_on']}" if description["fitted_on"] else ""
+    return f"no parameters, {description['buffers']:,} numbers fitted{on}"
 
 
 def _cells(level: dict[str, Any]) -> tuple[str, ...]:

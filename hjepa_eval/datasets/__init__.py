@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hjepa_eval.datasets.cifar import load_cifar
@@ -21,13 +21,8 @@ from hjepa_eval.datasets.tinyimagenet import load_tinyimagenet
 from hjepa_eval.datasets.wds import load_shards
 from hjepa_eval.errors import DataError, UnknownNameError, unknown
 
-LINKS = ("links",)
-OPTION_HELP = {
-    **OPTIONS,
-    "links": "follow: read links that lead out of the data set's folder",
-    **TABLE_OPTIONS,
-    "test": "name of the test split of hf, pattern of the test shards of wds",
-}
+LINKS = {"links": "follow: read links that lead out of the data set's folder"}
+TEST_SHARDS = {"test": "pattern of the test shards, where it is not that of train with another {split}"}
 
 
 @dataclass(frozen=True)
@@ -44,12 +39,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of `hjepa datasets`; `options` are those beside the ones of subsets, which every data set takes."""
+    """One line of `hjepa datasets`.
+
+    Attributes:
+        load: returns a split.
+        usage: how the name is written.
+        description: what it is.
+        options: what each does, beside those of subsets, which every data set takes.
+    """
 
     load: Callable[[Source], ImageDataset]
     usage: str
     description: str
-    options: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def _digits(source: Source) -> ImageDataset:
@@ -136,14 +138,12 @@ DATASETS: dict[str, Entry] = {
     "imagenet1k": Entry(_imagenet1k, "imagenet1k", "1,331,167 photographs, 1,000 classes; wnid folders", LINKS),
     "folder": Entry(_folder, "folder:PATH", "your own: PATH/train/<class>/<image> and PATH/test/ or PATH/val/", LINKS),
     "wds": Entry(
-        _wds, "wds:PATTERN", "tar shards in WebDataset's naming, such as 'wds:photos-{split}-{000..099}.tar'", ("test",)
+        _wds,
+        "wds:PATTERN",
+        "tar shards in WebDataset's naming, such as 'wds:photos-{split}-{000..099}.tar'",
+        TEST_SHARDS,
     ),
-    "hf": Entry(
-        _hf,
-        "hf:NAME_OR_FOLDER",
-        "a Hugging Face data set: a folder, or a name on the hub",
-        (*TABLE_OPTIONS, "test"),
-    ),
+    "hf": Entry(_hf, "hf:NAME_OR_FOLDER", "a Hugging Face data set: a folder, or a name on the hub", TABLE_OPTIONS),
 }
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
-from hjepa_eval.datasets.image_lists import read_names
+from hjepa_eval.datasets.name_lists import NameList, read_names
 
 # The order of the published file: its sha256 is that of these names, one a line.
 # Source: Tian, Krishnan and Isola, "Contrastive multiview coding", 2019; imagenet100.txt of HobbitLong/CMC, which
@@ -26,22 +25,7 @@ _CMC = """
 IMAGENET100 = tuple(_CMC.split())
 
 
-@dataclass(frozen=True)
-class ClassList:
-    """A list of classes.
-
-    Attributes:
-        file: the file's name without its folder, or `cmc`.
-        names: of the classes, in the file's order.
-        sha256: of the file's bytes.
-    """
-
-    file: str
-    names: tuple[str, ...]
-    sha256: str
-
-
-def read_class_list(value: str) -> ClassList:
+def read_class_list(value: str) -> NameList:
     """Return the classes in a text file, or ImageNet-100's for `cmc`; blank lines are skipped.
 
     Raises:
@@ -49,7 +33,5 @@ def read_class_list(value: str) -> ClassList:
     """
     if value == "cmc":
         content = "".join(f"{name}\n" for name in IMAGENET100)
-        return ClassList(value, IMAGENET100, hashlib.sha256(content.encode()).hexdigest())
-    path = Path(value).expanduser()
-    names, sha256 = read_names(path, "class list", item="class", line="class name")
-    return ClassList(path.name, names, sha256)
+        return NameList(value, IMAGENET100, hashlib.sha256(content.encode()).hexdigest())
+    return read_names(Path(value).expanduser(), "class list", item="class", line="class name")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 from hjepa_eval.datasets.class_numbers import check_class_numbers, numbered_classes
 from hjepa_eval.datasets.decoding import decode
 from hjepa_eval.datasets.hf_tables import choose_columns, choose_split, open_tables
-from hjepa_eval.datasets.memo import file_state, recall, remember
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
 from hjepa_eval.errors import DataError
+from hjepa_eval.features.claims import alone
 from hjepa_eval.features.fingerprint import hash_json
+from hjepa_eval.features.memo import file_state, memo_file, recall, remember
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +31,7 @@ OPTIONS = {
     "image": "name of the image column",
     "label": "name of the label column",
     "train": "name of the train split",
+    "test": "name of the test split",
 }
 
 
@@ -107,21 +110,35 @@ class TableImages(ImageDataset):
         signature = hash_json(key)
         # A table in memory has no files that could tell whether it changed.
         memo = memo if files and states else None
-        known = (recall(memo, signature) or {}).get("fingerprint")
-        if isinstance(known, str):
+        known = _known(memo, signature)
+        if known is not None:
             return known
+        with nullcontext() if memo is None else alone(memo_file(memo, signature)):
+            known = _known(memo, signature)  # Another process may have read all while this one waited.
+            if known is not None:
+                return known
+            fingerprint, whole = self._read_all(labels)
+            if whole:
+                root = Path(files[0]) if files else None
+                remember(memo, signature, {"fingerprint": fingerprint}, root=root)
+        return fingerprint
+
+    def _read_all(self, labels: NDArray[np.int64]) -> tuple[str, bool]:
+        """Return the sha256 over classes, labels and images, and whether every image could be read."""
         digest = hashlib.sha256(hash_json(list(self.class_names)).encode())
-        unreadable = 0
+        whole = True
         for label, cell in zip(labels.tolist(), chain.from_iterable(self._chunks), strict=True):
             try:
                 content = hashlib.sha256(_content(cell, "")).hexdigest()
             except DataError:
-                content = "unreadable"
-                unreadable += 1
+                content, whole = "unreadable", False
             digest.update(f"{label}|{content}\n".encode())
-        if not unreadable:
-            remember(memo, signature, {"fingerprint": digest.hexdigest()})
-        return digest.hexdigest()
+        return digest.hexdigest(), whole
+
+
+def _known(memo: Path | None, signature: str) -> str | None:
+    known = (recall(memo, signature) or {}).get("fingerprint")
+    return known if isinstance(known, str) else None
 
 
 def _paths(chunks: Sequence[Any]) -> tuple[list[str | None], list[str]]:

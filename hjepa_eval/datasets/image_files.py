@@ -14,7 +14,7 @@ from hjepa_eval.datasets.images import check_classes
 from hjepa_eval.datasets.listing import HOW_TO_FOLLOW, FileList, Links
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
 from hjepa_eval.errors import DataError
-from hjepa_eval.features.fingerprint import fingerprint_files
+from hjepa_eval.features.contents import fingerprint_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class ImageFiles(ImageDataset):
         self.folder = folder
         self.class_names = class_names
         self.labels = labels[order]
-        self._names = [files.names[place] for place in order]
+        self._names = [files.names[place] for place in order.tolist()]
         self._outside, self._links = files.outside, links
         states = np.concatenate(files.states)[order]
         self.fingerprint = fingerprint_files(folder, self._names, states=states, memo=memo)

@@ -2,71 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hjepa_eval.datasets.name_lists import NameList, read_names
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.errors import DataError, first_few
 
 
-@dataclass(frozen=True)
-class ImageList:
-    """A list of images.
-
-    Attributes:
-        file: the file's name without its folder.
-        names: one per image, `<file>` or `<class>/<file>`, in the file's order.
-        sha256: of the file's bytes; lists of one name differ between projects, so results carry it.
-    """
-
-    file: str
-    names: tuple[str, ...]
-    sha256: str
-
-
-def read_image_list(path: Path) -> ImageList:
-    """Return the list in a text file; blank lines are skipped.
+def read_image_list(path: Path) -> NameList:
+    """Return the list in a text file, `<file>` or `<class>/<file>` a line; blank lines are skipped.
 
     Raises:
         DataError: the file cannot be read, is no text, is empty, or names an image twice.
     """
-    names, sha256 = read_names(path, "image list", item="image", line="image file name")
-    return ImageList(path.name, names, sha256)
-
-
-def read_names(path: Path, kind: str, *, item: str, line: str) -> tuple[tuple[str, ...], str]:
-    """Return the lines of a text file that are not blank, and the sha256 of its bytes.
-
-    Args:
-        path: the file.
-        kind: how messages call the file, such as `image list`.
-        item: how they call what a line names.
-        line: how they say what a line should hold.
-
-    Raises:
-        DataError: the file cannot be read, is no text, is empty, or has a line twice.
-    """
-    try:
-        content = path.read_bytes()
-        lines = content.decode("utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read the {kind} {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"the {kind} {path} is no text; expected one {line} a line") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
-        raise DataError(f"the {kind} {path} is empty; expected one {line} a line")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        plural = f"{item}es" if item.endswith("s") else f"{item}s"
-        raise DataError(f"the {kind} {path} names {len(twice)} {plural} more than once: {first_few(twice)}")
-    return names, hashlib.sha256(content).hexdigest()
+    return read_names(path, "image list", item="image", line="image file name")
 
 
 def indices_of(dataset: ImageDataset, names: Sequence[str]) -> NDArray[np.int64]:

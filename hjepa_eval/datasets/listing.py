@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import DataError
-from hjepa_eval.features.fingerprint import MODE, file_states, is_regular
+from hjepa_eval.features.contents import MODE, file_states, is_regular
 
 HOW_TO_FOLLOW = "add ?links=follow to the data set's name to allow it"
 

@@ -14,7 +14,8 @@ from hjepa_eval.datasets.images import check_classes
 from hjepa_eval.datasets.listing import is_folder
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
 from hjepa_eval.errors import DataError
-from hjepa_eval.features.fingerprint import file_states, fingerprint_files, hash_json
+from hjepa_eval.features.contents import file_states, fingerprint_files
+from hjepa_eval.features.fingerprint import hash_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hjepa_eval.datasets.class_lists import ClassList, read_class_list
-from hjepa_eval.datasets.image_lists import ImageList, indices_of, read_image_list
+from hjepa_eval.datasets.class_lists import read_class_list
+from hjepa_eval.datasets.image_lists import indices_of, read_image_list
+from hjepa_eval.datasets.name_lists import NameList
 from hjepa_eval.datasets.protocol import ImageDataset, class_ranks, interleave
 from hjepa_eval.datasets.randomness import derive_seed, uniform_rows
 from hjepa_eval.errors import DataError, did_you_mean, first_few
@@ -43,8 +44,8 @@ class Choice:
         seed: of the draw.
     """
 
-    classes: ClassList | None = None
-    images: ImageList | None = None
+    classes: NameList | None = None
+    images: NameList | None = None
     fraction: float | None = None
     per_class: int | None = None
     seed: int = 0
@@ -195,7 +196,7 @@ def take_subset(dataset: ImageDataset, choice: Choice) -> ImageDataset:
     return Subset(dataset, np.flatnonzero(kept), classes=classes, name=name, identity=identity, notes=notes)
 
 
-def _labels_of(dataset: ImageDataset, listed: ClassList) -> NDArray[np.int64]:
+def _labels_of(dataset: ImageDataset, listed: NameList) -> NDArray[np.int64]:
     """Return the sorted labels [C] of the listed classes."""
     number = {name: label for label, name in enumerate(dataset.class_names)}
     unknown = [name for name in listed.names if name not in number]

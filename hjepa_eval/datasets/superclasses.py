@@ -54,10 +54,16 @@ class Superclasses(NamedTuple):
 
 
 def superclasses_for(dataset_name: str, class_names: Sequence[str]) -> Superclasses | None:
-    """Return the official superclasses of a dataset; None if it has none, or its classes have other names."""
-    known = _KNOWN.get(dataset_name.partition("?")[0], {})  # A subset of the images has the classes of the whole.
-    pairs = [(each, name) for name, members in known.items() for each in members]
-    return _numbered(dict(pairs), class_names) if {each for each, _ in pairs} == set(class_names) else None
+    """Return the official superclasses of a dataset, of a subset of its classes those that remain.
+
+    None if it has no official ones, if a class has another name, or if fewer than two superclasses remain.
+    """
+    known = _KNOWN.get(dataset_name.partition("?")[0], {})
+    superclass_of = {each: name for name, members in known.items() for each in members}
+    kept = {name: superclass_of[name] for name in class_names if name in superclass_of}
+    if len(kept) < len(class_names) or len(set(kept.values())) < 2:
+        return None
+    return _numbered(kept, class_names)
 
 
 def read_superclasses(path: Path, class_names: Sequence[str]) -> Superclasses:

@@ -8,20 +8,26 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hjepa_eval.datasets.memo import file_state, recall, remember
+import numpy as np
+from numpy.typing import NDArray
+
 from hjepa_eval.datasets.tar_members import Member, read_members
 from hjepa_eval.errors import DataError, first_few
+from hjepa_eval.features.claims import alone
 from hjepa_eval.features.fingerprint import hash_json
+from hjepa_eval.features.memo import file_state, memo_file, recall, remember
 
 IMAGES = ("jpg", "jpeg", "png", "gif", "webp")
 # The beginnings of compressed files, and what unpacks them.
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 _VERSION = 1
+_NUMBERS = ("offsets", "sizes", "labels")
 _MOST_LABEL_BYTES = 1 << 20
 
 
@@ -34,18 +40,18 @@ class TarIndex:
         state: of the file when it was read (`file_state`).
         sha256: of its content.
         names: `<key>.<extension>` of the images.
-        offsets: of their first bytes in the file.
-        sizes: in bytes.
-        labels: class numbers.
+        offsets: of their first bytes in the file, [N].
+        sizes: in bytes, [N].
+        labels: class numbers, [N].
     """
 
     path: Path
     state: list[int]
     sha256: str
     names: list[str]
-    offsets: list[int]
-    sizes: list[int]
-    labels: list[int]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    labels: NDArray[np.int64]
 
 
 def index_shard(path: Path, *, memo: Path | None) -> TarIndex:
@@ -69,21 +75,32 @@ def index_shard(path: Path, *, memo: Path | None) -> TarIndex:
             known = _restored(path, state, recall(memo, signature))
             if known is not None:
                 return known
-            index = TarIndex(path, state, _digest(file, path), *_list_images(file, path))
-            if file_state(os.fstat(file.fileno())) != state:
-                raise DataError(f"the shard {path} changed while it was read; try again when it is complete")
+            with nullcontext() if memo is None else alone(memo_file(memo, signature)):
+                # Another process may have read it while this one waited.
+                known = _restored(path, state, recall(memo, signature))
+                return known or _read(file, path, state, memo, signature)
     except OSError as error:
         raise DataError(f"cannot read the shard {path}: {error.strerror}") from None
-    answer = asdict(index)
-    remember(memo, signature, {key: answer[key] for key in ("sha256", "names", "offsets", "sizes", "labels")})
-    return index
 
 
 def _restored(path: Path, state: list[int], answer: dict[str, Any] | None) -> TarIndex | None:
-    try:
-        return None if answer is None else TarIndex(path, state, **answer)
-    except TypeError:
+    if answer is None:
         return None
+    try:
+        numbers = {name: np.array(answer[name], dtype=np.int64) for name in _NUMBERS}
+        return TarIndex(path, state, answer["sha256"], answer["names"], **numbers)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _read(file: BinaryIO, path: Path, state: list[int], memo: Path | None, signature: str) -> TarIndex:
+    """Return the index of an open shard, and remember it."""
+    index = TarIndex(path, state, _digest(file, path), *_list_images(file, path))
+    if file_state(os.fstat(file.fileno())) != state:
+        raise DataError(f"the shard {path} changed while it was read; try again when it is complete")
+    numbers = {name: getattr(index, name).tolist() for name in _NUMBERS}
+    remember(memo, signature, {"sha256": index.sha256, "names": index.names, **numbers}, root=path)
+    return index
 
 
 def _digest(file: BinaryIO, path: Path) -> str:
@@ -98,23 +115,23 @@ def _digest(file: BinaryIO, path: Path) -> str:
     return digest.hexdigest()
 
 
-def _list_images(file: BinaryIO, path: Path) -> tuple[list[str], list[int], list[int], list[int]]:
-    """Return names, offsets, sizes and labels of the images."""
+def _list_images(
+    file: BinaryIO, path: Path
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return names, and int64 [N] offsets, sizes and labels of the images."""
     samples = _group(read_members(file, path), path)
     if not samples:
         raise DataError(f"the shard {path} holds no samples; expected members KEY.jpg and KEY.cls")
-    names, offsets, sizes, labels = [], [], [], []
-    for key, parts in samples.items():
+    names, numbers = [], np.empty((len(_NUMBERS), len(samples)), dtype=np.int64)
+    for place, (key, parts) in enumerate(samples.items()):
         found = [extension for extension in parts if extension in IMAGES]
         if len(found) != 1:
             what = f"several images ({', '.join(found)})" if found else f"no image (it has {first_few(parts)})"
             raise DataError(f"{path}: sample {key} has {what}; expected one of {', '.join(IMAGES)}")
         image = parts[found[0]]
         names.append(image.name)
-        offsets.append(image.offset)
-        sizes.append(image.size)
-        labels.append(_label(file, path, key, parts))
-    return names, offsets, sizes, labels
+        numbers[:, place] = image.offset, image.size, _label(file, path, key, parts)
+    return names, *numbers
 
 
 def _group(members: list[Member], path: Path) -> dict[str, dict[str, Member]]:

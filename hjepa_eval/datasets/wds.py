@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from hjepa_eval.datasets.class_numbers import check_class_numbers, numbered_classes
 from hjepa_eval.datasets.decoding import decode
-from hjepa_eval.datasets.memo import file_state
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
+from hjepa_eval.datasets.shard_copies import as_large, check_contents, check_copies, check_paths
 from hjepa_eval.datasets.shard_names import find_shards, shards_name
 from hjepa_eval.datasets.tar_index import TarIndex, index_shard
 from hjepa_eval.errors import DataError
 from hjepa_eval.features.fingerprint import hash_json
+from hjepa_eval.features.memo import file_state
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,10 +51,15 @@ class TarShards(ImageDataset):
         self.split = split
         self.class_names = tuple(class_names)
         labels = _labels(shards)
-        members = [f"{shard.path}: {name}" for shard in shards for name in shard.names]
-        check_class_numbers(labels, self.class_names, where=_called(shards), sample=members.__getitem__)
-        _check_copies(shards)
         counts = [len(shard.names) for shard in shards]
+        ends = np.cumsum(counts)
+
+        def member(row: int) -> str:
+            shard = int(np.searchsorted(ends, row, side="right"))
+            return f"{shards[shard].path}: {shards[shard].names[row - int(ends[shard])]}"
+
+        check_class_numbers(labels, self.class_names, where=_called(shards), sample=member)
+        check_copies(shards)
         order = interleave(labels)
         self.labels = labels[order]
         self._shard = np.repeat(np.arange(len(shards)), counts)[order]
@@ -70,7 +76,7 @@ class TarShards(ImageDataset):
         """
         number, place = int(self._shard[index]), int(self._place[index])
         shard = self._shards[number]
-        content = self._files.read(number, shard.offsets[place], shard.sizes[place])
+        content = self._files.read(number, int(shard.offsets[place]), int(shard.sizes[place]))
         return decode(content, f"{shard.path}: {shard.names[place]}")
 
     def image_name(self, index: int) -> str:
@@ -141,16 +147,23 @@ def load_shards(pattern: str, *, split: str, test_pattern: str | None, memo: Pat
         memo: folder for remembered indices.
 
     Raises:
-        DataError: shards are missing or unusable, or the labels do not fit the classes.
+        DataError: shards are missing or unusable, the labels do not fit the classes, or a test shard is a train shard
+            too.
     """
     train = find_shards(pattern, split="train")
     own = train if split == "train" else find_shards(pattern, split="test", test_pattern=test_pattern)
+    if split == "test":
+        check_paths(train, own)
     class_names = _read_classes(train[0].parent / CLASS_FILE)
-    # All shards at once; those of train are needed for test only to know the classes.
-    wanted = own if class_names is not None else list(dict.fromkeys([*train, *own]))
+    # Those of train are needed for test to know the classes, and where one may be a copy.
+    needed = train if class_names is None else [] if split == "train" else as_large(train, own)
+    # All shards at once.
+    wanted = list(dict.fromkeys([*needed, *own]))
     indices = dict(zip(wanted, _index_all(wanted, memo), strict=True))
+    known = [indices[path] for path in needed]
+    if split == "test":
+        check_contents(known, [indices[path] for path in own])
     if class_names is None:
-        known = [indices[path] for path in train]
         remedy = f"or a file {CLASS_FILE} beside them that names every class"
         class_names = numbered_classes(_labels(known), where=_called(known), remedy=remedy)
     name = f"wds:{shards_name(pattern)}"
@@ -185,16 +198,8 @@ def _read_classes(path: Path) -> tuple[str, ...] | None:
 
 
 def _labels(shards: Sequence[TarIndex]) -> NDArray[np.int64]:
-    return np.array([label for shard in shards for label in shard.labels], dtype=np.int64)
+    return np.concatenate([shard.labels for shard in shards])
 
 
 def _called(shards: Sequence[TarIndex]) -> str:
     return f"{shards[0].path} and its like" if len(shards) > 1 else str(shards[0].path)
-
-
-def _check_copies(shards: Sequence[TarIndex]) -> None:
-    first: dict[str, TarIndex] = {}
-    for shard in shards:
-        same = first.setdefault(shard.sha256, shard)
-        if same is not shard:
-            raise DataError(f"the shards {same.path} and {shard.path} are the same; remove one")

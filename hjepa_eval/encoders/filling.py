@@ -13,10 +13,11 @@ from hjepa_eval.datasets.images import Batch, load_batches
 from hjepa_eval.encoders.inference import Features, Inference
 from hjepa_eval.encoders.passes import ExtractSettings, Pass
 from hjepa_eval.errors import CompileError
-from hjepa_eval.features import store as stores
+from hjepa_eval.features import ranges
 from hjepa_eval.features.assembly import Assembly
 from hjepa_eval.features.claims import claim, this_process
-from hjepa_eval.features.store import Range, StoreWriter
+from hjepa_eval.features.ranges import Range
+from hjepa_eval.features.writer import StoreWriter
 
 _POLL_SECONDS = 0.2
 
@@ -87,7 +88,7 @@ def _refresh(writers: Mapping[str, StoreWriter]) -> None:
 def _units(writers: Mapping[str, StoreWriter]) -> list[Range]:
     """Return the ranges that processes claim, as long as the largest shard, those in which a shard is missing."""
     num_images = max(writer.manifest.num_images for writer in writers.values())
-    units = stores.shard_ranges(num_images, stores.SHARD_SIZE)
+    units = ranges.shard_ranges(num_images, ranges.SHARD_SIZE)
     return [unit for unit in units if any(_lacks(writer, unit) for writer in writers.values())]
 
 

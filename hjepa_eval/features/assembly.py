@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hjepa_eval.features.store import Range, StoreWriter
+from hjepa_eval.features.ranges import Range
+from hjepa_eval.features.writer import StoreWriter
 
 
 class Assembly:
@@ -63,9 +64,8 @@ class Assembly:
             size = part.stop - part.start
             self._levels = [np.empty((size, level.width), manifest.storage) for level in manifest.levels]
         for place, found in zip(self._levels, rows, strict=True):
-            with np.errstate(
-                over="ignore"
-            ):  # A value too large for float16 becomes infinite, which the writer refuses.
+            # A value too large for float16 becomes infinite, which the writer refuses.
+            with np.errstate(over="ignore"):
                 place[start : start + len(found)] = found
 
     def _write(self, part: Range) -> None:

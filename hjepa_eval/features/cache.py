@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from hjepa_eval.errors import StoreError, first_few
-from hjepa_eval.features.claims import filling
+from hjepa_eval.features.claims import filling, is_free
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_eval.features.manifest import MANIFEST, Manifest, read_manifest
 
@@ -43,6 +41,11 @@ def store_folder(cache_dir: Path, manifest: Manifest) -> Path:
 def memo_dir(cache_dir: Path) -> Path:
     """Return the folder of remembered dataset fingerprints."""
     return cache_dir / "fingerprints"
+
+
+def encoders_dir(cache_dir: Path) -> Path:
+    """Return the folder of what is remembered of encoders, and of encoders that were fitted."""
+    return cache_dir / "encoders"
 
 
 def list_stores(cache_dir: Path) -> Iterator[CachedStore]:
@@ -105,22 +108,10 @@ def find_manifest(cache_dir: Path, wanted: str) -> Manifest:
     return read_manifest(found[0].folder)
 
 
-def is_free(lock_file: Path) -> bool:
-    """Tell whether no process holds the lock of this name."""
-    if not lock_file.exists():
-        return True
-    lock = FileLock(lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    lock.release()
-    return True
-
-
 def is_filling(folder: Path) -> bool:
     """Tell whether another process is filling the store in `folder`; earlier versions hold a lock beside it."""
-    return filling(folder) or not is_free(Path(f"{folder}.lock"))
+    beside = Path(f"{folder}.lock")
+    return filling(folder) or (beside.exists() and not is_free(beside))
 
 
 def stored_bytes(folder: Path) -> int:

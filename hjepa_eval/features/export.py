@@ -55,9 +55,14 @@ def export_store(
         with _all_or_none(folder) as create:
             EXPORTS[kind](store, chosen, limit, create)
             return create.paths
+    except (FileExistsError, NotADirectoryError):
+        raise StoreError(
+            f"cannot write the export to {folder}: there is a file in the place of a folder; choose another with --out"
+        ) from None
     except OSError as error:
         raise StoreError(
-            f"cannot write the export to {folder}: {error.strerror or error}; choose another folder"
+            f"cannot write the export to {folder}: {error.strerror or error}; what an earlier export left there stays; "
+            "make room, repair the folder, or choose another with --out"
         ) from None
 
 
@@ -123,7 +128,9 @@ def _export_parquet(store: FeatureStore, levels: Sequence[int], limit: int | Non
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise StoreError("Parquet needs pyarrow; install it with pip install 'hjepa[parquet]', or export npy") from None
+        raise StoreError(
+            "--format parquet needs pyarrow, which is not installed; pip install 'hjepa[parquet]', or take --format npy"
+        ) from None
     manifest = store.manifest
     streams = [store.stream(level, limit=limit) for level in levels]
     widths = [stream.shape[1] for stream in streams]

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from hjepa_eval.errors import StoreError
 from hjepa_eval.features.cache import (
     CachedStore,
+    encoders_dir,
     is_filling,
-    is_free,
     list_stores,
     memo_dir,
     remove_store,
     stored_bytes,
 )
+from hjepa_eval.features.claims import is_free
 from hjepa_eval.features.manifest import MANIFEST, read_manifest
+from hjepa_eval.features.memo import lost_root
+from hjepa_eval.features.shards import superseded
 
 _DAY = 86400.0
 # A temporary file outside the stores belongs to a living process when it is younger.
@@ -49,9 +53,9 @@ def collect_garbage(
 ) -> Iterator[Garbage]:
     """Remove what no one can use, and yield each thing once it is gone.
 
-    That is: stores that were never finished or whose manifest cannot be read, unless a process is filling them;
-    temporary files and locks of processes that ended; remembered fingerprints of datasets that are gone. A store that
-    a process is filling always stays.
+    That is: stores that were never finished or whose manifest cannot be read; shards that a finished store has put into
+    longer ones; temporary files and locks of processes that ended; what is remembered of datasets and encoders that are
+    gone. A store that a process is filling always stays.
 
     Args:
         cache_dir: where stores lie.
@@ -65,10 +69,10 @@ def collect_garbage(
     for store, garbage in [*_unusable(cache_dir), *_unused(cache_dir, unused_seconds, max_bytes)]:
         if dry_run or _remove_unless_used(store):
             yield garbage
-    for garbage in [*_temporary_files(cache_dir), *_locks(cache_dir), *_memos(cache_dir)]:
-        if not dry_run:
-            _remove_file(garbage.path)
-        yield garbage
+    for find in (_superseded, _temporary_files, _memos, _locks):
+        for garbage in list(find(cache_dir)):
+            if dry_run or _remove_file(garbage.path):
+                yield garbage
     if not dry_run:
         _remove_empty_folders(cache_dir)
 
@@ -120,42 +124,67 @@ def _is_finished(folder: Path) -> bool:
     return True
 
 
+def _superseded(cache_dir: Path) -> Iterator[Garbage]:
+    for store in list_stores(cache_dir):
+        if store.manifest is not None and not is_filling(store.folder):
+            for file in superseded(store.folder, store.manifest.shards):
+                yield from _of_file(file, "shard that a longer one took the place of")
+
+
 def _temporary_files(cache_dir: Path) -> Iterator[Garbage]:
     for file in (cache_dir / "features").glob("*/*/*/.*.tmp"):
         if not is_filling(file.parent):
-            yield Garbage(file, file.stat().st_size, "temporary file")
-    for file in memo_dir(cache_dir).glob(".*.tmp"):
-        if time.time() - file.stat().st_mtime > _WRITING_SECONDS:
-            yield Garbage(file, file.stat().st_size, "temporary file")
-
-
-def _locks(cache_dir: Path) -> Iterator[Garbage]:
-    """Yield the locks, and who held them, of stores that are gone or finished."""
-    stores = {store.folder.name: store for store in list_stores(cache_dir)}
-    for lock in (cache_dir / "features").glob("*/*/*.lock"):
-        if not lock.with_suffix("").exists() and is_free(lock):
-            yield Garbage(lock, lock.stat().st_size, "lock without a store")
-    for lock in (cache_dir / "claims").glob("*.lock"):
-        store = stores.get(lock.name.partition("-")[0])
-        if (store is None or store.manifest is not None) and is_free(lock):
-            for file in (lock, lock.with_suffix(".owner")):
-                if file.exists():
-                    yield Garbage(file, file.stat().st_size, "claim that no process holds")
+            yield from _of_file(file, "temporary file")
+    for folder in (memo_dir(cache_dir), encoders_dir(cache_dir)):
+        for file in folder.glob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - file.stat().st_mtime > _WRITING_SECONDS:
+                    yield from _of_file(file, "temporary file")
 
 
 def _memos(cache_dir: Path) -> Iterator[Garbage]:
-    """Yield remembered fingerprints whose dataset is known to be gone."""
-    for file in memo_dir(cache_dir).glob("*.json"):
-        with contextlib.suppress(OSError, ValueError):
-            record = json.loads(file.read_text(encoding="utf-8"))
-            root = record.get("root") if isinstance(record, dict) else None
-            if isinstance(root, str) and not Path(root).exists():
-                yield Garbage(file, file.stat().st_size, f"fingerprint of {root}, which is gone")
+    """Yield what is remembered of files that are known to be gone."""
+    for folder in (memo_dir(cache_dir), encoders_dir(cache_dir)):
+        for file in folder.glob("*.json"):
+            root = lost_root(file)
+            if root is not None:
+                yield from _of_file(file, f"remembered of {root}, which is gone")
 
 
-def _remove_file(path: Path) -> None:
+def _locks(cache_dir: Path) -> Iterator[Garbage]:
+    """Yield the locks, and who held them, of stores that are gone or finished, and of files that are made but once."""
+    stores = {store.folder.name: store for store in list_stores(cache_dir)}
+    for lock in (cache_dir / "features").glob("*/*/*.lock"):
+        if not lock.with_suffix("").exists() and is_free(lock):
+            yield from _of_file(lock, "lock without a store")
+    for lock in (cache_dir / "claims").glob("*.lock"):
+        store = stores.get(lock.name.partition("-")[0])
+        if (store is None or store.manifest is not None) and is_free(lock):
+            for file in (lock.with_suffix(".owner"), lock):
+                yield from _of_file(file, "claim that no process holds")
+    for folder in (memo_dir(cache_dir), encoders_dir(cache_dir)):
+        for lock in folder.glob("*.lock"):
+            if is_free(lock):
+                yield from _of_file(lock, "lock that no process holds")
+
+
+def _of_file(file: Path, reason: str) -> Iterator[Garbage]:
+    """Yield a file as garbage; nothing when it vanished meanwhile."""
+    with contextlib.suppress(OSError):
+        yield Garbage(file, file.stat().st_size, reason)
+
+
+def _remove_file(path: Path) -> bool:
+    """Remove a file, a lock only while nobody holds it; return whether it went now."""
     try:
-        path.unlink(missing_ok=True)
+        if path.suffix != ".lock":
+            path.unlink()
+            return True
+        with FileLock(path, timeout=0):
+            path.unlink()  # Who waits for the lock looks whether its file is still there.
+        return True
+    except (FileNotFoundError, Timeout):
+        return False
     except OSError as error:
         raise StoreError(f"cannot remove {path}: {error.strerror}; check its permissions") from None
 

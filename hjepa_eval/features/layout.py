@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from hjepa_eval.features.fingerprint import canonical_json
 
@@ -19,16 +17,22 @@ ALIGNMENT = 16384
 
 _NAMES = {"<i8": "I64", "<f4": "F32", "<f2": "F16"}
 
+# Every shard begins so, behind the length of its header: the checksum is found without trusting what follows.
+_OPENING = b'{"__metadata__":{"checksum":"'
+_CHECKSUM = slice(8 + len(_OPENING), 8 + len(_OPENING) + 64)
+_BLANK = "0" * 64
+
 
 def pack_shard(tensors: Mapping[str, npt.NDArray[Any]], about: Mapping[str, Any]) -> bytes:
     """Return a shard's bytes, the same for the same content: integers first, then the levels, each at a page boundary.
 
     The header is padded with spaces, as the format allows. The format allows no holes between tensors, so a tensor of
-    zero bytes named `padding.<level>` fills each; a full shard of float32 needs none.
+    zero bytes named `padding.<level>` fills each; a full shard of float32 needs none. The header holds the sha256 of
+    the whole shard, in which that checksum itself reads as zeros.
 
     Args:
         tensors: int64, float32 or float16.
-        about: what the header says besides, as JSON under `hjepa`; `payload` is added, the sha256 after the header.
+        about: what the header says besides, as JSON under `hjepa`.
 
     Raises:
         ValueError: a tensor has another dtype.
@@ -48,24 +52,31 @@ def pack_shard(tensors: Mapping[str, npt.NDArray[Any]], about: Mapping[str, Any]
         entries[name] = _entry(_NAMES[little.dtype.str], little.shape, size, little.nbytes)
         parts.append(little.reshape(-1).view(np.uint8))
         size += little.nbytes
-    payload = hashlib.sha256()
-    for part in parts:
-        payload.update(part.data)
-    metadata = {"hjepa": canonical_json({**about, "payload": payload.hexdigest()})}
+    metadata = {"checksum": _BLANK, "hjepa": canonical_json(about)}
     header = canonical_json({"__metadata__": metadata, **entries}).encode()
     header += b" " * (-(8 + len(header)) % ALIGNMENT)
-    return b"".join([len(header).to_bytes(8, "little"), header, *(part.data for part in parts)])
+    beginning = bytearray(len(header).to_bytes(8, "little") + header)
+    digest = hashlib.sha256(beginning)
+    for part in parts:
+        digest.update(part.data)
+    beginning[_CHECKSUM] = digest.hexdigest().encode()
+    return b"".join([beginning, *(part.data for part in parts)])
 
 
 def read_about(content: bytes) -> dict[str, Any] | None:
-    """Return what the header of a shard's bytes says besides, or None when they are not whole."""
-    try:
-        load(content)
-    except SafetensorError:
+    """Return what the header of a shard's bytes says besides, or None when any of them is not as it was written."""
+    view = memoryview(content)
+    digest = hashlib.sha256(view[: _CHECKSUM.start])
+    digest.update(_BLANK.encode())
+    digest.update(view[_CHECKSUM.stop :])
+    if not content.startswith(_OPENING, 8) or content[_CHECKSUM] != digest.hexdigest().encode():
         return None
-    start = 8 + int.from_bytes(content[:8], "little")
-    about = json.loads(json.loads(content[8:start]).get("__metadata__", {}).get("hjepa", "{}"))
-    return about if about.get("payload") == hashlib.sha256(memoryview(content)[start:]).hexdigest() else None
+    try:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        about = json.loads(header["__metadata__"]["hjepa"])
+    except (ValueError, KeyError, TypeError):
+        return None  # Whole, but no shard of ours.
+    return about if isinstance(about, dict) else None
 
 
 def _entry(kind: str, shape: tuple[int, ...], start: int, length: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ MANIFEST = "manifest.json"
 def shard_file(start: int, stop: int) -> str:
     """Return the name of the shard that holds images `start` to `stop` of a dataset's order."""
     return f"{start:08d}-{stop:08d}.safetensors"
+
+
+def shard_span(file: str) -> tuple[int, int] | None:
+    """Return the images that a shard of this name holds, as `start, stop`, or None when it is no shard's name."""
+    found = re.fullmatch(r"(\d{8,18})-(\d{8,18})\.safetensors", file, re.ASCII)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 @dataclass(frozen=True)

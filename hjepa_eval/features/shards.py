@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from hjepa_eval.errors import StoreError
-from hjepa_eval.features.manifest import Manifest
+from hjepa_eval.features.manifest import Manifest, Shard, shard_span
 
 # As safetensors writes them.
 _FLOATS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
@@ -93,6 +93,22 @@ def fill(file: FileIO, array: npt.NDArray[Any]) -> None:
 def unreadable(path: Path, error: Exception) -> StoreError:
     """Return the error for a shard that cannot be read."""
     return StoreError(f"{path} cannot be read: {error}; run hjepa extract again, it repairs what is damaged")
+
+
+def superseded(folder: Path, shards: Sequence[Shard]) -> list[Path]:
+    """Return files of a store's folder whose images are all in one of `shards` of another name, as shorter runs leave.
+
+    A file that holds more than any of the shards stays: a longer run is at work on it, or was, and will go on with it.
+    """
+    names = {shard.file for shard in shards}
+    found = []
+    for path in sorted(folder.glob("*-*.safetensors")):
+        span = shard_span(path.name)
+        if span is not None and path.name not in names:
+            start, stop = span
+            if any(shard.start <= start and stop <= shard.stop for shard in shards):
+                found.append(path)
+    return found
 
 
 def shard_problems(folder: Path, manifest: Manifest, *, verify: bool) -> Iterator[str]:

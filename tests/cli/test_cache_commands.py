@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from filelock import FileLock
 
 from hjepa_eval.cli.quantities import read_duration, read_size, show_size
 from hjepa_eval.errors import ConfigError
+from hjepa_eval.features.cache import store_folder
+from hjepa_eval.features.manifest import read_manifest, write_manifest
 
 EXTRACT = ("extract", "--model", "pixels", "--dataset", "digits", "--max-samples", 50, "--device", "cpu", "--quiet")
 
@@ -32,6 +35,19 @@ def test_cache_diff__says_what_differs_and_what_is_the_same(hjepa) -> None:
     assert not record["same"]
     assert [line.partition(":")[0] for line in record["differences"]] == ["dataset.fingerprint", "dataset.split"]
     assert "fits 2 stores" in hjepa("cache", "diff", "digits", train["key"]).err
+
+
+def test_cache_ls__shows_how_features_were_computed_and_stored(hjepa, cache: Path) -> None:
+    assert hjepa("cache", "verify").out == f"no stores in {cache}; hjepa extract makes one\n"
+    assert hjepa(*EXTRACT, "--storage", "fp16", "--precision", "fp32").code == 0
+    rows = json.loads(hjepa("cache", "ls", "--json").out)
+    assert [(row["precision"], row["storage"], row["compiled"]) for row in rows] == [("fp32", "float16", False)] * 2
+    assert hjepa("cache", "ls").out.count("mean, fp32, stored as float16, 50 images, ") == 2
+    compiled = replace(read_manifest(Path(rows[0]["folder"])), identity={"compiled": True, "precision": "bf16"})
+    write_manifest(store_folder(cache, compiled), compiled)
+    listed = {row["key"]: row["compiled"] for row in json.loads(hjepa("cache", "ls", "--json").out)}
+    assert listed == {**{row["key"]: False for row in rows}, compiled.key[:16]: True}
+    assert "mean, bf16 compiled, stored as float32, 50 images" in hjepa("cache", "ls").out
 
 
 def test_cache_gc__shows_removes_and_counts(hjepa, cache: Path) -> None:

@@ -53,3 +53,29 @@ def test_models__what_is_not_counted_is_said(hjepa, tmp_path: Path) -> None:
     assert "cls 3/-" in out  # the second level has no class token
     levels = json.loads(hjepa("models", "mine.py:build", "--json").out)["levels"]
     assert [level["uncounted"] for level in levels] == [[], ["aten._cdist_forward"]]
+
+
+def test_models__kmeans_is_fitted_on_the_dataset_asked_for(hjepa, cifar10_sample: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    arguments = ("models", "kmeans:8", "--cache-dir", cache)
+    on_digits = hjepa(*arguments).out
+    assert on_digits.startswith("kmeans:8: no parameters, ")
+    assert "numbers fitted on digits, images 32x32" in on_digits
+    asked = (*arguments, "--dataset", "cifar10", "--root", cifar10_sample)
+    looked = json.loads(hjepa(*asked, "--json").out)
+    assert (looked["fitted_on"], looked["parameters"], looked["levels"][0]["dim"]) == ("cifar10", 0, 32)
+    # R whitened directions of 6x6 RGB patches with an offset each, 8 centroids, mean and deviation of 4 * 8 sums.
+    directions = (looked["buffers"] - 2 * 32) / (6 * 6 * 3 + 1 + 8)
+    assert directions in range(1, 109)
+    assert len(list((cache / "encoders").glob("*.safetensors"))) == 2
+
+
+def test_models__weights_that_are_not_here_say_how_to_get_them(hjepa) -> None:
+    done = hjepa("models", "timm:vit_tiny_patch16_224")
+    assert done.code == 2
+    assert "--download" in done.err
+
+
+def test_models__options_of_other_commands_are_checked_likewise(hjepa) -> None:
+    assert "options: seed: input should be a valid integer" in hjepa("models", "kmeans", "--seed", "no").err
+    assert "nowhere" in hjepa("models", "kmeans", "--dataset", "cifar10", "--root", "nowhere").err

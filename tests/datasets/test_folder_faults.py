@@ -102,7 +102,7 @@ def test_folder__class_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["train/cat", "train"])
 def test_folder__folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     root = photos(tmp_path / "photos")
-    forbid(monkeypatch, os, "scandir", root / part)
+    forbid(monkeypatch, os, "listdir", root / part)
     with pytest.raises(DataError, match=rf"cannot list .*{part}: Permission denied"):
         load_dataset(f"folder:{root}", "train")
 
@@ -193,3 +193,12 @@ def test_load_dataset__tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pyt
     assert len(load_dataset("folder", "train", root=Path("~/photos"))) == 6
     with pytest.raises(DataError, match="no folder ~nobody-of-this-name/x"):
         load_dataset("folder:~nobody-of-this-name/x", "train")
+
+
+def test_folder__file_from_before_1970_is_no_other_than_itself(tmp_path: Path) -> None:
+    root, memo = photos(tmp_path / "photos"), tmp_path / "memo"
+    for seconds in (-5, -6):
+        os.utime(root / "train" / "cat" / "0.png", (seconds, seconds))
+        before = load_dataset(f"folder:{root}", "train", memo=memo).fingerprint
+        assert load_dataset(f"folder:{root}", "train", memo=memo).fingerprint == before
+    assert len(list(memo.iterdir())) == 2

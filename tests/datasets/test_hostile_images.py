@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import time
 import zlib
 from typing import Any
 
@@ -111,21 +110,6 @@ def test_jpeg_size__is_what_pillow_reads(mode: str, options: dict[str, Any]) -> 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif\0\0" + bytes(8)}])
 def test_webp_size__is_what_pillow_reads(options: dict[str, Any]) -> None:
     assert webp_size(encoded(noise("RGB", (37, 501)), "WEBP", **options)) == (37, 501)
-
-
-def test_jpeg_size__takes_few_microseconds() -> None:
-    """Measured on a quiet machine: 1.2 us of the 60 us that decoding 32 x 32 pixels takes."""
-    content = encoded(noise("RGB", (32, 32)), "JPEG", quality=90)
-
-    def fastest(call: Any) -> float:
-        seconds = []
-        for _ in range(200):
-            started = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - started)
-        return min(seconds)
-
-    assert fastest(lambda: jpeg_size(content)) < 0.1 * fastest(lambda: decode(content, "x"))
 
 
 @pytest.mark.parametrize(

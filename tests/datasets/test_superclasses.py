@@ -64,7 +64,16 @@ def test_superclasses_for__none_for_other_datasets_and_other_names() -> None:
     names = sorted(name for members in CIFAR100.values() for name in members)
     assert superclasses_for("cifar10", ["airplane", "cat"]) is None
     assert superclasses_for("cifar100", [name.upper() for name in names]) is None
-    assert superclasses_for("cifar100", names[1:]) is None
+    assert superclasses_for("cifar100", [*names, "unicorn"]) is None
+
+
+def test_superclasses_for__of_some_classes_are_those_that_remain() -> None:
+    found = superclasses_for("cifar100?classes=mine.txt", ["wolf", "rose", "lion", "tulip", "bear"])
+    assert found is not None
+    assert found.names == ("flowers", "large_carnivores")
+    assert found.of_class.tolist() == [1, 0, 1, 0, 1]
+    # A single superclass tells nothing apart.
+    assert superclasses_for("cifar100?classes=mine.txt", ["wolf", "lion"]) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hjepa_eval.datasets.augment import DRAWS, Crops, View, crop_and_flip
 from hjepa_eval.datasets.randomness import uniform_rows
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.extract import ExtractSettings, extract
-from hjepa_eval.features import store as store_module
+from hjepa_eval.features import ranges
 
 CPU = torch.device("cpu")
 QUARTER = Crops(scale=(0.25, 0.25), ratio=(1.0, 1.0))
@@ -85,7 +85,7 @@ def test_extract__views_do_not_depend_on_batches_shards_resumption_or_prefix(
             if stop is not None and done >= stop:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(store_module, "SHARD_SIZE", shard)
+        monkeypatch.setattr(ranges, "SHARD_SIZE", shard)
         settings = ExtractSettings(CPU, "fp32", batch_size=batch, max_samples=count)
         found = extract(
             encoder,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import webdataset
 from hjepa_eval.cli import main
 from hjepa_eval.datasets import load_dataset, tar_index, wds
 from hjepa_eval.datasets.images import stack_images
-from hjepa_eval.datasets.shard_names import find_shards, shards_name
+from hjepa_eval.datasets.tar_index import index_shard
 from hjepa_eval.datasets.tar_members import read_members
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import DataError
@@ -110,6 +112,21 @@ def test_wds__unchanged_shards_are_not_read_again(
     assert torch.equal(stack_images(again, SAME), stack_images(first, SAME))
     with pytest.raises(pytest.fail.Exception):
         load_dataset(spec, "test", memo=tmp_path / "memo")
+
+
+def test_wds__shards_are_read_once_for_all_who_ask_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read, readings = make_tar(tmp_path / "a.tar", good(0, 1)), tar_index.read_members, []
+
+    def slow_read(file: Any, path: Path) -> Any:
+        readings.append(path)
+        time.sleep(0.2)
+        return read(file, path)
+
+    monkeypatch.setattr(tar_index, "read_members", slow_read)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: index_shard(path, memo=tmp_path / "memo"), range(4)))
+    assert readings == [path]
+    assert [index.labels.tolist() for index in found] == [[0, 1]] * 4
 
 
 def test_wds__a_shard_written_anew_is_read_anew(tmp_path: Path) -> None:
@@ -215,12 +232,8 @@ def test_wds__damaged_shard_in_the_middle_is_named(tmp_path: Path, content: Any,
         load_dataset(f"wds:{tmp_path}/{{0..2}}.tar", "train")
 
 
-def test_wds__missing_shards_are_named(tmp_path: Path) -> None:
+def test_wds__a_folder_is_no_shard(tmp_path: Path) -> None:
     make_tar(tmp_path / "0.tar", good(0, 1))
-    with pytest.raises(DataError, match=r"2 of the 3 shards of .* are missing: .*1\.tar, .*2\.tar; fetch them"):
-        load_dataset(f"wds:{tmp_path}/{{0..2}}.tar", "train")
-    with pytest.raises(DataError, match=r"nothing matches .*none-test-\*\.tar or .*none-val-\*\.tar or"):
-        find_shards(f"{tmp_path}/none-{{split}}-*.tar", split="test")
     (tmp_path / "1.tar").mkdir()
     with pytest.raises(DataError, match=r"1\.tar is no regular file"):
         load_dataset(f"wds:{tmp_path}/{{0,1}}.tar", "train")
@@ -241,19 +254,32 @@ def test_wds__splits_must_agree(tmp_path: Path) -> None:
         load_dataset(f"wds:{tmp_path}/{{train,copy}}.tar", "train")
 
 
+def test_wds__test_shards_that_are_train_shards_are_refused(tmp_path: Path) -> None:
+    for name, labels in (("a-0", (0, 1)), ("a-1", (1, 0)), ("b", (0, 0, 1)), ("c", (0, 1, 1))):
+        make_tar(tmp_path / f"{name}.tar", good(*labels))
+    (tmp_path / "link.tar").symlink_to("a-1.tar")
+    (tmp_path / "copy.tar").write_bytes((tmp_path / "a-0.tar").read_bytes())
+    train = f"wds:{tmp_path}/a-{{0,1}}.tar?test={tmp_path}/"
+    for test, problem in (
+        ("a-{0..1}.tar", r"2 of the 2 test shards are train shards too: .*a-0\.tar, .*a-1\.tar; name other"),
+        ("{b,link}.tar", r"1 of the 2 test shards are train shards too: .*link\.tar; name other"),
+        ("{b,copy}.tar", r"the test shard .*copy\.tar is a copy of the train shard .*a-0\.tar; name other"),
+    ):
+        with pytest.raises(DataError, match=problem):
+            load_dataset(f"{train}{test}", "test")
+        # With names for the classes, the train shards need not be indexed.
+        (tmp_path / "classes.txt").write_text("cat\ndog")
+        with pytest.raises(DataError, match=problem):
+            load_dataset(f"{train}{test}", "test")
+        (tmp_path / "classes.txt").unlink()
+    assert len(load_dataset(f"{train}{{b,c}}.tar", "test")) == 6
+
+
 @pytest.mark.parametrize("names", ["cat\n\ndog", "cat\ncat", ""])
 def test_wds__class_names_must_be_one_a_line(tmp_path: Path, names: str) -> None:
     (tmp_path / "classes.txt").write_text(names)
     with pytest.raises(DataError, match=r"classes\.txt must be one a line"):
         load_dataset(f"wds:{make_tar(tmp_path / 'x.tar', good(0, 1))}", "train")
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name"),
-    [("a/imagenet-{split}-{0..9}.tar", "imagenet"), ("/x/photos/{split}/*.tar", "photos"), ("/x/one.tar", "one")],
-)
-def test_shards_name__is_the_fixed_part(pattern: str, name: str) -> None:
-    assert shards_name(pattern) == name
 
 
 def test_knn__reads_shards(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,11 +104,11 @@ def test_export__full_disk_is_a_letter(make_store, tmp_path: Path, monkeypatch: 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(StoreError, match=r"cannot write the export to .*out: No space left on device"):
+    with pytest.raises(StoreError, match=r"cannot write the export to .*out: No space left on device; .*--out"):
         export_store(store, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="File exists; choose another folder"):
+    with pytest.raises(StoreError, match="file: there is a file in the place of a folder; choose another with --out"):
         export_store(store, tmp_path / "file")
 
 

@@ -9,7 +9,8 @@ from hjepa_eval.errors import StoreError
 from hjepa_eval.features import read_features
 from hjepa_eval.features.joined import JoinedFeatures
 from hjepa_eval.features.manifest import Manifest, StoredLevel
-from hjepa_eval.features.store import FeatureStore, StoreWriter
+from hjepa_eval.features.store import FeatureStore
+from hjepa_eval.features.writer import StoreWriter
 
 
 def write(folder: Path, features: np.ndarray, storage: str) -> FeatureStore:

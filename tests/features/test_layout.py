@@ -1,15 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from hjepa_eval.features import store as store_module
 from hjepa_eval.features.layout import ALIGNMENT, pack_shard, read_about
-from hjepa_eval.features.manifest import Manifest, StoredLevel
-from hjepa_eval.features.store import shard_ranges, shard_rows
 
 
 def tensors_of(rows: int, kind: str = "float32") -> dict[str, np.ndarray]:
@@ -22,7 +20,7 @@ def tensors_of(rows: int, kind: str = "float32") -> dict[str, np.ndarray]:
     }
 
 
-def header_of(content: bytes) -> tuple[int, dict]:
+def header_of(content: bytes | bytearray) -> tuple[int, dict]:
     start = 8 + int.from_bytes(content[:8], "little")
     return start, json.loads(content[8:start])
 
@@ -56,11 +54,21 @@ def test_pack_shard__bytes_do_not_depend_on_the_order_or_the_strides() -> None:
         pack_shard({"level0": np.zeros((2, 2))}, {})
 
 
+def test_read_about__every_flipped_byte_of_the_header_is_seen() -> None:
+    content = bytearray(pack_shard(tensors_of(20), {"key": "k", "skipped": ["x"]}))
+    start, _ = header_of(content)
+    assert read_about(bytes(content)) == {"key": "k", "skipped": ["x"]}
+    unseen = []
+    for place in range(start):
+        content[place] ^= 1 << place % 8
+        if read_about(bytes(content)) is not None:
+            unseen.append(place)
+        content[place] ^= 1 << place % 8
+    assert (start, unseen) == (ALIGNMENT, [])
+
+
 def test_read_about__every_flipped_byte_behind_the_header_is_seen() -> None:
     content = pack_shard(tensors_of(20), {"key": "k", "skipped": ["x"]})
-    about = read_about(content)
-    assert about is not None
-    assert (about["key"], about["skipped"]) == ("k", ["x"])
     start, header = header_of(content)
     padding = start + header["padding.level2"]["data_offsets"][0]
     for place in (start, padding, len(content) - 1):
@@ -68,30 +76,35 @@ def test_read_about__every_flipped_byte_behind_the_header_is_seen() -> None:
         damaged[place] ^= 1
         assert read_about(bytes(damaged)) is None
     assert read_about(content[:-1]) is None
+    assert read_about(content + b"\0") is None
     assert read_about(b"") is None
 
 
-def wide(storage: str, *widths: int) -> Manifest:
-    levels = tuple(StoredLevel(place, "l", width, (1, 1), 1) for place, width in enumerate(widths))
-    return Manifest({"storage": storage}, "e", "d", "train", "tokens", levels, ("a",), 1, 1)
+def seal(content: bytes) -> bytes:
+    """Return a forged shard with a checksum that fits: 64 characters behind 8 and `{"__metadata__":{"checksum":"`."""
+    blank = content[:37] + b"0" * 64 + content[101:]
+    return blank[:37] + hashlib.sha256(blank).hexdigest().encode() + blank[101:]
+
+
+def test_read_about__sealed_shard_is_taken_and_is_golden() -> None:
+    content = pack_shard(tensors_of(20), {"key": "k"})
+    assert seal(content) == content
+    header = json.loads(content[8 : header_of(content)[0]])
+    assert header["__metadata__"]["checksum"] == content[37:101].decode()
 
 
 @pytest.mark.parametrize(
-    ("storage", "widths", "rows"),
+    ("old", "new"),
     [
-        ("float32", (384, 384, 384), 4096),
-        ("float32", (8192,), 4096),  # 4096 x 8192 x 4 bytes are 128 MiB.
-        ("float32", (8192, 1), 2048),
-        ("float16", (8192, 8192), 4096),
-        ("float32", (196 * 384, 49 * 384), 256),  # 376,320 bytes a row: 96 MB, and 193 MB with 512.
-        ("float32", (4096 * 768,), 64),  # never less
+        (b'"hjepa":"{', b'"hjepa":"['),
+        (b'"hjepa":"{', b'"hjepb":"{'),
+        (rb"{\"key\":\"k\"}", b"3              "),
+        (rb"{\"key\":\"k\"}", b"[[[[[[[[[[[[[[["),
+        (b"}}", b"}]"),
+        (b"level2", b"\xff\xfe\xfd\xfc\xfb\xfa"),
     ],
 )
-def test_shard_rows__halve_while_a_shard_is_beyond_128_mib(storage: str, widths: tuple[int, ...], rows: int) -> None:
-    assert shard_rows(wide(storage, *widths)) == rows
-
-
-def test_shard_ranges__cover_every_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [(part.start, part.stop) for part in shard_ranges(150, 64)] == [(0, 64), (64, 128), (128, 150)]
-    monkeypatch.setattr(store_module, "SHARD_SIZE", 10)
-    assert shard_rows(wide("float32", 4096 * 768)) == 10
+def test_read_about__sealed_nonsense_is_refused_without_a_traceback(old: bytes, new: bytes) -> None:
+    content = pack_shard(tensors_of(20), {"key": "k"})
+    assert old in content
+    assert read_about(seal(content.replace(old, new, 1))) is None

@@ -15,8 +15,7 @@ import torch
 from safetensors.numpy import save_file
 
 from hjepa_eval.errors import StoreError, UnknownNameError
-from hjepa_eval.features import mapped, read_features, read_index, read_labels
-from hjepa_eval.features import store as store_module
+from hjepa_eval.features import mapped, ranges, read_features, read_index, read_labels
 from hjepa_eval.features.shards import read_rows
 from hjepa_eval.features.store import FeatureStore
 
@@ -146,7 +145,7 @@ def test_read_features__shards_before_a_skipped_image_are_still_mapped(make_stor
 def test_read_features__store_of_an_earlier_version_is_read(
     make_store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_size: int, as_torch: bool
 ) -> None:
-    monkeypatch.setattr(store_module, "SHARD_SIZE", shard_size)
+    monkeypatch.setattr(ranges, "SHARD_SIZE", shard_size)
     store = make_store(tmp_path / "s", images=57)
     expected = store.features(1)
     for shard in store.manifest.shards:

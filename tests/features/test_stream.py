@@ -9,9 +9,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from hjepa_eval.errors import StoreError, UnknownNameError
-from hjepa_eval.features import store as store_module
+from hjepa_eval.features import ranges
 from hjepa_eval.features.manifest import Manifest, StoredLevel
-from hjepa_eval.features.store import FeatureStore, StoreWriter
+from hjepa_eval.features.store import FeatureStore
+from hjepa_eval.features.writer import StoreWriter
 from hjepa_eval.probes.search import nearest
 
 ROWS, WIDTH = 57, 6
@@ -19,7 +20,7 @@ ROWS, WIDTH = 57, 6
 
 def make_store(folder: Path, monkeypatch: pytest.MonkeyPatch, *, shard_size: int = 10) -> FeatureStore:
     """57 images of which those at places 12 and 13 were skipped; level 1 is what the tests read."""
-    monkeypatch.setattr(store_module, "SHARD_SIZE", shard_size)
+    monkeypatch.setattr(ranges, "SHARD_SIZE", shard_size)
     levels = (StoredLevel(0, "fine", 2, (2, 2), 4), StoredLevel(1, "coarse", WIDTH, (1, 1), 1))
     manifest = Manifest({"key": shard_size}, "e", "d", "train", "mean", levels, ("a", "b"), ROWS, ROWS)
     features = np.random.default_rng(0).normal(size=(ROWS, WIDTH)).astype(np.float32)

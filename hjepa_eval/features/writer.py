@@ -1,0 +1,142 @@
+"""Writing a store: safetensors shards and a manifest, in a folder named by what the features depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hjepa_eval.errors import StoreError
+from hjepa_eval.features.claims import filling
+from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.features.layout import pack_shard, read_about
+from hjepa_eval.features.manifest import MANIFEST, Manifest, Shard, write_manifest
+from hjepa_eval.features.ranges import Range, shard_ranges, shard_rows
+from hjepa_eval.features.shards import superseded
+from hjepa_eval.features.store import FeatureStore
+
+
+class StoreWriter:
+    """Fills a store shard by shard; whatever is already there and whole is kept."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        """Start or go on with the store in `folder`.
+
+        Args:
+            folder: where the store lies; created when absent.
+            manifest: what the store will hold, without shards.
+
+        Raises:
+            StoreError: the folder cannot be created or written.
+        """
+        self.folder = folder
+        self.manifest = manifest
+        self._ranges = shard_ranges(manifest.num_images, shard_rows(manifest))
+        self._done: dict[str, tuple[Shard, tuple[str, ...]]] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write the cache folder {folder}: {error.strerror}; "
+                "choose another with --cache-dir or HJEPA_CACHE"
+            ) from None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in shards that other processes have written meanwhile."""
+        for part in self.missing:
+            found = self._recover(part)
+            if found is not None:
+                self._done[part.file] = found
+
+    @property
+    def missing(self) -> list[Range]:
+        """Ranges whose shard is absent or damaged."""
+        return [part for part in self._ranges if part.file not in self._done]
+
+    def _recover(self, part: Range) -> tuple[Shard, tuple[str, ...]] | None:
+        """Return what is known of a shard that is there and whole, else None.
+
+        A shard vouches for itself, as its checksum covers every byte. A manifest that names another sha256 is the older
+        of the two: a process that repaired the shard, with the roundings of another device, did not come to its end.
+        """
+        try:
+            content = (self.folder / part.file).read_bytes()
+        except OSError:
+            return None
+        about = read_about(content) or {}
+        skipped = about.get("skipped")
+        same = about.get("key") == self.manifest.key and about.get("images") == [part.start, part.stop]
+        if not same or not isinstance(skipped, list):
+            return None
+        rows = part.stop - part.start - len(skipped)
+        if rows < 0 or not all(isinstance(reason, str) for reason in skipped):
+            return None
+        digest = hashlib.sha256(content).hexdigest()
+        return Shard(part.file, part.start, part.stop, rows, len(content), digest), tuple(skipped)
+
+    def write(self, part: Range, tensors: Mapping[str, npt.NDArray[Any]], skipped: tuple[str, ...] = ()) -> None:
+        """Write one shard: `labels`, `index` and `level0`, `level1`, ... with equal first dimensions.
+
+        Args:
+            part: which shard.
+            tensors: int64 labels and index; levels in the dtype that the manifest's storage names.
+            skipped: why images of this range are not among them.
+
+        Raises:
+            ValueError: a level has another dtype.
+            StoreError: a value is too large for float16, the disk is full, or the folder cannot be written; finished
+                shards stay.
+        """
+        skipped = tuple(" ".join(reason.split()) for reason in skipped)
+        self._check_levels(part, tensors)
+        about = {"images": [part.start, part.stop], "key": self.manifest.key, "skipped": skipped}
+        content = pack_shard(tensors, about)
+        try:
+            write_atomically(self.folder / part.file, content)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.folder / part.file}: {error.strerror}; "
+                f"{len(self._done)} finished shards stay, make room or repair the folder and run the same command again"
+            ) from None
+        digest = hashlib.sha256(content).hexdigest()
+        shard = Shard(part.file, part.start, part.stop, len(tensors["index"]), len(content), digest)
+        self._done[part.file] = shard, skipped
+
+    def _check_levels(self, part: Range, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        for level in self.manifest.levels:
+            array = tensors[f"level{level.index}"]
+            if array.dtype != self.manifest.storage:
+                raise ValueError(f"level{level.index} is {array.dtype}, the manifest says {self.manifest.storage}")
+            if array.dtype == np.float16 and np.isinf(array).any():
+                raise StoreError(
+                    f"level {level.index} of images {part.start} to {part.stop} has values beyond 65504, the largest "
+                    f"that float16 can hold, so {self.folder / part.file} was not written; run with --storage fp32"
+                )
+
+    def finish(self) -> FeatureStore:
+        """Write the manifest, remove files that it does not name, and return the complete store.
+
+        Raises:
+            StoreError: a shard is still missing, or the manifest cannot be written.
+        """
+        if self.missing:
+            raise StoreError(f"{self.folder} still lacks the shard {self.missing[0].file}; run hjepa extract again")
+        done = [self._done[part.file] for part in self._ranges]
+        shards = tuple(shard for shard, _ in done)
+        skipped = tuple(reason for _, reasons in done for reason in reasons)
+        try:
+            write_manifest(self.folder, replace(self.manifest, shards=shards, skipped=skipped))
+            if not filling(self.folder):
+                for leftover in self.folder.glob(".*"):
+                    leftover.unlink(missing_ok=True)  # Temporary files of a killed process.
+            for file in superseded(self.folder, shards):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.folder / MANIFEST}: {error.strerror}; the shards stay") from None
+        return FeatureStore(self.folder, verify=False)
