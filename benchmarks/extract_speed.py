@@ -46,8 +46,8 @@ from hjepa_eval.results import package_versions
 RESULTS = Path(__file__).parent / "results" / "extract_speed.json"
 DEVICE = resolve_device("auto")
 PRECISION = resolve_precision("auto", DEVICE)
-# The issue asks for 20,000; in float32 on two cores their fifth takes as long as all would in bfloat16.
-IMAGES = 20_000 if PRECISION == "bf16" else 4_096
+# The issue asks for 20,000; in float32 on two cores a tenth has to do.
+IMAGES = 20_000 if PRECISION == "bf16" else 2_048
 TINY = "random:vit_tiny_patch4_32"
 SMALL = "random:vit_small_patch16_224"
 
@@ -191,7 +191,7 @@ def bench_cifar(data: Path) -> list[dict[str, Any]]:
 
 def bench_imagenette(data: Path) -> list[dict[str, Any]]:
     """Also what is not the forward pass: the same decoded images through the encoder alone."""
-    peak, count = matmul_peak(PRECISION), 128 if PRECISION == "fp32" else 9_000
+    peak, count = matmul_peak(PRECISION), 64 if PRECISION == "fp32" else 9_000
     root = data / "imagenette"
     rows = against_plain(SMALL, "ViT-S/16 at 224 px, Imagenette JPEG files", root, "train", count, ">= 4x", peak)
     encoder, dataset = load_encoder(SMALL), load_dataset(f"folder:{root}", "train")
@@ -216,7 +216,7 @@ def bench_imagenette(data: Path) -> list[dict[str, Any]]:
 
 
 def bench_levels(data: Path) -> list[dict[str, Any]]:
-    dataset, count = load_dataset(f"folder:{data / 'cifar10'}", "test"), 4_096
+    dataset, count = load_dataset(f"folder:{data / 'cifar10'}", "test"), 1_024
     last, every = load_encoder(f"{TINY}?levels=1?taps=12"), load_encoder(f"{TINY}?levels=3")
     ours(last, dataset, count=512)
     turns = [
@@ -250,7 +250,7 @@ def bench_second_call(data: Path) -> list[dict[str, Any]]:
 def bench_parity(data: Path) -> list[dict[str, Any]]:
     root = data / "cifar10"
     train, test = (load_dataset(f"folder:{root}", split) for split in ("train", "test"))
-    counts = (2_000, 1_000) if not fast_bf16(DEVICE) else (50_000, 10_000)
+    counts = (1_000, 500) if not fast_bf16(DEVICE) else (50_000, 10_000)
     found: dict[str, list[list[np.ndarray]]] = {}
     for precision in ("fp32", "bf16"):
         inference = Inference(load_encoder(TINY), ["mean"], device=DEVICE, precision=precision, batch_size=256)

@@ -19,7 +19,7 @@ from hjepa_eval.encoders.readouts import get_readout
 from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
 from hjepa_eval.features.cache import store_folder
 from hjepa_eval.features.claims import Say, finishing, present
-from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel, read_manifest
+from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel, read_manifest, shard_span
 from hjepa_eval.features.store import FeatureStore
 from hjepa_eval.features.writer import StoreWriter
 
@@ -272,6 +272,6 @@ def _begun(work: Pass) -> int:
     """Return how many images the shards on disk hold, of the store that has the fewest."""
     counts = []
     for folder in work.folders.values():
-        ranges = (file.stem.split("-") for file in folder.glob("*-*.safetensors"))
-        counts.append(sum(int(stop) - int(start) for start, stop in ranges))
+        spans = [shard_span(file.name) for file in folder.glob("*.safetensors")]
+        counts.append(sum(span[1] - span[0] for span in spans if span is not None))
     return min(counts)

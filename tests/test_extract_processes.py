@@ -116,7 +116,7 @@ def test_extract__killed_at_any_moment_it_goes_on_to_the_same_bytes(
     damaged = sorted((tmp_path / "c").glob("features/*/*/*/*.safetensors"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     said = finish(start(command))
-    assert re.search(r"process \d+ on \S+ ended while it filled \w+/\d+-\d+; it is done again", said)
+    assert re.search(r"process \d+ on \S+ ended while it extracted images \d+-\d+; they are done again", said)
     assert stores(tmp_path / "c") == undisturbed
     assert not list((tmp_path / "c" / "claims").iterdir())
 
@@ -132,7 +132,7 @@ def test_extract__under_torchrun_a_dead_rank_is_named_and_its_shards_are_finishe
     assert first.returncode != 0
     assert (tmp_path / "died").exists(), said
     again = finish(start(command))
-    assert re.search(r"rank 1 of 2 \(process \d+ on \S+\) ended while it filled", again), again
+    assert re.search(r"rank 1 of 2 \(process \d+ on \S+\) ended while it extracted", again), again
     assert stores(tmp_path / "c") == undisturbed
     assert len(re.findall(r"^train, mean: 400 images", again, flags=re.MULTILINE)) == 1, "rank 0 alone speaks"
 
@@ -155,7 +155,7 @@ class Noise(ImageDataset):
         return torch.full((3, 64, 64), index % 256, dtype=torch.uint8)
 
 extract(load_encoder("pixels:64"), Noise(int(sys.argv[1])), readouts=["mean"], cache_dir=Path(sys.argv[2]),
-        settings=ExtractSettings(torch.device("cpu"), "fp32", batch_size=32))
+        settings=ExtractSettings("cpu", "fp32", batch_size=32))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

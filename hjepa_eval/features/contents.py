@@ -24,7 +24,7 @@ _LOWEST = 2**64 - 1
 def file_states(stats: Sequence[os.stat_result]) -> NDArray[np.uint64]:
     """Return what changes whenever a file's content does, `[N, 5]`: size, two times in ns, inode, and the mode.
 
-    Of numbers beyond 64 bits, which some file systems have, the lowest 64; 40 bytes a file instead of 500.
+    Of numbers beyond 64 bits, which some file systems have, the lowest 64; 40 bytes a file, where a status takes 640.
     """
     values = (value & _LOWEST for status in stats for value in _STATE(status))
     return np.fromiter(values, dtype=np.uint64, count=5 * len(stats)).reshape(-1, 5)
