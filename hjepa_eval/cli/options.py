@@ -29,9 +29,17 @@ def _plain(annotation: Any) -> set[Any]:
     return {annotation} if isinstance(annotation, type) else set()
 
 
+def _choices(annotation: Any) -> list[str]:
+    """Return the words of a Literal anywhere in an annotation, such as `tuple[Literal["a", "b"], ...] | None`."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return [str(word) for word in typing.get_args(annotation)]
+    return [word for argument in typing.get_args(annotation) for word in _choices(argument)]
+
+
 def _metavar(field: FieldInfo) -> str:
-    if typing.get_origin(field.annotation) is typing.Literal:
-        return "[" + "|".join(typing.get_args(field.annotation)) + "]"
+    choices = _choices(field.annotation)
+    if choices:
+        return f"[{'|'.join(choices)}]"
     kinds = _plain(field.annotation)
     for kind, name in ((Path, "PATH"), (int, "N"), (float, "X")):
         if kind in kinds:
