@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.handle import EncoderHandle
 from hjepa_eval.encoders.passes import ExtractSettings, Pass, Progress
-from hjepa_eval.encoders.readouts import get_readout
+from hjepa_eval.encoders.readouts import check_readout, get_readout
 from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
 from hjepa_eval.features.cache import store_folder
 from hjepa_eval.features.claims import Say, finishing, present
@@ -60,7 +60,9 @@ def describe(
 
     Raises:
         UnknownNameError: there is no such readout.
+        EncoderError: the encoder's levels lack what the readout reads.
     """
+    check_readout(readout, encoder.levels)
     reader = get_readout(readout)
     identity: dict[str, Any] = {
         "dataset": {"fingerprint": dataset.fingerprint, "split": dataset.split},

@@ -42,10 +42,11 @@ def register(app: typer.Typer) -> None:
             return
         for store in stores:
             how = "from the cache, no forward pass" if store["forward_images"] == 0 else f"{store['seconds']:.1f} s"
-            skipped = f", {store['skipped']} unreadable images skipped" if store["skipped"] else ""
+            skipped = f", {store['skipped']} unreadable left out" if store["skipped"] else ""
             view = f", view {store['view']}" if store["view"] else ""
             what = f"{store['split']}{view}, {store['readout']}"
-            print(f"{what}: {store['images']:,} images, {how}{skipped}\n  {store['folder']}")
+            more = f" of the store's {store['stored_images']:,}" if store["stored_images"] != store["images"] else ""
+            print(f"{what}: {store['images']:,}{more} images, {how}{skipped}\n  {store['folder']}")
         for level in features.levels:
             print(f"  level {level.index}: {level.name}, width {level.width}")
         for file in files:
@@ -90,7 +91,8 @@ def _describe(features: Features) -> list[dict[str, object]]:
             "readout": extraction.store.manifest.readout,
             "folder": str(extraction.store.folder),
             "key": extraction.store.manifest.key,
-            "images": extraction.store.manifest.rows,
+            "images": len(extraction.store.index(limit=extraction.limit)),
+            "stored_images": extraction.store.manifest.rows,
             "skipped": len(extraction.store.manifest.skipped),
             "forward_images": extraction.images,
             "seconds": round(extraction.seconds, 3),

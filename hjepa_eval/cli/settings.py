@@ -138,7 +138,7 @@ class ExtractCommandSettings(ViewSettings):
 
     readouts: Annotated[tuple[ReadoutName, ...], BeforeValidator(_split), Field(min_length=1)] = option(
         ("mean",),
-        "tokens to one vector, repeatable: mean,cls,grid; all from one forward pass",
+        "repeatable: mean or max of the cells, cls, grid (means of 2x2 quadrants), tokens (all cells, row by row)",
         group=DATA,
         alias="readout",
     )

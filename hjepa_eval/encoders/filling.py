@@ -12,7 +12,7 @@ import torch
 from hjepa_eval.datasets.images import Batch, load_batches
 from hjepa_eval.encoders.inference import Features, Inference
 from hjepa_eval.encoders.passes import ExtractSettings, Pass
-from hjepa_eval.errors import CompileError
+from hjepa_eval.errors import CompileError, DataError
 from hjepa_eval.features import ranges
 from hjepa_eval.features.assembly import Assembly
 from hjepa_eval.features.claims import claim, this_process
@@ -62,6 +62,8 @@ def fill(work: Pass, readouts: Sequence[str]) -> tuple[dict[str, StoreWriter], i
             if done == before and _units(writers):
                 say(f"waiting for another hjepa that fills {next(iter(work.folders.values()))}")
                 time.sleep(_POLL_SECONDS)
+    except DataError as error:
+        raise DataError(f"{error}; mend it, or leave such images out with --on-bad-image skip") from None
     except CompileError:
         for writer in writers.values():
             with contextlib.suppress(OSError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,8 +35,7 @@ def _max(tokens: Tensor, level: Level) -> Tensor:
 
 
 def _cls(tokens: Tensor, level: Level) -> Tensor:
-    if level.prefix == 0:
-        raise EncoderError(f"level {level.index} ({level.name}) has no class token; use --readout mean")
+    check_readout("cls", [level])
     return tokens[:, 0]
 
 
@@ -65,6 +64,19 @@ READOUTS: dict[str, Readout] = {
     ),
     "tokens": Readout(_tokens, lambda level: level.dim * level.grid[0] * level.grid[1], "all cells, one after another"),
 }
+
+
+def check_readout(name: str, levels: Sequence[Level]) -> None:
+    """Check that every level has what a readout reads.
+
+    Raises:
+        UnknownNameError: there is no such readout.
+        EncoderError: it is `cls`, and a level has no class token.
+    """
+    get_readout(name)
+    for level in levels if name == "cls" else ():
+        if level.prefix == 0:
+            raise EncoderError(f"level {level.index} ({level.name}) has no class token; use --readout mean")
 
 
 def get_readout(name: str) -> Readout:

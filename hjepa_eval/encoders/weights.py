@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -67,12 +68,16 @@ def _read_checkpoint(path: Path) -> Any:
                 raise CheckpointError(
                     f"{path} is cut short after {path.stat().st_size} bytes; copy or download it again"
                 )
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # It is refused, or it is read.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except pickle.UnpicklingError as error:
         # torch's own text advises to read the file without weights_only, which is what must not happen.
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it would run {code[1]}; only a file of tensors and numbers is read" if code else _first_line(error)
-        raise CheckpointError(f"{path} is not a checkpoint of plain tensors: {reason}") from None
+        reason = f"it would run {code[1]}" if code else "it holds other Python objects"
+        raise CheckpointError(
+            f"{path} is not a checkpoint of plain tensors: {reason}; only a file of tensors and numbers is read"
+        ) from None
     except (RuntimeError, OSError, EOFError, LookupError, ValueError) as error:
         # Bytes that are no pickle at all end in whatever error their first opcode happens to cause.
         raise CheckpointError(f"{path} is not a checkpoint of plain tensors: {_first_line(error)}") from None
