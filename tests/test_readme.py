@@ -48,5 +48,5 @@ def test_readme__every_hjepa_command_runs(
         assert stop.value.code == 0, f"{line}: {capsys.readouterr().err}"
     for block in blocks("python"):
         code = compile(block.replace("default_cache_dir()", "Path('cache')"), "README.md", "exec")
-        exec(code, {})
+        exec(code, {"Path": Path})
     assert re.search(r"\(\d+, 192\) \(\d+,\)", capsys.readouterr().out)
