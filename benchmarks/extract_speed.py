@@ -131,6 +131,9 @@ def lightly_embed(encoder: Encoder, root: Path, split: str, count: int) -> float
         def __len__(self) -> int:
             return len(self.images)
 
+        def get_filenames(self) -> list[str]:
+            return [str(index) for index in range(len(self))]
+
         def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
             return *self.images[index], str(index)
 
