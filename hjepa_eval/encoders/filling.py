@@ -90,8 +90,9 @@ def _refresh(writers: Mapping[str, StoreWriter]) -> None:
 def _units(writers: Mapping[str, StoreWriter]) -> list[Range]:
     """Return the ranges that processes claim, as long as the largest shard, those in which a shard is missing."""
     num_images = max(writer.manifest.num_images for writer in writers.values())
-    units = ranges.shard_ranges(num_images, ranges.SHARD_SIZE)
-    return [unit for unit in units if any(_lacks(writer, unit) for writer in writers.values())]
+    size = ranges.SHARD_SIZE
+    wanted = {part.start // size for writer in writers.values() for part in writer.missing}
+    return [Range(place * size, min((place + 1) * size, num_images)) for place in sorted(wanted)]
 
 
 def _missing_images(writers: Mapping[str, StoreWriter]) -> int:

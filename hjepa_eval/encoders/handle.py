@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +13,8 @@ from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.level import Level
 from hjepa_eval.errors import EncoderError
-from hjepa_eval.features.fingerprint import canonical_json, hash_json, write_atomically
+from hjepa_eval.features.fingerprint import canonical_json, hash_json
+from hjepa_eval.features.memo import file_state, recall, remember
 
 if TYPE_CHECKING:
     from hjepa_eval.encoders.protocol import Encoder
@@ -93,24 +92,17 @@ def open_encoder(
 
     if cache_dir is None:
         return EncoderHandle.of(build())
-    signature = _signature(spec, seed)
-    path = cache_dir / "encoders" / f"{hash_json(signature)[:16]}.json"
-    known = _recall(path, signature)
+    memo = cache_dir / "encoders"
+    signature = hash_json(_signature(spec, seed))
+    known = _recall(memo, signature)
     if known is not None:
         return EncoderHandle(known["name"], known["identity"], build)
     encoder = build()
     handle = EncoderHandle.of(encoder)
     if encoder.files is not None:
         files = [str(file.absolute()) for file in encoder.files]
-        record = {
-            "signature": signature,
-            "files": files,
-            "status": _status(files),
-            "name": encoder.name,
-            "identity": handle.identity,
-        }
-        with contextlib.suppress(OSError):
-            write_atomically(path, canonical_json(record).encode())
+        answer = {"files": files, "status": _status(files), "name": encoder.name, "identity": handle.identity}
+        remember(memo, signature, answer, root=encoder.files[0] if encoder.files else None)
     return handle
 
 
@@ -139,14 +131,12 @@ def _status(files: Sequence[str]) -> list[list[int]] | None:
         found = [os.stat(file) for file in files]
     except OSError:
         return None
-    return [[each.st_size, each.st_mtime_ns, each.st_ctime_ns, each.st_ino] for each in found]
+    return [file_state(each) for each in found]
 
 
-def _recall(path: Path, signature: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what is remembered, or None unless all is as it was; a damaged memory costs a build, nothing else."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        same = known["signature"] == signature and known["status"] == _status(known["files"])
-        return known if same and known["status"] is not None and {"name", "identity"} <= known.keys() else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+def _recall(memo: Path, signature: str) -> dict[str, Any] | None:
+    """Return what is remembered, or None unless all files are as they were."""
+    known = recall(memo, signature)
+    if known is None or not {"files", "status", "name", "identity"} <= known.keys():
         return None
+    return known if known["status"] is not None and known["status"] == _status(known["files"]) else None

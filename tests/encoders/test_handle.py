@@ -83,7 +83,7 @@ def test_open_encoder__other_weights_in_the_same_file_are_another_encoder(tmp_pa
 def test_open_encoder__damaged_memory_costs_a_build_nothing_else(tmp_path: Path, damage: str) -> None:
     first = open_encoder("pixels:8", cache_dir=tmp_path)
     (memory,) = (tmp_path / "encoders").iterdir()
-    assert json.loads(memory.read_text())["name"] == "pixels:8"
+    assert json.loads(memory.read_text())["answer"]["name"] == "pixels:8"
     memory.write_text(damage)
     assert open_encoder("pixels:8", cache_dir=tmp_path).identity == first.identity
 
