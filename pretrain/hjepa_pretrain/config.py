@@ -22,6 +22,13 @@ class PredictorSettings(Settings):
     num_heads: int = Field(default=12, ge=1, description="attention heads; they divide embed_dim")
     mlp_ratio: float = Field(default=4.0, gt=0, description="hidden width of the MLP over embed_dim")
     embed_dim: int = Field(default=384, ge=4, description="width; narrower than the encoder")
+    order: Literal["parallel", "coarse_to_fine"] = Field(
+        default="parallel",
+        description="whether queries of a level see those of coarser levels (coarse_to_fine), or none but themselves",
+    )
+    fpn: bool = Field(
+        default=False, description="whether a cell's answer adds that of the coarser cell it lies in, as in FPN"
+    )
 
 
 class EmaSettings(Settings):
@@ -36,7 +43,10 @@ class EmaSettings(Settings):
 class ModelSettings(Settings):
     """The networks."""
 
-    encoder_type: str = Field(default="vit_base_patch16_224", description="a timm ViT, or vit_SIZE_patchP_IMAGE")
+    encoder_type: str = Field(
+        default="vit_base_patch16_224",
+        description="a timm ViT, or vit_SIZE_patchP_IMAGE; with train.predicted_share=0 any timm model with stages",
+    )
     embed_dim: int | None = Field(
         default=None, description="width of the encoder; comes from timm, another value is an error"
     )
@@ -44,6 +54,9 @@ class ModelSettings(Settings):
     positions: Literal["learned", "sincos"] = Field(default="sincos", description="position embedding of the encoder")
     class_token: bool = Field(default=False, description="whether the encoder has a class token")
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="drop path rate of the context encoder's last block")
+    layer_scale: float | None = Field(
+        default=None, gt=0, description="first value of learned factors on every branch of the encoder; none at all"
+    )
     num_hierarchies: int = Field(default=3, ge=1, le=4, description="levels; 1 is a flat I-JEPA")
     taps: Literal["depth", "final"] | tuple[int, ...] = Field(
         default="depth", description="block that each level reads: spread over the depth, all the final one, or a list"
@@ -56,7 +69,11 @@ class ModelSettings(Settings):
 class MaskingSettings(Settings):
     """Context and targets."""
 
-    type: Literal["multi_block"] = Field(default="multi_block", description="generator of masks")
+    type: Literal["multi_block", "hierarchical", "random"] = Field(
+        default="multi_block",
+        description="multi_block: blocks that all levels share; hierarchical: each image is masked for one level, with "
+        "blocks of that level's size; random: single tokens",
+    )
     num_masks: int = Field(default=4, ge=1, description="target blocks per image")
     mask_scale: Range = Field(default=(0.15, 0.2), description="share of the grid that a target block covers")
     aspect_ratio: Range = Field(default=(0.75, 1.5), description="rows / columns of a target block")
@@ -66,6 +83,32 @@ class MaskingSettings(Settings):
         default=True, description="whether target blocks may overlap each other, as in I-JEPA"
     )
     max_attempts: int = Field(default=10, ge=1, description="layouts tried before blocks that must not overlap shrink")
+    num_hierarchies: int | None = Field(
+        default=None, ge=1, le=4, description="levels of hierarchical masks; those of the model, which it must equal"
+    )
+    num_masks_per_level: int = Field(default=4, ge=1, description="target blocks per image of hierarchical masks")
+    scale_progression: Literal["geometric", "linear"] = Field(
+        default="geometric", description="how block sizes of hierarchical masks grow with the level"
+    )
+    base_scale: Range = Field(
+        default=(0.05, 0.15), description="share of the grid that a block of level 0 covers, for hierarchical masks"
+    )
+    aligned: Share = Field(default=0.0, description="share of images whose blocks lie on the lattice of 2x2 tokens")
+    roll: Share = Field(
+        default=0.0,
+        description="share of images whose masks are rolled around the grid, so that the centre is not special",
+    )
+    saliency: float = Field(
+        default=0.0,
+        ge=0,
+        description="how much target blocks prefer what the target encoder's last block attends to; 0: not at all",
+    )
+    mask_ratio: float | None = Field(
+        default=None, gt=0, lt=1, description="share of the tokens that the context does not see; or context_tokens"
+    )
+    mask_ratio_end: float | None = Field(
+        default=None, gt=0, lt=1, description="mask_ratio at the end, to which it moves in eighths of the way"
+    )
     context_tokens: int | None = Field(
         default=None,
         ge=1,
@@ -103,6 +146,18 @@ class DataSettings(Settings):
         default=(0.4, 0.4, 0.2, 0.1), description="brightness, contrast, saturation and hue changes of colour views"
     )
     gray: Share = Field(default=0.2, description="share of colour views that lose their colour")
+    local_views: int = Field(
+        default=0,
+        ge=0,
+        description="further small crops per image that join the objectives on whole images (multi-crop)",
+    )
+    local_scale: Range = Field(default=(0.1, 0.3), description="share of the image that such a small crop keeps")
+    placement: Literal["auto", "device", "loader"] = Field(
+        default="auto",
+        description="device: the whole data set as uint8 in the device's memory; loader: decoded when needed; auto: "
+        "device when it fits",
+    )
+    workers: int = Field(default=4, ge=0, description="threads that decode images")
     mean: tuple[float, float, float] = Field(
         default=(0.5, 0.5, 0.5), description="subtracted per channel, pixels in [0, 1]"
     )
@@ -115,6 +170,11 @@ class GlobalSettings(Settings):
     invariance: float = Field(default=0.0, ge=0, description="weight: two views of one image agree (needs asym+global)")
     contrast: float = Field(default=0.0, ge=0, description="weight: InfoNCE between two views (needs asym+global)")
     temperature: float = Field(default=0.2, gt=0, description="of the contrast term")
+    predict: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight: a query of its own predicts the other view's mean token (needs asym+global)",
+    )
     variance: float = Field(default=0.0, ge=0, description="weight: VICReg variance hinge")
     covariance: float = Field(default=0.0, ge=0, description="weight: VICReg covariance penalty")
     sigreg: float = Field(default=0.0, ge=0, description="weight: projections look like N(0, I)")
@@ -123,8 +183,8 @@ class GlobalSettings(Settings):
     out_dim: int = Field(default=128, ge=2, description="width of the projections")
 
     @property
-    def active(self) -> bool:
-        """Whether any term has a weight, so that a projector is needed."""
+    def projected(self) -> bool:
+        """Whether a term looks at projections, so that a projector is needed."""
         return any((self.invariance, self.contrast, self.variance, self.covariance, self.sigreg))
 
 
@@ -133,7 +193,19 @@ class TrainSettings(Settings):
 
     epochs: float | None = Field(default=None, gt=0, description="length in passes over the data; or minutes, not both")
     minutes: float | None = Field(default=None, gt=0, description="length in minutes of training; or epochs, not both")
-    batch_size: int = Field(default=256, ge=2, description="images per step")
+    batch_size: int = Field(default=256, ge=2, description="images per optimiser step, over all ranks and accumulation")
+    accumulate: int = Field(
+        default=1, ge=1, description="parts of a batch whose gradients are added up, to save memory"
+    )
+    checkpoint_activations: bool = Field(
+        default=False, description="whether blocks are computed again in the backward pass, to save memory"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile of the step; auto: when there is a compiler and the run repays it"
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="under torchrun: whole weights on every rank, or sharded by fully_shard"
+    )
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     final_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
     betas: tuple[Share, Share] = Field(default=(0.9, 0.95), description="of AdamW")
@@ -151,11 +223,13 @@ class TrainSettings(Settings):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
     seed: int = Field(default=0, ge=0, description="of weights, order, masks, augmentation and dropped paths")
-    loss: Literal["smooth_l1", "mse"] = Field(default="smooth_l1", description="error between prediction and target")
-    loss_beta: float = Field(default=1.0, gt=0, description="where smooth_l1 turns from squared to absolute")
+    loss: Literal["smooth_l1", "mse", "huber"] = Field(
+        default="smooth_l1", description="error between prediction and target"
+    )
+    loss_beta: float = Field(default=1.0, gt=0, description="where smooth_l1 and huber turn from squared to absolute")
     predicted_share: float = Field(
         default=1.0,
-        gt=0,
+        ge=0,
         le=1,
         description="share of each batch for which levels are predicted; the rest joins the whole-image terms alone, "
         "which saves the target encoder's pass over the whole image",
@@ -166,13 +240,36 @@ class TrainSettings(Settings):
     whole_image: GlobalSettings = GlobalSettings()
     log_interval: int = Field(default=50, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_interval: int = Field(default=500, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints that stay")
-    diagnose: int = Field(
-        default=1024, ge=0, description="images whose features are measured at log intervals; 0: none"
+    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints that stay, beside the best")
+
+
+class DiagnosticsSettings(Settings):
+    """What is measured on the way, and what stops a run."""
+
+    interval: int = Field(default=500, ge=1, description="steps between measurements of features")
+    held_out: Share = Field(
+        default=0.1,
+        description="share of train that is never trained on, at most 5,000 images: for kNN and the best checkpoint",
     )
-    collapse_std: float = Field(
-        default=1e-3, ge=0, description="stop when a level's features deviate less; 0: never stop"
+    bank: int = Field(
+        default=5000, ge=0, description="trained images that vote in kNN and whose rank is measured; 0: no measurements"
     )
+    smallest_std: float = Field(default=1e-3, ge=0, description="stop when a level's features deviate less; 0: never")
+    smallest_rank: float = Field(
+        default=0.0, ge=0, lt=1, description="stop when a level's RankMe is a smaller share of its width; 0: never"
+    )
+    rank_drop: Share = Field(
+        default=0.5,
+        description="stop when the loss and a level's RankMe both lose this share between two measurements; 0: never",
+    )
+    milestones: tuple[tuple[Share, Share], ...] = Field(
+        default=(), description="pairs of progress and kNN: stop when the best level's kNN is lower by then"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after so many measurements without a better kNN; never when not given"
+    )
+    tensorboard: bool = Field(default=False, description="whether a TensorBoard log is written into the run as well")
+    wandb: str | None = Field(default=None, description="project of Weights & Biases to log to as well (extra wandb)")
 
 
 class PretrainSettings(Settings):
@@ -182,6 +279,7 @@ class PretrainSettings(Settings):
     masking: MaskingSettings = MaskingSettings()
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
+    diagnostics: DiagnosticsSettings = DiagnosticsSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> PretrainSettings:

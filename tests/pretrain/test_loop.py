@@ -40,9 +40,9 @@ DIGITS = {
         "batch_size": 32,
         "log_interval": 2,
         "checkpoint_interval": 4,
-        "diagnose": 64,
         "whole_image": {"contrast": 1.0, "sigreg": 0.1, "hidden_dim": 32, "out_dim": 16},
     },
+    "diagnostics": {"bank": 64, "interval": 2, "held_out": 0.1},
 }
 
 

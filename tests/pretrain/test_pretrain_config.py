@@ -91,7 +91,7 @@ def test_settings__a_length_is_needed() -> None:
 def test_presets__run_two_steps(preset: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     assert preset.read_text().startswith("# ")
     assignments = ["train.minutes=null", "train.epochs=1", "train.batch_size=16", "data.max_samples=32"]
-    assignments += ["train.diagnose=16", "train.log_interval=1"]
+    assignments += ["diagnostics.bank=16", "train.log_interval=1"]
     if "cifar10" in preset.stem:
         assignments += [f"data.root={request.getfixturevalue('cifar10_sample')}"]
     settings = load(PretrainSettings, config=preset, assignments=assignments)

@@ -85,7 +85,7 @@ def create_hjepa_from_config(
         )
         projector = (
             Projector(encoder_dim=geometry.dim, hidden_dim=whole.hidden_dim, out_dim=whole.out_dim)
-            if whole.active
+            if whole.projected
             else None
         )
         return HJEPA(
