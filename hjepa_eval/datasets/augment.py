@@ -32,10 +32,11 @@ class Crops:
     flip: bool = True
 
 
-def crop_and_flip(images: Tensor, crops: Crops, *, draws: Tensor) -> Tensor:
-    """Return crops of float images `[B, C, S, S]`, resized to the same size, half of them mirrored.
+def crop_and_flip(images: Tensor, crops: Crops, *, draws: Tensor, size: int | None = None) -> Tensor:
+    """Return crops of float images `[B, C, S, S]`, resized to `size` (`S` when not given), half of them mirrored.
 
-    Bilinear without antialiasing: a crop of an S x S image is never larger than S x S.
+    Bilinear without antialiasing: a crop of an S x S image is never larger than S x S, so `S` much larger than `size`
+    would alias.
 
     Args:
         images: on any device.
@@ -52,7 +53,8 @@ def crop_and_flip(images: Tensor, crops: Crops, *, draws: Tensor) -> Tensor:
     transform[:, 0, 0], transform[:, 1, 1] = width * mirror, height
     transform[:, 0, 2] = (2 * draws[2] - 1) * (1 - width)
     transform[:, 1, 2] = (2 * draws[3] - 1) * (1 - height)
-    grid = F.affine_grid(transform, list(images.shape), align_corners=False)
+    shape = [*images.shape[:2], size or images.shape[2], size or images.shape[3]]
+    grid = F.affine_grid(transform, shape, align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

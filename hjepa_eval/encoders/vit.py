@@ -14,9 +14,11 @@ from timm.models import VisionTransformer
 from torch import Tensor
 
 from hjepa_eval.encoders.protocol import Level
+from hjepa_eval.encoders.rotary import use_rotary_positions
 from hjepa_eval.errors import EncoderError, unknown
 
 Taps = Literal["depth", "final"] | Sequence[int]
+Positions = Literal["learned", "sincos", "rope"]
 
 _NAME = re.compile(r"^(?P<size>vit_[a-z0-9]+)_patch(?P<patch>\d+)_(?P<image>\d+)$")
 
@@ -49,15 +51,14 @@ def vit_arguments(name: str) -> tuple[str, dict[str, int]]:
     return base, {"patch_size": patch, "img_size": image}
 
 
-def create_vit(
-    name: str, *, seed: int = 0, positions: Literal["learned", "sincos"] = "learned", **overrides: Any
-) -> VisionTransformer:
+def create_vit(name: str, *, seed: int = 0, positions: Positions = "learned", **overrides: Any) -> VisionTransformer:
     """Return an untrained timm ViT without a classifier; the same seed gives the same weights.
 
     Args:
         name: a timm name, or `vit_SIZE_patchP_IMAGE`.
         seed: of the initial weights; the global generator is left as it was.
-        positions: `learned` is timm's own initialisation; `sincos` is fixed 2-D sine-cosine, as in I-JEPA and MAE.
+        positions: `learned` is timm's own initialisation; `sincos` is fixed 2-D sine-cosine, as in I-JEPA and MAE;
+            `rope` turns queries and keys instead of adding to tokens.
         **overrides: passed on to timm, such as `img_size`, `depth`, `drop_path_rate` or `class_token`.
 
     Raises:
@@ -65,6 +66,8 @@ def create_vit(
         EncoderError: timm builds something else than a `VisionTransformer` for it.
     """
     base, arguments = vit_arguments(name)
+    if positions == "rope":
+        overrides = {**overrides, "pos_embed": "none"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model(base, pretrained=False, num_classes=0, **{**arguments, **overrides})
@@ -74,6 +77,8 @@ def create_vit(
         )
     if positions == "sincos":
         fix_sincos_positions(model)
+    if positions == "rope":
+        use_rotary_positions(model)
     return model
 
 

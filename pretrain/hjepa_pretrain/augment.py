@@ -25,6 +25,7 @@ class Augmentation:
         jitter: strength of brightness, contrast, saturation (as torchvision) and hue (turns of the colour wheel).
         jitter_probability: share of images whose colours change.
         gray_probability: share of images that lose their colour.
+        size: side of the result in pixels; that of the images when not given.
     """
 
     crop_scale: tuple[float, float] = (0.3, 1.0)
@@ -33,13 +34,14 @@ class Augmentation:
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
     jitter_probability: float = 0.8
     gray_probability: float = 0.2
+    size: int | None = None
 
 
 def crop_and_flip(images: Tensor, augmentation: Augmentation, *, generator: torch.Generator) -> Tensor:
-    """Return random crops of float images `[B, 3, S, S]`, resized to the same size, half of them mirrored."""
+    """Return random crops of float images `[B, 3, H, H]`, resized to `[B, 3, size, size]`, half of them mirrored."""
     draws = torch.rand(DRAWS, len(images), generator=generator, device=images.device)
     crops = Crops(augmentation.crop_scale, augmentation.crop_ratio, augmentation.flip)
-    return augment.crop_and_flip(images, crops, draws=draws)
+    return augment.crop_and_flip(images, crops, draws=draws, size=augmentation.size)
 
 
 def jitter_colours(images: Tensor, augmentation: Augmentation, *, generator: torch.Generator) -> Tensor:

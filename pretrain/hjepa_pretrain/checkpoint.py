@@ -1,4 +1,4 @@
-"""Checkpoint directories: written under another name and renamed, checked when read, the newest few kept.
+"""Checkpoint directories: written under another name and renamed, checked when read, the newest few and the best kept.
 
 `RUN/checkpoints/step-00000500/` holds `config.json`, `encoder.safetensors`, `trainer.safetensors` and `state.json`,
 which carries the sha256 of the others. Safetensors and JSON only: nothing in a checkpoint can run code.
@@ -62,8 +62,8 @@ def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
     return content
 
 
-def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
-    """Write a checkpoint so that it is there whole or not at all; the newest `keep` stay.
+def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2, best: int | None = None) -> Path:
+    """Write a checkpoint so that it is there whole or not at all; the newest `keep` stay, and that of step `best`.
 
     Raises:
         CheckpointError: the folder cannot be written or the disk is full; older checkpoints stay.
@@ -95,8 +95,10 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2) -> 
                 f"make room or repair the folder and go on with --resume {run_dir}"
             ) from None
         raise
+    spared = None if best is None else folder(run_dir, best)
     for old in list_checkpoints(run_dir)[:-keep]:
-        shutil.rmtree(old)
+        if old != spared:
+            shutil.rmtree(old)
     return target
 
 

@@ -51,7 +51,9 @@ class ModelSettings(Settings):
         default=None, description="width of the encoder; comes from timm, another value is an error"
     )
     encoder_depth: int | None = Field(default=None, ge=1, description="encoder blocks; the ViT's own when not given")
-    positions: Literal["learned", "sincos"] = Field(default="sincos", description="position embedding of the encoder")
+    positions: Literal["learned", "sincos", "rope"] = Field(
+        default="sincos", description="positions of the encoder: added to tokens, or rotary (rope)"
+    )
     class_token: bool = Field(default=False, description="whether the encoder has a class token")
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="drop path rate of the context encoder's last block")
     layer_scale: float | None = Field(
@@ -134,6 +136,9 @@ class DataSettings(Settings):
         json_schema_extra={"env": "HJEPA_DATA"},
     )
     image_size: int | None = Field(default=None, ge=1, description="side in pixels; the encoder's own when not given")
+    stored_size: int | None = Field(
+        default=None, ge=1, description="side at which images are kept before crops; image_size when not given"
+    )
     max_samples: int | None = Field(default=None, ge=2, description="at most so many images, balanced over classes")
     augmentation: Literal["none", "light", "asym", "asym+global"] = Field(
         default="light",

@@ -9,6 +9,7 @@ import torch
 
 from hjepa_eval.encoders.vit import check_levels, create_vit, resolve_taps
 from hjepa_eval.errors import HjepaError
+from hjepa_pretrain.masks.counts import context_count
 
 if TYPE_CHECKING:
     from hjepa_pretrain.config import MaskingSettings, PretrainSettings
@@ -39,13 +40,13 @@ class Geometry:
         """Tokens of level 0."""
         return self.grid[0] * self.grid[1]
 
-    def context_tokens(self, masking: MaskingSettings) -> int:
-        """Return how many tokens of each image are seen."""
-        return masking.context_tokens or max(1, self.num_patches * 3 // 8)
+    def most_context_tokens(self, masking: MaskingSettings) -> int:
+        """Return how many tokens of each image are seen at most, over the whole run."""
+        return max(context_count(masking, self.num_patches, progress) for progress in (0.0, 1.0))
 
-    def target_tokens(self, masking: MaskingSettings) -> int:
+    def target_tokens(self, masking: MaskingSettings, context_tokens: int) -> int:
         """Return how many tokens of level 0 are predicted at most: what is not context."""
-        most = self.num_patches - self.context_tokens(masking)
+        most = self.num_patches - context_tokens
         return min(masking.target_tokens or most, most)
 
 
@@ -60,6 +61,8 @@ def encoder_arguments(settings: PretrainSettings) -> dict[str, Any]:
     }
     if model.encoder_depth is not None:
         arguments["depth"] = model.encoder_depth
+    if model.layer_scale is not None:
+        arguments["init_values"] = model.layer_scale
     if data.image_size is not None:
         arguments["img_size"] = data.image_size
     return arguments
@@ -96,7 +99,7 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
         return [*problems, str(error)]
     except AssertionError as error:  # timm checks head counts with assert
         return [*problems, f"model.encoder_type {settings.model.encoder_type!r} cannot be built: {error}"]
-    model, masking = settings.model, settings.masking
+    model, data = settings.model, settings.data
     if model.embed_dim is not None and model.embed_dim != geometry.dim:
         problems.append(f"model.embed_dim {model.embed_dim} disagrees with the {geometry.dim} of {model.encoder_type}")
     if geometry.image_size % geometry.patch_size:
@@ -109,17 +112,34 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
             check()
         except HjepaError as error:
             problems.append(f"model: {error}")
-    if masking.context_tokens is not None and masking.context_tokens >= geometry.num_patches:
-        rows, columns = geometry.grid
+    problems += _problems_of_masks(settings, geometry)
+    if data.stored_size is not None and data.stored_size < geometry.image_size:
         problems.append(
-            f"masking.context_tokens {masking.context_tokens} leaves nothing to predict on a grid of {rows}x{columns}; "
-            f"at most {geometry.num_patches - 1}"
+            f"data.stored_size {data.stored_size} is smaller than the image of {geometry.image_size} pixels; leave it out"
         )
-        return problems
-    hidden = geometry.num_patches - geometry.context_tokens(masking)
+    return problems
+
+
+def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[str]:
+    """Return why masks cannot be drawn on a grid."""
+    model, masking, tokens = settings.model, settings.masking, geometry.num_patches
+    rows, columns = geometry.grid
+    most = geometry.most_context_tokens(masking)
+    if most >= tokens:
+        return [
+            f"masking.context_tokens {most} leaves nothing to predict on a grid of {rows}x{columns}; at most {tokens - 1}"
+        ]
+    problems = []
+    block = int(masking.context_scale[1] * tokens)
+    if most > block:
+        problems.append(
+            f"masking.context_tokens {most} is more than a context block holds: {block} of {tokens} tokens with "
+            f"masking.context_scale up to {masking.context_scale[1]}"
+        )
+    hidden = tokens - most
     for level in range(1, model.num_hierarchies):
-        cell = min(2**level, geometry.grid[0]) * min(2**level, geometry.grid[1])
-        if hidden < masking.cell_coverage * cell:
+        cell = min(2**level, rows) * min(2**level, columns)
+        if hidden < masking.cell_coverage * cell and settings.train.predicted_share:
             problems.append(
                 f"level {level} would never be predicted: {hidden} hidden tokens are less than masking.cell_coverage "
                 f"{masking.cell_coverage} of a cell's {cell}; lower it, or masking.context_tokens"
@@ -144,7 +164,9 @@ def _problems_of_choices(settings: PretrainSettings) -> list[str]:
         "masking.mask_scale": masking.mask_scale,
         "masking.aspect_ratio": masking.aspect_ratio,
         "masking.context_scale": masking.context_scale,
+        "masking.base_scale": masking.base_scale,
         "data.crop_scale": data.crop_scale,
+        "data.local_scale": data.local_scale,
     }
     for name, (low, high) in ranges.items():
         if low > high or (high > 1 and "scale" in name):
@@ -157,8 +179,40 @@ def _problems_of_choices(settings: PretrainSettings) -> list[str]:
         problems.append(
             f"train.level_weights has {len(train.level_weights)} weights for {model.num_hierarchies} levels"
         )
-    if (whole.invariance or whole.contrast) and data.augmentation != "asym+global":
+    if masking.num_hierarchies not in (None, model.num_hierarchies):
         problems.append(
-            "train.whole_image.invariance and contrast compare two views; set data.augmentation to asym+global"
+            f"masking.num_hierarchies {masking.num_hierarchies} disagrees with the {model.num_hierarchies} of the model"
         )
+    if masking.mask_ratio is not None and masking.context_tokens is not None:
+        problems.append("give masking.mask_ratio or masking.context_tokens, found both")
+    if masking.mask_ratio_end is not None and masking.mask_ratio is None:
+        problems.append("masking.mask_ratio_end needs masking.mask_ratio, where it begins")
+    if masking.saliency and masking.type == "random":
+        problems.append("masking.saliency moves blocks; masking.type random has none")
+    if train.batch_size % train.accumulate:
+        problems.append(f"train.accumulate {train.accumulate} does not divide train.batch_size {train.batch_size}")
+    return problems + _problems_of_views(settings)
+
+
+def _problems_of_views(settings: PretrainSettings) -> list[str]:
+    """Return which objectives lack the views or predictions that they compare."""
+    data, train, whole = settings.data, settings.train, settings.train.whole_image
+    problems = []
+    if data.augmentation != "asym+global":
+        problems += [
+            f"{name} compares views of an image; set data.augmentation to asym+global"
+            for name, wanted in {
+                "train.whole_image.invariance": whole.invariance,
+                "train.whole_image.contrast": whole.contrast,
+                "train.whole_image.predict": whole.predict,
+                "data.local_views": data.local_views,
+            }.items()
+            if wanted
+        ]
+    if data.augmentation == "none" and data.stored_size is not None:
+        problems.append("data.stored_size is for crops; with data.augmentation none leave it out")
+    if train.predicted_share == 0 and not whole.projected:
+        problems.append("train.predicted_share 0 needs an objective under train.whole_image; give one a weight")
+    if train.predicted_share == 0 and whole.predict:
+        problems.append("train.whole_image.predict needs the predictor; train.predicted_share is 0")
     return problems

@@ -2,57 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders.precision import resolve_device
 from hjepa_eval.errors import TrainingError, first_few
 from hjepa_eval.features.fingerprint import differences, hash_json
-from hjepa_pretrain.batches import load_images
-from hjepa_pretrain.checkpoint import Checkpoint, folder, newest_checkpoint, save_checkpoint
+from hjepa_pretrain.alarms import Alarms
+from hjepa_pretrain.checkpoint import Checkpoint, folder, newest_checkpoint, read_checkpoint, save_checkpoint
+from hjepa_pretrain.compiling import resolve_compile
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.interrupts import interrupt_between_steps
-from hjepa_pretrain.run_files import (
-    Summary,
-    read_summary,
-    run_config,
-    run_transform,
-    trim_metrics,
-    write_config,
-    write_finished,
-)
+from hjepa_pretrain.logs import Logs, check_logs, open_logs
+from hjepa_pretrain.measuring import measure_levels
+from hjepa_pretrain.progress import Progress
+from hjepa_pretrain.run_files import Summary, read_summary, run_config, run_transform, write_config, write_finished
 from hjepa_pretrain.trainer import Trainer
+from hjepa_pretrain.training_data import load_training_data
 
 # What may change between two sessions of one run, because it does not change what is computed.
-_FREE = ("train.log_interval", "train.checkpoint_interval", "train.keep_checkpoints", "train.device", "data.root")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        step: steps done.
-        fraction: share of the run that is done.
-        losses: mean loss of each level over the last log interval; empty before the first.
-        images_per_second: in this session.
-        eta_seconds: until the end, at this speed; None before the first step.
-    """
-
-    step: int
-    fraction: float
-    losses: tuple[float, ...]
-    images_per_second: float
-    eta_seconds: float | None
+_FREE = (
+    "train.log_interval",
+    "train.checkpoint_interval",
+    "train.keep_checkpoints",
+    "train.device",
+    "data.root",
+    "data.placement",
+    "data.workers",
+    "diagnostics.tensorboard",
+    "diagnostics.wandb",
+)
 
 
 def pretrain(
@@ -69,14 +56,14 @@ def pretrain(
     Args:
         settings: what is computed.
         dataset: images; labels are used by diagnostics alone.
-        run_dir: `config.json`, `metrics.jsonl` and `checkpoints/` from the start, `encoder.safetensors` and
-            `summary.json` at the end.
+        run_dir: `config.json`, `metrics.jsonl` and `checkpoints/` from the start, `encoder.safetensors` (that of the
+            best checkpoint, by held-out kNN) and `summary.json` at the end.
         resume: go on from the newest whole checkpoint.
         progress: told after every step.
         say: told in words about what the user should know, such as a damaged checkpoint; stderr by default.
 
     Raises:
-        TrainingError: a loss is not finite, a level collapsed, or a resumed run has other settings or data.
+        TrainingError: a loss is not finite, an alarm fired, or a resumed run has other settings or data.
         CheckpointError: there is nothing to resume.
         DataError: an image cannot be read, or there are too few or too many of them.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
@@ -90,6 +77,9 @@ def _to_stderr(message: str) -> None:
 
 class _Run:
     """The run that `pretrain` does: trainer, clock and files."""
+
+    trainer: Trainer
+    logs: Logs
 
     def __init__(
         self,
@@ -105,9 +95,10 @@ class _Run:
         self.transform = run_transform(settings, self.geometry)
         count = min(settings.data.max_samples or len(dataset), len(dataset))
         self.config = run_config(settings, self.geometry, self.transform, dataset, count)
+        self.alarms = Alarms(settings.diagnostics, widths=[self.geometry.dim] * settings.model.num_hierarchies)
         self.seconds_before, self.steps_before, self.started = 0.0, 0, 0.0
         self.losses: dict[str, float] = {}
-        self.measures: dict[str, Any] = {}
+        self.diagnosis: dict[str, Any] = {}
         self.last_saved = "none yet"
 
     def go(self, *, resume: bool) -> Summary:
@@ -120,14 +111,31 @@ class _Run:
         if resume and (finished := read_summary(self.run_dir)) is not None:
             self.say(f"{self.run_dir} is finished already")
             return finished
-        images = load_images(self.dataset, self.transform, max_samples=self.settings.data.max_samples)
-        labels = torch.from_numpy(self.dataset.labels[: len(images)])
+        check_logs(self.settings.diagnostics)
         with torch.random.fork_rng(devices=[]):
-            self.trainer = Trainer(self.settings, images, labels, self.transform)
-            if checkpoint is not None:
-                self._restore(checkpoint)
+            self._prepare(checkpoint)
             write_config(self.run_dir, self.config)
-            return self._train()
+            step, config = self.trainer.step, self.config["settings"]
+            self.logs = open_logs(self.run_dir, self.settings.diagnostics, step=step, config=config)
+            try:
+                return self._train()
+            finally:
+                self.logs.close()
+
+    def _prepare(self, checkpoint: Checkpoint | None) -> None:
+        """Read the data and build the trainer, as it was when the checkpoint was written."""
+        device = resolve_device(self.settings.train.device)
+        data = load_training_data(self.settings, self.dataset, self.transform, device=device)
+        epochs = self.settings.train.epochs
+        steps = None if epochs is None else round(epochs * data.order.steps_per_epoch)
+        if checkpoint is None:
+            compiled = resolve_compile(self.settings.train, device, total_steps=steps, say=self.say)
+        else:
+            # Compiled steps round differently: a run goes on as it began.
+            compiled = bool(checkpoint.state["compiled"])
+        self.trainer = Trainer(self.settings, data, self.transform, device=device, compiled=compiled)
+        if checkpoint is not None:
+            self._restore(checkpoint)
 
     def _check_same(self, old: dict[str, Any]) -> None:
         """Check that a resumed run has the settings and data that it began with."""
@@ -144,10 +152,10 @@ class _Run:
         path = folder(self.run_dir, int(checkpoint.state["step"]))
         self.trainer.restore(checkpoint, source=str(path))
         self.seconds_before = float(checkpoint.state["seconds"])
-        self.losses = dict(checkpoint.state["losses"])
+        self.losses, self.diagnosis = dict(checkpoint.state["losses"]), dict(checkpoint.state["diagnosis"])
+        self.alarms.restore(checkpoint.state["alarms"])
         self.last_saved = path.name
         self.steps_before = self.trainer.step
-        trim_metrics(self.run_dir / "metrics.jsonl", step=self.trainer.step)
 
     @property
     def seconds(self) -> float:
@@ -166,10 +174,9 @@ class _Run:
         self.started = time.monotonic()
         try:
             with interrupt_between_steps() as check:
-                while (done := self.fraction) < 1.0:
+                while (done := self.fraction) < 1.0 and not self.alarms.should_stop:
                     trainer.train_step(done)
-                    if trainer.step % train.log_interval == 0:
-                        self._log(done)
+                    self._look(done)
                     if trainer.step % train.checkpoint_interval == 0:
                         self._save()
                     self.report(self._progress())
@@ -179,40 +186,62 @@ class _Run:
             if not trainer.in_step and trainer.step > self.steps_before:
                 self._save()
             raise
+        if self.alarms.should_stop:
+            self.say(self.alarms.should_stop)
         return self._finish()
 
+    def _look(self, done: float, *, last: bool = False) -> None:
+        """Log, measure and heed the alarms when it is time to."""
+        step = self.trainer.step
+        measuring = bool(self.settings.diagnostics.bank) and (last or step % self.settings.diagnostics.interval == 0)
+        if not (measuring or last or step % self.settings.train.log_interval == 0):
+            return
+        if self.trainer.pending:
+            self.losses = self.trainer.take_losses(last_good=self.last_saved)
+        if measuring:
+            self.diagnosis = measure_levels(self.trainer)
+            self.alarms.check(step, done, self.losses, self.diagnosis)
+        self._log(done, self.diagnosis if measuring else {})
+        if measuring and self.alarms.improved:
+            self._save()
+
+    def _log(self, done: float, diagnosis: dict[str, Any]) -> None:
+        state, trainer = self._progress(), self.trainer
+        timed = trainer.total_steps is None
+        self.logs.write(
+            {
+                "step": trainer.step,
+                "epoch": state.epoch,
+                "progress": None if timed else round(done, 6),
+                "losses": self.losses,
+                "lr": trainer.rate(done),
+                "momentum": trainer.model.ema.momentum(trainer.step - 1, progress=done if timed else None),
+                **diagnosis,
+                "images_per_second": round(state.images_per_second, 1),
+                "seconds": round(self.seconds, 2),
+            }
+        )
+
     def _progress(self) -> Progress:
+        trainer = self.trainer
         spent = max(time.monotonic() - self.started, 1e-9)
-        steps = self.trainer.step - self.steps_before
-        fraction = self.fraction
-        if self.trainer.total_steps is None:
+        steps = trainer.step - self.steps_before
+        if trainer.total_steps is None:
             eta = 60.0 * (self.settings.train.minutes or 0.0) - self.seconds
         else:
-            eta = (self.trainer.total_steps - self.trainer.step) * spent / max(steps, 1)
-        levels = [loss for name, loss in self.losses.items() if name.startswith("level_")]
-        speed = steps * self.settings.train.batch_size / spent
-        return Progress(self.trainer.step, fraction, tuple(levels), speed, max(eta, 0.0) if steps else None)
-
-    def _log(self, done: float) -> None:
-        """Append a line to `metrics.jsonl`."""
-        self.losses = self.trainer.take_losses(last_good=self.last_saved)
-        self.measures = self.trainer.measure()
-        step = self.trainer.step - 1
-        state = self._progress()
-        line = {
-            "step": self.trainer.step,
-            "epoch": round(self.trainer.step / self.trainer.order.steps_per_epoch, 4),
-            "losses": self.losses,
-            "lr": self.trainer.rate(done),
-            "momentum": self.trainer.model.ema.momentum(
-                step, progress=done if self.trainer.total_steps is None else None
-            ),
-            **self.measures,
-            "images_per_second": round(state.images_per_second, 1),
-            "seconds": round(self.seconds, 2),
-        }
-        with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            eta = (trainer.total_steps - trainer.step) * spent / max(steps, 1)
+        return Progress(
+            step=trainer.step,
+            total_steps=trainer.total_steps,
+            fraction=self.fraction,
+            losses=self.losses,
+            diagnosis=self.diagnosis,
+            best=self.alarms.best_so_far,
+            images_per_second=steps * self.settings.train.batch_size / spent,
+            eta_seconds=max(eta, 0.0) if steps else None,
+            elapsed=self.seconds,
+            epoch=round(trainer.step / trainer.data.order.steps_per_epoch, 4),
+        )
 
     def _checkpoint(self) -> Checkpoint:
         encoder, tensors = self.trainer.tensors()
@@ -221,6 +250,9 @@ class _Run:
             "seconds": self.seconds,
             "terms": self.trainer.terms,
             "losses": self.losses,
+            "diagnosis": self.diagnosis,
+            "alarms": self.alarms.state(),
+            "compiled": self.trainer.compiled,
         }
         return Checkpoint(self.config, encoder, tensors, state)
 
@@ -228,24 +260,32 @@ class _Run:
         """Write a checkpoint, unless a loss since the last log was not finite."""
         if self.trainer.pending and not bool(torch.stack(self.trainer.pending).isfinite().all()):
             self.trainer.take_losses(last_good=self.last_saved)
-        path = save_checkpoint(self.run_dir, self._checkpoint(), keep=self.settings.train.keep_checkpoints)
+        keep = self.settings.train.keep_checkpoints
+        path = save_checkpoint(self.run_dir, self._checkpoint(), keep=keep, best=self._best_step())
         self.last_saved = path.name
+
+    def _best_step(self) -> int | None:
+        """Return the step of the best measurement; None before the first."""
+        return None if self.alarms.best_so_far is None else self.alarms.best_step
 
     def _finish(self) -> Summary:
         seconds, trainer = self.seconds, self.trainer
-        if trainer.pending:
-            self._log(1.0)
+        self._look(1.0, last=True)
         self._save()
+        best = self._best_step()
+        last = best is None or best == trainer.step
+        checkpoint = self._checkpoint() if last else read_checkpoint(folder(self.run_dir, best))
         summary = Summary(
             run=str(self.run_dir),
             steps=trainer.step,
-            epochs=round(trainer.step / trainer.order.steps_per_epoch, 4),
+            epochs=round(trainer.step / trainer.data.order.steps_per_epoch, 4),
             seconds=round(seconds, 2),
             images_per_second=round(trainer.step * self.settings.train.batch_size / max(seconds, 1e-9), 1),
             losses=self.losses,
-            measures=self.measures,
+            measures=self.diagnosis,
+            best=self.alarms.best_so_far,
             dataset=self.config["dataset"],
             settings_hash=hash_json(self.config["settings"]),
         )
-        write_finished(self.run_dir, self._checkpoint(), summary)
+        write_finished(self.run_dir, checkpoint, summary)
         return summary

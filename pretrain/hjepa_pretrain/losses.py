@@ -74,7 +74,11 @@ def covariance_penalty(vectors: Tensor) -> Tensor:
     return off_diagonal.square().sum() / vectors.shape[1]
 
 
-def sigreg(vectors: Tensor, *, generator: torch.Generator, slices: int = 256, knots: int = 17) -> Tensor:
+def sigreg_directions(dim, slices, *, generator):
+    return F.normalize(torch.randn(dim, slices, generator=generator, device=generator.device), dim=0)
+
+
+def sigreg(vectors: Tensor, directions, *, knots: int = 17) -> Tensor:
     """Return how far random one-dimensional shadows of `[B, P]` are from a standard normal; about 0 for N(0, I).
 
     The squared difference between the empirical characteristic function of each slice and that of N(0, 1), weighted
@@ -84,8 +88,7 @@ def sigreg(vectors: Tensor, *, generator: torch.Generator, slices: int = 256, kn
     value does not depend on the batch size; its gradient vanishes where all vectors are one: use `variance_hinge` too.
     """
     vectors = vectors.float()
-    directions = torch.randn(vectors.shape[1], slices, generator=generator, device=vectors.device)
-    shadows = vectors @ F.normalize(directions, dim=0)
+    shadows = vectors @ directions
     points = torch.linspace(0.0, 3.0, knots, device=vectors.device)
     normal = torch.exp(-points.square() / 2)
     angles = shadows.unsqueeze(-1) * points

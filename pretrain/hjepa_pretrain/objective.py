@@ -11,7 +11,9 @@ from hjepa_pretrain import losses
 from hjepa_pretrain.config import GlobalSettings, TrainSettings
 
 
-def training_loss(outputs: dict[str, Any], settings: TrainSettings, *, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+def training_loss(
+    outputs: dict[str, Any], settings: TrainSettings, *, directions: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss to minimise, and its terms without weights, detached: `loss`, `level_0`, ..., `invariance`, ...
 
     Args:
@@ -30,15 +32,13 @@ def training_loss(outputs: dict[str, Any], settings: TrainSettings, *, step: int
     )
     terms = {f"level_{level}": loss for level, loss in enumerate(per_level)}
     if "projections" in outputs:
-        weighted, more = whole_image_loss(outputs["projections"], settings.whole_image, seed=settings.seed, step=step)
+        weighted, more = whole_image_loss(outputs["projections"], settings.whole_image, directions)
         total = total + weighted
         terms |= more
     return total, {name: term.detach() for name, term in {"loss": total, **terms}.items()}
 
 
-def whole_image_loss(
-    projections: Tensor, settings: GlobalSettings, *, seed: int, step: int
-) -> tuple[Tensor, dict[str, Tensor]]:
+def whole_image_loss(projections: Tensor, settings: GlobalSettings, directions) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum of the terms on projections `[V, B, P]`, and each term that has a weight."""
     views = list(projections)
     terms: dict[str, tuple[float, Tensor]] = {}
@@ -52,8 +52,7 @@ def whole_image_loss(
     if settings.covariance:
         terms["covariance"] = (settings.covariance, _mean([losses.covariance_penalty(view) for view in views]))
     if settings.sigreg:
-        generator = seeded_generator(seed, step, "sigreg", projections.device)
-        values = [losses.sigreg(view, generator=generator, slices=settings.sigreg_slices) for view in views]
+        values = [losses.sigreg(view, directions) for view in views]
         terms["sigreg"] = (settings.sigreg, _mean(values))
     total = projections.new_zeros(())
     for weight, term in terms.values():

@@ -29,7 +29,8 @@ class Summary:
         seconds: of training, over all sessions.
         images_per_second: mean over the training.
         losses: mean of each term over the last log interval.
-        measures: std, RankMe and nearest-neighbour score per level at the end; empty when not measured.
+        measures: the last diagnosis; empty when nothing was measured.
+        best: kNN, step and level of the best measurement, whose weights `encoder.safetensors` holds; None without one.
         dataset: name, fingerprint and number of images.
         settings_hash: sha256 of the resolved settings.
     """
@@ -41,6 +42,7 @@ class Summary:
     images_per_second: float
     losses: dict[str, float]
     measures: dict[str, Any]
+    best: dict[str, Any] | None
     dataset: dict[str, Any]
     settings_hash: str
 

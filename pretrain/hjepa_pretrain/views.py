@@ -1,8 +1,8 @@
-"""From a uint8 batch to the views that a step works on: context, target, and a second view of the whole image."""
+"""From a uint8 batch to the views that a step works on: context, target, and other views of the whole image."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,35 +15,44 @@ from hjepa_pretrain.config import DataSettings
 
 @dataclass(frozen=True)
 class Views:
-    """Normalised float views `[B, 3, S, S]` of the same images.
+    """Normalised float views of the same images.
 
     Attributes:
-        context: what the context encoder sees parts of.
-        target: what the target encoder sees; same geometry as `context`, its own colours.
-        second: another crop with other colours, or None.
+        context: `[B, 3, S, S]`, what the context encoder sees parts of.
+        target: `[B, 3, S, S]`, what the target encoder sees; same geometry as `context`, its own colours.
+        others: `[V - 1, B, 3, S, S]`, other crops with other colours, the small ones last; or None.
     """
 
     context: Tensor
     target: Tensor
-    second: Tensor | None
+    others: Tensor | None
 
 
-def make_views(images: Tensor, settings: DataSettings, transform: Transform, *, seed: int, step: int) -> Views:
-    """Return the views of uint8 images `[B, 3, S, S]` at a `step`, a function of (seed, step) alone."""
+def make_views(images: Tensor, settings: DataSettings, transform: Transform, *, seed: int, number: int) -> Views:
+    """Return the views of uint8 images `[B, 3, H, H]`, a function of (seed, number) alone.
+
+    Args:
+        images: as they are stored, on any device.
+        settings: augmentation.
+        transform: its `size` is the side `S` of a view; mean and deviation normalise.
+        seed: of the run.
+        number: of the batch, which no other batch of the run has.
+    """
 
     def normalise(view: Tensor) -> Tensor:
         return transform.normalise(view * 255)
 
-    if settings.augmentation == "none":
-        plain = transform.normalise(images)
-        return Views(plain, plain, None)
     augmentation = Augmentation(
         crop_scale=settings.crop_scale,
         flip=settings.flip,
         jitter=settings.jitter,
         gray_probability=settings.gray,
+        size=transform.size,
     )
-    generator = seeded_generator(seed, step, "augmentation", images.device)
+    if settings.augmentation == "none":
+        plain = transform.normalise(images)
+        return Views(plain, plain, None)
+    generator = seeded_generator(seed, number, "augmentation", images.device)
     pixels = images.float() / 255
     cropped = crop_and_flip(pixels, augmentation, generator=generator)
     target = normalise(cropped)
@@ -52,11 +61,15 @@ def make_views(images: Tensor, settings: DataSettings, transform: Transform, *, 
     context = normalise(jitter_colours(cropped, augmentation, generator=generator))
     if settings.augmentation == "asym":
         return Views(context, target, None)
-    other = crop_and_flip(pixels, augmentation, generator=generator)
-    return Views(context, target, normalise(jitter_colours(other, augmentation, generator=generator)))
+    small = replace(augmentation, crop_scale=settings.local_scale)
+    others = [
+        normalise(jitter_colours(crop_and_flip(pixels, crops, generator=generator), crops, generator=generator))
+        for crops in (augmentation, *[small] * settings.local_views)
+    ]
+    return Views(context, target, torch.stack(others))
 
 
-def random_tokens(batch: int, num_patches: int, count: int, *, generator: torch.Generator) -> Tensor:
-    """Return int64 `[B, count]`: which tokens of a second view are seen, a random choice per image."""
-    scores = torch.rand(batch, num_patches, generator=generator, device=generator.device)
-    return scores.topk(count, dim=1).indices.sort(dim=1).values
+def random_tokens(views: int, batch: int, num_patches: int, count: int, *, generator: torch.Generator) -> Tensor:
+    """Return int64 `[views, batch, count]`: which tokens of other views are seen, a random choice for each."""
+    scores = torch.rand(views, batch, num_patches, generator=generator, device=generator.device)
+    return scores.topk(count, dim=-1).indices.sort(dim=-1).values

@@ -45,6 +45,10 @@ class Masks:
             None if self.context_valid is None else self.context_valid[:count],
         )
 
+    def valid(self, grid: tuple[int, int], level: int, *, coverage: float = 0.5) -> Tensor:
+        """Return bool `[B, T_l]`: which answers of a level count."""
+        return self.targets_valid if level == 0 else self.cells_valid(grid, level, coverage=coverage)
+
     def cells_valid(self, grid: tuple[int, int], level: int, *, coverage: float = 0.5) -> Tensor:
         """Return bool `[B, cells]`: True where at least `coverage` of a cell's tokens are targets."""
         share = pool_cells(self.target_flags.float().unsqueeze(-1), grid, level).squeeze(-1)

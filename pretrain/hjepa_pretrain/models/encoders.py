@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from timm.models import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from hjepa_eval.encoders.rotary import rotation_of
 from hjepa_pretrain.models.attention import additive
 
 MaskMode = Literal["drop", "zero"]
@@ -43,8 +45,10 @@ class ContextEncoder(nn.Module):
         self.vit = vit
         self.taps = tuple(taps)
         self.mask_mode = mask_mode
+        self.checkpoint_activations = False
         self.grid: tuple[int, int] = vit.patch_embed.grid_size
         self.prefix: int = vit.num_prefix_tokens
+        self.rotation = rotation_of(vit)
 
     def forward(
         self,
@@ -66,7 +70,7 @@ class ContextEncoder(nn.Module):
         """
         if context is not None and self.mask_mode == "drop":
             tokens = self._visible(images, context)
-            return self._blocks(tokens, None if valid is None else key_mask(valid, self.prefix))
+            return self._blocks(tokens, None if valid is None else key_mask(valid, self.prefix), context)
         embedded = self.vit.patch_embed(images)
         if context is None:
             return self._blocks(self._positioned(embedded), None)
@@ -112,15 +116,53 @@ class ContextEncoder(nn.Module):
         tokens: Tensor = self.vit.norm_pre(self.vit._pos_embed(embedded))
         return tokens
 
-    def _blocks(self, tokens: Tensor, attn_mask: Tensor | None) -> list[Tensor]:
+    def _blocks(self, tokens: Tensor, attn_mask: Tensor | None, context: Tensor | None = None) -> list[Tensor]:
         """Return the normed output of every tap, then of the last block; equal blocks share one tensor."""
+        places = self._places(context)
         read: dict[int, Tensor] = {}
         last = len(self.vit.blocks)
         for number, block in enumerate(self.vit.blocks, start=1):
-            tokens = block(tokens, attn_mask=attn_mask) if attn_mask is not None else block(tokens)
+            if self.checkpoint_activations and self.training:
+                tokens = checkpoint(self._block, block, tokens, attn_mask, places, use_reentrant=False)
+            else:
+                tokens = self._block(block, tokens, attn_mask, places)
             if number in self.taps or number == last:
                 read[number] = self.vit.norm(tokens)
         return [read[tap] for tap in self.taps] + [read[last]]
+
+    def _block(self, block: nn.Module, tokens: Tensor, attn_mask: Tensor | None, places: Tensor | None) -> Tensor:
+        """Return the tokens after a block; when it is computed again for a gradient, places are those of then."""
+        if self.rotation is not None:
+            self.rotation.places = places
+        output: Tensor = block(tokens, attn_mask=attn_mask) if attn_mask is not None else block(tokens)
+        if self.rotation is not None:
+            self.rotation.places = None
+        return output
+
+    def _places(self, context: Tensor | None) -> Tensor | None:
+        """Return int64 `[B, prefix + K]`, where visible tokens lie, for rotary positions; None for all in order."""
+        if self.rotation is None or context is None:
+            return None
+        prefix = torch.arange(self.prefix, device=context.device).expand(len(context), -1)
+        return torch.cat((prefix, context + self.prefix), dim=1)
+
+    @torch.no_grad()
+    def saliency(self, images: Tensor) -> Tensor:
+        """Return fp32 `[B, N]`: how much attention each token of whole images gets in the last block.
+
+        The mean over heads and over all tokens that look; the values of an image sum to 1 without prefix tokens.
+        """
+        tokens = self._positioned(self.vit.patch_embed(images))
+        *before, last = self.vit.blocks
+        for block in before:
+            tokens = block(tokens)
+        attention = last.attn
+        batch, count, _ = tokens.shape
+        qkv = attention.qkv(last.norm1(tokens)).reshape(batch, count, 3, attention.num_heads, -1)
+        query, key, _ = qkv.permute(2, 0, 3, 1, 4).float().unbind(0)
+        scores = attention.q_norm(query) @ attention.k_norm(key).transpose(-2, -1) * attention.scale
+        paid: Tensor = scores.softmax(dim=-1).mean(dim=(1, 2))
+        return paid[:, self.prefix :]
 
 
 class TargetEncoder(ContextEncoder):

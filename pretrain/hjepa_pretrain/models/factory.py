@@ -82,7 +82,12 @@ def create_hjepa_from_config(
             num_heads=model.predictor.num_heads,
             mlp_ratio=model.predictor.mlp_ratio,
             prefix=context_encoder.prefix,
+            order=model.predictor.order,
+            fpn=model.predictor.fpn,
+            global_query=whole.predict > 0,
         )
+        context_encoder.checkpoint_activations = settings.train.checkpoint_activations
+        predictor.checkpoint_activations = settings.train.checkpoint_activations
         projector = (
             Projector(encoder_dim=geometry.dim, hidden_dim=whole.hidden_dim, out_dim=whole.out_dim)
             if whole.projected

@@ -33,7 +33,7 @@ class HJEPA(nn.Module):
 
         Args:
             context_encoder: one tap per level.
-            predictor: for the same grid and width.
+            predictor: for the same grid and width; when it has a global query, that one gets a head too.
             ema: momentum of the target encoder over the training.
             cell_coverage: share of a cell's tokens that must be targets for the cell to count in the loss.
             projector: of the mean context token, for objectives on whole images; dropped at evaluation.
@@ -45,7 +45,8 @@ class HJEPA(nn.Module):
         self.context_encoder = context_encoder
         self.target_encoder = TargetEncoder(context_encoder)
         self.predictor = predictor
-        self.heads = nn.ModuleList(nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim)) for _ in self.taps)
+        self.heads = nn.ModuleList(_head(dim) for _ in self.taps)
+        self.global_head = _head(dim) if predictor.global_query else None
         self.projector = projector
         self.ema = ema
         self.cell_coverage = cell_coverage
@@ -62,8 +63,8 @@ class HJEPA(nn.Module):
         return_all_levels: bool = True,
         *,
         target_images: Tensor | None = None,
-        second_images: Tensor | None = None,
-        second_context: Tensor | None = None,
+        other_images: Tensor | None = None,
+        other_context: Tensor | None = None,
         num_predicted: int | None = None,
     ) -> dict[str, Any]:
         """Return predictions and targets of every level.
@@ -73,49 +74,54 @@ class HJEPA(nn.Module):
             mask: numbers `[B, N]` with 1 = masked, or `Masks`.
             return_all_levels: False returns level 0 alone.
             target_images: `[B, 3, H, W]`, what the target encoder sees; `images` when absent. Same geometry.
-            second_images: `[B, 3, H, W]`, another view of the same images for objectives on whole images.
-            second_context: int64 `[B, K]`, the tokens of the second view that are seen.
+            other_images: `[V - 1, B, 3, H, W]`, further views of the same images for objectives on whole images.
+            other_context: int64 `[V - 1, B, K]`, the tokens of those views that are seen.
             num_predicted: predict for the first so many images alone, `P` of `B`; all of them when absent. The rest
                 costs no target encoding and takes part in objectives on whole images.
 
         Returns:
-            `predictions`, `targets` (lists of `[P, T_l, D]`), `valid` (list of bool `[P, T_l]`), and, when there is a
-            projector, `projections` `[V, B, P]` of the mean context token of the V = 1 or 2 views.
+            `predictions`, `targets` (lists of `[P, T_l, D]`), `valid` (list of bool `[P, T_l]`), all empty when P is
+            0; `global_prediction` and `global_target` `[P, D]` when there are other views and the predictor has a
+            global query; and, when there is a projector, `projections` `[V, B, P]` of the mean context token.
 
         Raises:
             TrainingError: the mask is ambiguous or leaves an image without context or targets.
         """
         masks = mask if isinstance(mask, Masks) else masks_from_masked(mask)
         levels = range(self.num_levels if return_all_levels else 1)
-        seen, second = self._encode_context(images, masks, second_images, second_context)
+        seen, others = self._encode_context(images, masks, other_images, other_context)
         count = len(images) if num_predicted is None else num_predicted
-        masks = masks.first(count)
-        queries: list[Tensor | None] = [masks.targets if level == 0 else None for level in levels]
-        answers = self.predictor(seen[:count], masks.context, queries, context_valid=masks.context_valid)
-        outputs: dict[str, Any] = {
-            "predictions": [self.heads[level](answer) for level, answer in enumerate(answers)],
-            "targets": self._targets((images if target_images is None else target_images)[:count], masks, len(levels)),
-            "valid": [
-                masks.targets_valid if level == 0 else masks.cells_valid(self.grid, level, coverage=self.cell_coverage)
-                for level in levels
-            ],
-        }
+        outputs: dict[str, Any] = {"predictions": [], "targets": [], "valid": []}
+        if count:
+            masks = masks.first(count)
+            queries: list[Tensor | None] = [masks.targets if level == 0 else None for level in levels]
+            answers = self.predictor(seen[:count], masks.context, queries, context_valid=masks.context_valid)
+            whole = images if target_images is None else target_images
+            outputs["predictions"] = [self.heads[level](answers[level]) for level in levels]
+            outputs["targets"] = self._targets(whole[:count], masks, len(levels))
+            outputs["valid"] = [masks.valid(self.grid, level, coverage=self.cell_coverage) for level in levels]
+            if self.global_head is not None and other_images is not None and other_context is not None:
+                outputs["global_prediction"] = self.global_head(answers[-1][:, 0])
+                outputs["global_target"] = self._global_target(other_images[0, :count], other_context[0, :count])
         if self.projector is not None:
-            outputs["projections"] = self.projector([seen] if second is None else [seen, second])
+            outputs["projections"] = self.projector([seen, *others])
         return outputs
 
     def _encode_context(
-        self, images: Tensor, masks: Masks, second_images: Tensor | None, second_context: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the last block's tokens `[B, prefix + K, D]` of one or two views, in one pass where possible."""
-        if second_images is None or second_context is None:
-            return self.context_encoder(images, masks.context, valid=masks.context_valid)[-1], None
-        if masks.context_valid is not None or masks.context.shape != second_context.shape:
+        self, images: Tensor, masks: Masks, other_images: Tensor | None, other_context: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the last block's tokens `[B, prefix + K, D]` of every view, in one pass where possible."""
+        if other_images is None or other_context is None:
+            return self.context_encoder(images, masks.context, valid=masks.context_valid)[-1], ()
+        views, batch = len(other_images), len(images)
+        others, indices = other_images.flatten(0, 1), other_context.flatten(0, 1)
+        if masks.context_valid is not None or masks.context.shape[1] != indices.shape[1]:
             first = self.context_encoder(images, masks.context, valid=masks.context_valid)[-1]
-            return first, self.context_encoder(second_images, second_context)[-1]
-        both = torch.cat((masks.context, second_context))
-        first, second = self.context_encoder(torch.cat((images, second_images)), both)[-1].chunk(2)
-        return first, second
+            return first, self.context_encoder(others, indices)[-1].split(batch)
+        tokens = self.context_encoder(torch.cat((images, others)), torch.cat((masks.context, indices)))[-1]
+        first, *rest = tokens.split(batch)
+        assert len(rest) == views
+        return first, tuple(rest)
 
     @torch.no_grad()
     def _targets(self, images: Tensor, masks: Masks, num_levels: int) -> list[Tensor]:
@@ -129,6 +135,13 @@ class HJEPA(nn.Module):
                 pooled = pooled.gather(1, masks.targets.unsqueeze(-1).expand(-1, -1, pooled.shape[-1]))
             targets.append(F.layer_norm(pooled, pooled.shape[-1:]))
         return targets
+
+    @torch.no_grad()
+    def _global_target(self, images: Tensor, context: Tensor) -> Tensor:
+        """Return `[B, D]`, fp32: the normalised mean of the tokens `context` `[B, K]` of another view."""
+        tokens = self.target_encoder(images, context)[-1][:, self.target_encoder.prefix :]
+        mean = tokens.float().mean(dim=1)
+        return F.layer_norm(mean, mean.shape[-1:])
 
     def extract_features(
         self,
@@ -174,7 +187,7 @@ class HJEPA(nn.Module):
             "context_encoder": self.context_encoder,
             "target_encoder": self.target_encoder,
             "predictor": self.predictor,
-            "heads": self.heads,
+            "heads": nn.ModuleList([*self.heads, self.global_head or nn.Module()]),
             "projector": self.projector or nn.Module(),
         }
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
@@ -184,3 +197,7 @@ class HJEPA(nn.Module):
     def level_shapes(self) -> list[tuple[int, int]]:
         """Return rows and columns of every level."""
         return [cells(self.grid, level) for level in range(self.num_levels)]
+
+
+def _head(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
