@@ -4,61 +4,112 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from hjepa_eval.datasets.randomness import seeded_generator
-from hjepa_pretrain import losses
 from hjepa_pretrain.config import GlobalSettings, TrainSettings
+from hjepa_pretrain.contrast import contrast
+from hjepa_pretrain.losses import explained_variance, hierarchical_loss, level_loss
+from hjepa_pretrain.sigreg import sigreg
+from hjepa_pretrain.vicreg import covariance_penalty, invariance, variance_hinge
+
+# Weights for `train.whole_image` that make the whole-image terms C-JEPA's: 0.001 times VICReg's 25, 25, 1. Here a
+# covariance is the mean over views, there the sum over two: hence 2. See `vicreg.c_jepa` for the source.
+C_JEPA = {"invariance": 0.025, "variance": 0.025, "covariance": 0.002}
 
 
 def training_loss(
     outputs: dict[str, Any], settings: TrainSettings, *, directions: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss to minimise, and its terms without weights, detached: `loss`, `level_0`, ..., `invariance`, ...
+    """Return the loss to minimise, and what is logged, detached.
+
+    Logged are `loss`; `level_0`, ... and `r2_0`, ... when levels are predicted; and, of those with a weight, `global`,
+    `invariance`, `contrast`, `variance`, `covariance`, `sigreg`: each without its weight. Nothing here waits for the
+    device or breaks a compiled graph. Under several ranks see `across_ranks`: averaged gradients are those of one
+    process, and averaged terms are its terms (but for `r2_*`).
 
     Args:
-        outputs: of `HJEPA.forward`.
+        outputs: of the model: `predictions`, `targets`, `valid` (lists, empty when no level is predicted);
+            `projections` `[V, B, P]` when there is a projector; `global_prediction` and `global_target` `[B, D]`, the
+            latter normalised and without gradient, when `predict` has a weight.
         settings: weights and kinds.
-        step: seeds the random directions of sigreg.
+        directions: `[P, S]` of `sigreg_directions`, new in every step; needed when sigreg has a weight.
+
+    Raises:
+        ValueError: `directions`, a second view or a global prediction is missing for a term with a weight.
     """
-    weights = settings.level_weights or (1.0,) * len(outputs["predictions"])
-    total, per_level = losses.hierarchical_loss(
-        outputs["predictions"],
-        outputs["targets"],
-        outputs["valid"],
-        weights=weights,
-        kind=settings.loss,
-        beta=settings.loss_beta,
-    )
-    terms = {f"level_{level}": loss for level, loss in enumerate(per_level)}
-    if "projections" in outputs:
-        weighted, more = whole_image_loss(outputs["projections"], settings.whole_image, directions)
-        total = total + weighted
+    parts: list[Tensor] = []
+    terms: dict[str, Tensor] = {}
+    if outputs["predictions"]:
+        weighted, terms = _levels(outputs, settings)
+        parts.append(weighted)
+    whole = settings.whole_image
+    if whole.predict:
+        if "global_prediction" not in outputs:
+            raise ValueError("predict needs a global prediction")
+        prediction, target = (outputs[name].unsqueeze(1) for name in ("global_prediction", "global_target"))
+        valid = torch.ones(prediction.shape[:2], dtype=torch.bool, device=prediction.device)
+        terms["global"] = level_loss(prediction, target, valid, kind=settings.loss, beta=settings.loss_beta)
+        parts.append(whole.predict * terms["global"])
+    if whole.projected:
+        weighted, more = whole_image_loss(outputs["projections"], whole, directions=directions)
         terms |= more
+        parts.append(weighted)
+    total = torch.stack(parts).sum()
     return total, {name: term.detach() for name, term in {"loss": total, **terms}.items()}
 
 
-def whole_image_loss(projections: Tensor, settings: GlobalSettings, directions) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the weighted sum of the terms on projections `[V, B, P]`, and each term that has a weight."""
-    views = list(projections)
+def _levels(outputs: dict[str, Any], settings: TrainSettings) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the weighted sum over levels, and each level's loss and R2."""
+    cells = (outputs["predictions"], outputs["targets"], outputs["valid"])
+    weights = settings.level_weights or (1.0,) * len(outputs["predictions"])
+    total, losses = hierarchical_loss(*cells, weights=weights, kind=settings.loss, beta=settings.loss_beta)
+    terms = {f"level_{level}": loss for level, loss in enumerate(losses.unbind())}
+    terms |= {f"r2_{level}": explained_variance(*each) for level, each in enumerate(zip(*cells, strict=True))}
+    return total, terms
+
+
+def view_pairs(count: int) -> list[tuple[int, int]]:
+    """Return the pairs i < j of `count` views that contain one of the first two: local views are never compared.
+
+    Source: DINO (Caron et al. 2021), multi-crop. Deviation: gradient flows into both views of a pair.
+    """
+    return [(i, j) for i in range(min(2, count)) for j in range(i + 1, count)]
+
+
+def whole_image_loss(
+    projections: Tensor, settings: GlobalSettings, *, directions: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the weighted sum of the terms on projections `[V, B, P]`, and each term that has a weight.
+
+    The first two views are whole (global) ones, the others small local crops. Invariance and contrast are means over
+    `view_pairs`; variance, covariance and sigreg are means over all V views, each view a batch of its own.
+    With train.accumulate, so is each part of a batch: statistics know the parts of all ranks, but no earlier part.
+
+    Raises:
+        ValueError: `directions` is missing for sigreg, or a second view for invariance or contrast.
+    """
+    views = list(projections.unbind())
+    pairs = [(views[i], views[j]) for i, j in view_pairs(len(views))]
+    if (settings.invariance or settings.contrast) and not pairs:
+        raise ValueError("invariance and contrast compare two views, and there is one")
     terms: dict[str, tuple[float, Tensor]] = {}
     if settings.invariance:
-        terms["invariance"] = (settings.invariance, losses.invariance(projections))
+        terms["invariance"] = (settings.invariance, _mean([invariance(*pair) for pair in pairs]))
     if settings.contrast:
-        contrast = losses.contrast(projections[0], projections[1], temperature=settings.temperature)
-        terms["contrast"] = (settings.contrast, contrast)
+        values = [contrast(*pair, temperature=settings.temperature) for pair in pairs]
+        terms["contrast"] = (settings.contrast, _mean(values))
     if settings.variance:
-        terms["variance"] = (settings.variance, _mean([losses.variance_hinge(view) for view in views]))
+        terms["variance"] = (settings.variance, _mean([variance_hinge(view) for view in views]))
     if settings.covariance:
-        terms["covariance"] = (settings.covariance, _mean([losses.covariance_penalty(view) for view in views]))
+        terms["covariance"] = (settings.covariance, _mean([covariance_penalty(view) for view in views]))
     if settings.sigreg:
-        values = [losses.sigreg(view, directions) for view in views]
-        terms["sigreg"] = (settings.sigreg, _mean(values))
-    total = projections.new_zeros(())
-    for weight, term in terms.values():
-        total = total + weight * term
+        if directions is None:
+            raise ValueError("sigreg needs directions")
+        terms["sigreg"] = (settings.sigreg, _mean([sigreg(view, directions) for view in views]))
+    total = torch.stack([weight * term for weight, term in terms.values()]).sum()
     return total, {name: term for name, (_, term) in terms.items()}
 
 
 def _mean(values: list[Tensor]) -> Tensor:
-    return sum(values[1:], start=values[0]) / len(values)
+    return torch.stack(values).mean()
