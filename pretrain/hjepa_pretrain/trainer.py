@@ -170,14 +170,14 @@ class Trainer:
         Raises:
             TrainingError: a level has collapsed.
         """
-        count = min(self.settings.train.diagnose, len(self.images))
+        count = min(self.settings.diagnostics.bank, len(self.images))
         if count < 2:
             return {}
         images = self.transform.normalise(self.images[:count])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features = readouts(self.model.target_encoder, images)
         measures = measure(features, self.labels[:count])
-        check_collapse(measures, smallest=self.settings.train.collapse_std, step=self.step)
+        check_collapse(measures, smallest=self.settings.diagnostics.smallest_std, step=self.step)
         return measures
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
