@@ -21,15 +21,19 @@ def pretraining() -> Any:
 
 
 def load_pretrain_settings(config: str, assignments: Sequence[str], *, flags: Mapping[str, Any] | None = None) -> Any:
-    """Return the settings of a preset or YAML file with assignments and flags on top.
+    """Return the settings of a preset or YAML file with assignments and flags on top; both may use flat keys.
 
     Raises:
         ConfigError: anything does not fit; no data has been read.
     """
-    from hjepa_eval.config import find_preset, load
+    from hjepa_eval.config import build, environment_values, find_preset, merge, parse_assignments, read_yaml
 
     path = find_preset(config, "pretrain")
-    return load(pretraining().config.PretrainSettings, config=path, assignments=assignments, flags=flags)
+    package = pretraining()
+    schema, from_flat = package.config.PretrainSettings, package.flat_keys.from_flat
+    said = from_flat(read_yaml(path), source=str(path))
+    assigned = from_flat(parse_assignments(assignments), source="--set")
+    return build(schema, merge(said, environment_values(schema), assigned, flags or {}), f"{path} and options")
 
 
 def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = False, download: bool = False) -> Any:

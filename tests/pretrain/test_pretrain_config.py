@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.config import GlobalSettings, PretrainSettings
 from hjepa_pretrain.loop import pretrain
 from pydantic import BaseModel
 
@@ -87,16 +90,98 @@ def test_settings__a_length_is_needed() -> None:
         load(PretrainSettings)
 
 
+def unpack(archive: str, folder: Path, *, per_class: int, only: str = "train") -> Path:
+    """Unpack the first images of each class of a split of a shared archive, and return the data set's folder."""
+    packed = Path(os.environ.get("HJEPA_SHARED_DATA", ROOT.parent / "shared" / "data")) / archive
+    if not packed.is_file():
+        pytest.skip(f"no real images at {packed}; name their folder with HJEPA_SHARED_DATA")
+    taken: Counter[str] = Counter()
+    with tarfile.open(packed) as tar:
+        for member in tar:
+            parts = Path(member.name).parts
+            if member.isfile() and len(parts) == 4 and parts[1] == only and taken[parts[2]] < per_class:
+                taken[parts[2]] += 1
+                target = folder.joinpath(*parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                stream = tar.extractfile(member)
+                assert stream is not None
+                target.write_bytes(stream.read())
+    return next(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def cifar100_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack("cifar100-sample.tar.gz", tmp_path_factory.mktemp("cifar100"), per_class=1)
+
+
+@pytest.fixture(scope="module")
+def imagenette_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return unpack("imagenette-160.tar.gz", tmp_path_factory.mktemp("imagenette"), per_class=4)
+
+
+@pytest.fixture(scope="module")
+def imagenet1k_sample(imagenette_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ImageNet's layout: a thousand class folders, filled with photographs of Imagenette."""
+    photographs = sorted((imagenette_sample / "train").glob("*/*"))
+    folder = tmp_path_factory.mktemp("imagenet1k")
+    for number in range(1000):
+        target = folder / "train" / f"n{number:08d}" / "0.JPEG"
+        target.parent.mkdir(parents=True)
+        target.hardlink_to(photographs[number % len(photographs)])
+    return folder
+
+
+SMALL_VIT = ["model.encoder_depth=3", "model.taps=depth"]
+# Smaller networks where two steps of the whole ones would take minutes; a preset's other settings stay.
+CHEAP = {
+    "as_documented": ["model.encoder_depth=1", "model.predictor.depth=1", "train.batch_size=4", "data.max_samples=10"],
+    "cifar10_h100": SMALL_VIT,
+    "cifar100_h100": SMALL_VIT,
+    "flat_ijepa_cifar10_h100": ["model.encoder_depth=3"],
+    "imagenette_h100": SMALL_VIT,
+    "imagenet1k": [*SMALL_VIT, "model.encoder_type=vit_tiny_patch16_224", "model.predictor.depth=1"],
+}
+
+
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets__run_two_steps(preset: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    assert preset.read_text().startswith("# ")
-    assignments = ["train.minutes=null", "train.epochs=1", "train.batch_size=16", "data.max_samples=32"]
-    assignments += ["diagnostics.bank=16", "train.log_interval=1"]
-    if "cifar10" in preset.stem:
-        assignments += [f"data.root={request.getfixturevalue('cifar10_sample')}"]
+    comment = "".join(line for line in preset.read_text().splitlines() if line.startswith("# "))
+    assert comment.startswith(("# hjepa pretrain --config configs/pretrain/", "# torchrun"))
+    assert preset.stem in comment
+    assert "easured" in comment
+    whole = load(PretrainSettings, config=preset)
+    assignments = ["train.minutes=null", "train.epochs=1", "train.batch_size=16", "data.max_samples=40"]
+    assignments += ["diagnostics.bank=16", "train.log_interval=1", "train.compile='off'", "data.workers=2"]
+    assignments += CHEAP.get(preset.stem, [])
+    if whole.data.dataset != "digits":
+        assignments += [f"data.root={request.getfixturevalue(f'{whole.data.dataset}_sample')}"]
     settings = load(PretrainSettings, config=preset, assignments=assignments)
     dataset = load_dataset(settings.data.dataset, "train", root=settings.data.root)
     assert pretrain(settings, dataset, run_dir=tmp_path / "run").steps == 2
+
+
+def test_presets__as_documented_says_what_the_documents_print() -> None:
+    settings = load(PretrainSettings, config=find_preset("as_documented", "pretrain"))
+    model, masking = settings.model, settings.masking
+    assert (model.encoder_type, model.embed_dim, model.num_hierarchies) == ("vit_base_patch16_224", 768, 3)
+    assert (model.taps, model.mask_mode, model.class_token) == ("final", "zero", True)
+    predictor = model.predictor
+    assert (predictor.depth, predictor.num_heads, predictor.mlp_ratio, predictor.embed_dim) == (6, 12, 4.0, 768)
+    ema = model.ema
+    assert (ema.momentum, ema.momentum_end, ema.momentum_warmup_epochs, ema.schedule) == (0.996, 1.0, 30, "cosine")
+    assert (masking.type, masking.num_masks, masking.mask_scale) == ("multi_block", 4, (0.15, 0.2))
+    assert (masking.aspect_ratio, masking.context_scale) == ((0.75, 1.5), (0.85, 1.0))
+    assert not masking.allow_target_overlap
+    assert settings.train.level_weights == (1.0, 0.5, 0.25)
+
+
+def test_presets__flat_baselines_predict_one_level_and_do_nothing_else() -> None:
+    for name in ("flat_ijepa_cifar10_cpu", "flat_ijepa_cifar10_h100"):
+        settings = load(PretrainSettings, config=find_preset(name, "pretrain"))
+        assert (settings.model.num_hierarchies, settings.model.taps) == (1, "final")
+        assert (settings.train.loss, settings.data.augmentation) == ("smooth_l1", "light")
+        assert settings.train.whole_image == GlobalSettings()
+        assert settings.train.predicted_share == 1.0
 
 
 def test_presets__are_found_by_name() -> None:

@@ -29,6 +29,13 @@ def key_mask(valid: Tensor, prefix: int) -> Tensor:
     return additive(torch.cat((always, valid), dim=1)[:, None, None])
 
 
+def _flags(context: Tensor, valid: Tensor | None, num_patches: int) -> Tensor:
+    """Return bool `[B, N]`, True for the tokens `[B, K]` that are context; padding names token 0 and marks nothing."""
+    listed = context if valid is None else torch.where(valid, context, num_patches)
+    flags = torch.zeros(len(context), num_patches + 1, dtype=torch.bool, device=context.device)
+    return flags.scatter_(1, listed, True)[:, :num_patches]
+
+
 class ContextEncoder(nn.Module):
     """A ViT that sees the context tokens of an image and returns them after the blocks that levels tap."""
 
@@ -74,8 +81,7 @@ class ContextEncoder(nn.Module):
         embedded = self.vit.patch_embed(images)
         if context is None:
             return self._blocks(self._positioned(embedded), None)
-        visible = torch.zeros(embedded.shape[:2], dtype=torch.bool, device=images.device)
-        visible.scatter_(1, context, True)
+        visible = _flags(context, valid, embedded.shape[1])
         outputs = self._blocks(
             self._positioned(embedded * visible.unsqueeze(-1)), key_mask(visible, self.prefix) if hide_zeroed else None
         )

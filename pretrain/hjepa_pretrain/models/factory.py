@@ -11,6 +11,7 @@ from hjepa_eval.config import build, merge
 from hjepa_eval.datasets.randomness import derive_seed
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.flat_keys import from_flat
 from hjepa_pretrain.geometry import encoder_arguments, resolve_geometry
 from hjepa_pretrain.models.encoders import ContextEncoder
 from hjepa_pretrain.models.hjepa import HJEPA
@@ -52,7 +53,7 @@ def create_hjepa_from_config(
     """Return an H-JEPA with fresh weights; the same settings give the same weights.
 
     Args:
-        config: settings, or a nested mapping with their keys, of which `model` may be all there is.
+        config: settings, or a mapping with their keys, nested or flat, of which `model` may be all there is.
         total_steps: steps of the training, for the momentum's schedule.
         steps_per_epoch: for `model.ema.momentum_warmup_epochs`.
 
@@ -100,6 +101,7 @@ def create_hjepa_from_config(
 
 def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     """Return settings for a mapping that may not say how long to train."""
+    config = from_flat(config, source="model configuration")
     train = config.get("train") or {}
     length = {} if "epochs" in train or "minutes" in train else {"train": {"epochs": 1}}
     return build(PretrainSettings, merge(config, length), "model configuration")
