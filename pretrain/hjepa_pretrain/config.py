@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hjepa_eval.config import Settings
 from hjepa_pretrain.geometry import geometry_problems
@@ -13,6 +13,8 @@ from hjepa_pretrain.geometry import geometry_problems
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Range = tuple[Positive, Positive]
+# YAML reads the bare words on and off as true and false.
+OnOff = BeforeValidator(lambda value: {True: "on", False: "off"}[value] if isinstance(value, bool) else value)
 
 
 class PredictorSettings(Settings):
@@ -205,7 +207,7 @@ class TrainSettings(Settings):
     checkpoint_activations: bool = Field(
         default=False, description="whether blocks are computed again in the backward pass, to save memory"
     )
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: Annotated[Literal["auto", "on", "off"], OnOff] = Field(
         default="auto", description="torch.compile of the step; auto: when there is a compiler and the run repays it"
     )
     parallel: Literal["ddp", "fsdp"] = Field(
