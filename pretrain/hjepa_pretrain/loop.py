@@ -212,7 +212,7 @@ class _Run:
             {
                 "step": trainer.step,
                 "epoch": state.epoch,
-                "progress": None if timed else round(done, 6),
+                "progress": round(done, 6),
                 "losses": self.losses,
                 "lr": trainer.rate(done),
                 "momentum": trainer.model.ema.momentum(trainer.step - 1, progress=done if timed else None),
