@@ -9,15 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hjepa_eval.errors import CheckpointError, ConfigError
+from hjepa_eval.errors import CheckpointError, ConfigError, HjepaError
 from hjepa_pretrain.config import DiagnosticsSettings
 from hjepa_pretrain.run_files import trim_metrics
+
+Sink = tuple[Callable[[dict[str, Any]], None], Callable[[], None]]
 
 
 class Logs:
     """The sinks of a run; every line goes to all of them."""
 
-    def __init__(self, sinks: list[tuple[Callable[[dict[str, Any]], None], Callable[[], None]]]) -> None:
+    def __init__(self, sinks: list[Sink]) -> None:
         """Take pairs of (write, close)."""
         self._sinks = sinks
 
@@ -71,10 +73,14 @@ def open_logs(
         logs._sinks.append(_open_jsonl(run_dir / "metrics.jsonl"))
     except OSError as error:
         raise _cannot_write(run_dir / "metrics.jsonl", error) from None
-    if settings.tensorboard:
-        logs._sinks.append(_open_tensorboard(run_dir / "tensorboard", step))
-    if settings.wandb is not None:
-        logs._sinks.append(_open_wandb(run_dir, settings.wandb, config or {}))
+    try:
+        if settings.tensorboard:
+            logs._sinks.append(_open_tensorboard(run_dir / "tensorboard", step))
+        if settings.wandb is not None:
+            logs._sinks.append(_open_wandb(run_dir, settings.wandb, config or {}))
+    except HjepaError:
+        logs.close()
+        raise
     return logs
 
 
@@ -105,7 +111,7 @@ def _cannot_write(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"cannot write {path}: {error.strerror}; make room, or name another --out")
 
 
-def _open_jsonl(path: Path) -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
+def _open_jsonl(path: Path) -> Sink:
     file = path.open("a", encoding="utf-8")
 
     def write(line: dict[str, Any]) -> None:
@@ -118,7 +124,7 @@ def _open_jsonl(path: Path) -> tuple[Callable[[dict[str, Any]], None], Callable[
     return write, file.close
 
 
-def _open_tensorboard(folder: Path, step: int) -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
+def _open_tensorboard(folder: Path, step: int) -> Sink:
     """Open a TensorBoard log; events after `step`, of a session that was cut off, are no longer shown."""
     try:
         writer = _tensorboard()(str(folder), purge_step=step + 1 if step else None)
@@ -148,9 +154,7 @@ def _tensorboard() -> Any:
     return SummaryWriter
 
 
-def _open_wandb(
-    run_dir: Path, project: str, config: Mapping[str, Any]
-) -> tuple[Callable[[dict[str, Any]], None], Callable[[], None]]:
+def _open_wandb(run_dir: Path, project: str, config: Mapping[str, Any]) -> Sink:
     """Open a run of Weights & Biases, the same one for all sessions; WANDB_MODE=offline needs no network.
 
     Its own step never goes back, so the x-axis is our `step`: what a resumed run writes again lies on what was there.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hjepa_pretrain.batches import load_images
 from hjepa_pretrain.config import PretrainSettings
-from hjepa_pretrain.diagnostics import check_collapse, leave_one_out_knn, measure, rankme
 from hjepa_pretrain.loop import pretrain
 from numpy.typing import NDArray
 
@@ -19,7 +17,6 @@ from hjepa_eval.analysis.linear_map import linear_map_r2
 from hjepa_eval.config import find_preset, load
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.encoders.run import load_run
-from hjepa_eval.errors import TrainingError
 
 
 def trained_readouts(folder: Path, *assignments: str) -> list[NDArray[np.float32]]:
@@ -47,24 +44,3 @@ def test_levels__read_from_the_final_block_alone_are_one_vector(tmp_path: Path) 
     levels = trained_readouts(tmp_path / "final", "model.taps=final", "train.epochs=0.2", "train.diagnose=0")
     for fine, coarse in itertools.combinations(range(3), 2):
         assert linear_map_r2(levels[fine], levels[coarse], fraction=0.66) > 0.9999, (fine, coarse)
-
-
-def test_rankme__counts_equal_directions() -> None:
-    assert rankme(torch.eye(8)[:5]) == pytest.approx(5, rel=1e-3)
-    assert rankme(torch.ones(10, 8)) == pytest.approx(1, rel=1e-3)
-
-
-def test_knn__each_image_is_classified_by_the_others() -> None:
-    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-    labels = torch.tensor([0, 0, 1, 1])
-    assert leave_one_out_knn(vectors, labels, k=1) == 1.0
-    assert leave_one_out_knn(vectors, torch.tensor([0, 1, 0, 1]), k=1) == 0.0
-
-
-def test_collapse_alarm__fires_on_a_constant_encoder_alone() -> None:
-    labels = torch.arange(64) % 4
-    healthy: dict[str, Any] = measure([torch.randn(64, 8)], labels)
-    check_collapse(healthy, smallest=1e-3, step=1)
-    constant = measure([torch.randn(64, 8), torch.ones(64, 8)], labels)
-    with pytest.raises(TrainingError, match="step 7: level 1 has collapsed"):
-        check_collapse(constant, smallest=1e-3, step=7)
