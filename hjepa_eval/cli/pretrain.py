@@ -42,6 +42,7 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
     Raises:
         HjepaError: data, configuration or training; what was finished stays.
     """
+    from hjepa_eval.cli.training_progress import show_training
     from hjepa_eval.datasets import load_dataset
     from hjepa_eval.features.cache import default_cache_dir, memo_dir
 
@@ -49,25 +50,15 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
     dataset = load_dataset(
         settings.data.dataset, "train", root=root, download=download, memo=memo_dir(default_cache_dir())
     )
-    talk.note(f"pretraining on {dataset.name}, {len(dataset):,} images, into {run_dir}")
+    images = f"{dataset.name}, {len(dataset):,} images"
+    talk.note(f"pretraining on {images}, into {run_dir}")
     try:
-        with talk.progress("pretrain", "") as report:
+        with show_training(talk, run=str(run_dir), dataset=images, device=settings.train.device) as shown:
             return pretraining().loop.pretrain(
-                settings,
-                dataset,
-                run_dir=run_dir,
-                resume=resume,
-                say=talk.note,
-                progress=lambda state: report(round(1000 * state.fraction), 1000, describe_state(state)),
+                settings, dataset, run_dir=run_dir, resume=resume, say=shown.note, progress=shown.update
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the last checkpoint stays; go on with: hjepa pretrain --resume {run_dir}") from None
-
-
-def describe_state(state: Any) -> str:
-    """Return a progress remark: step, loss per level, images per second."""
-    losses = f", loss {'/'.join(f'{loss:.3f}' for loss in state.losses)}" if state.losses else ""
-    return f"step {state.step:,}{losses}, {state.images_per_second:,.0f} images/s"
 
 
 def register(app: typer.Typer) -> None:

@@ -108,8 +108,10 @@ class Alarms:
             return
         past = self.best_per_level or known
         self.best_per_level = [max(pair) for pair in zip(past, known, strict=True)]
-        self.improved = self.best is None or top > self.best
-        self._waited = 0 if self.improved else self._waited + 1
+        better = self.best is None or top > self.best
+        # Of equal measurements the later one stays: it saw more images.
+        self.improved = better or top == self.best
+        self._waited = 0 if better else self._waited + 1
         if self.improved:
             self.best, self.best_step, self.best_level = top, step, known.index(top)
 

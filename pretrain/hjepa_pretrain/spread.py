@@ -61,30 +61,3 @@ def token_ratio(within: Tensor, means: Tensor) -> float | None:
 def agreement(context: Tensor, target: Tensor) -> float:
     """Return the mean cosine between rows of context and target encoder features, both `[N, D]`."""
     return float(F.cosine_similarity(context.double(), target.double(), dim=1).mean())
-
-
-def explained(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Return R2 of predicted cells, `1 - sum |prediction - target|^2 / sum |target - mean|^2`, float32, no dimensions.
-
-    The mean is that of every dimension over the valid cells of the batch: 0 is what the best constant vector reaches,
-    1 is perfect. A loss alone cannot say this, since its scale moves with the targets. Nothing waits for the device.
-
-    Args:
-        prediction: `[B, T, D]`.
-        target: `[B, T, D]`.
-        valid: bool `[B, T]`, cells that count. NaN when there are none, or the targets are all the same vector.
-    """
-    weight = valid.unsqueeze(-1).float()
-    exact = target.detach().float()
-    mean = (exact * weight).sum(dim=(0, 1)) / weight.sum()
-    error = ((prediction.detach().float() - exact).square() * weight).sum()
-    around = ((exact - mean).square() * weight).sum()
-    return torch.where(around > 0, 1.0 - error / around, torch.nan)
-
-
-def explained_levels(
-    predictions: Sequence[Tensor], targets: Sequence[Tensor], valid: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Return `r2_0`, `r2_1`, ...: `explained` of every level of `HJEPA.forward`'s outputs."""
-    levels = enumerate(zip(predictions, targets, valid, strict=True))
-    return {f"r2_{level}": explained(*one) for level, one in levels}

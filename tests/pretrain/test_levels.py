@@ -34,13 +34,13 @@ def trained_readouts(folder: Path, *assignments: str) -> list[NDArray[np.float32
 
 @pytest.mark.slow
 def test_levels__of_a_trained_encoder_differ_by_more_than_a_linear_map(tmp_path: Path) -> None:
-    levels = trained_readouts(tmp_path / "depth", "train.epochs=10", "train.diagnose=0")
+    levels = trained_readouts(tmp_path / "depth", "train.epochs=10", "diagnostics.bank=0")
     for fine, coarse in itertools.combinations(range(3), 2):
         # Measured after 16 epochs: 0.93 to 0.97; of the same network untrained, and of final taps, above 0.9999.
         assert linear_map_r2(levels[fine], levels[coarse], fraction=0.66) < 0.99, (fine, coarse)
 
 
 def test_levels__read_from_the_final_block_alone_are_one_vector(tmp_path: Path) -> None:
-    levels = trained_readouts(tmp_path / "final", "model.taps=final", "train.epochs=0.2", "train.diagnose=0")
+    levels = trained_readouts(tmp_path / "final", "model.taps=final", "train.epochs=0.2", "diagnostics.bank=0")
     for fine, coarse in itertools.combinations(range(3), 2):
         assert linear_map_r2(levels[fine], levels[coarse], fraction=0.66) > 0.9999, (fine, coarse)

@@ -21,6 +21,11 @@ CPU = torch.device("cpu")
 SQUARE = Transform(size=32, resize=32)
 
 
+def read_epoch(source: sources.ImageSource) -> None:
+    for step in range(12):
+        source.batch(step)
+
+
 def order_of(count: int, batch_size: int = 32, **ranks: int) -> BatchOrder:
     return BatchOrder(torch.arange(count), batch_size, seed=3, **ranks)
 
@@ -95,8 +100,7 @@ def test_decoded__an_unreadable_image_is_named(cifar10_sample: Path, tmp_path: P
         read_images(dataset, SQUARE, torch.arange(len(dataset)), workers=2)
     decoded = DecodedImages(dataset, SQUARE, order_of(len(dataset)), workers=2, device=CPU)
     with pytest.raises(DataError, match=victim.name):
-        for step in range(12):
-            decoded.batch(step)
+        read_epoch(decoded)
 
 
 @pytest.mark.parametrize("placement", ["device", "loader"])
