@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--format",
                 metavar="[timm|onnx|torch]",
-                help="timm: weights that timm loads by itself; onnx, torch: a graph from images to every level's tokens",
+                help="timm: weights that timm loads; onnx, torch: a graph from images to the tokens of all levels",
             ),
         ] = "timm",
         encoder: Annotated[

@@ -69,16 +69,26 @@ def write_graph(encoder: Encoder, folder: Path, *, kind: str) -> None:
     module = _Tokens(encoder).eval()
     if kind == "onnx":
         check_onnx()
-        names = [f"level_{level.index}" for level in encoder.levels]
-        program: Any = torch.onnx.export(
-            module, example, dynamo=True, verbose=False, input_names=[INPUT], output_names=names, dynamic_shapes=shapes
-        )
-        program.save(folder / FILES["onnx"])
+        _onnx_program(module, example, shapes).save(folder / FILES["onnx"])
     else:
         with torch.no_grad():
-            torch.export.save(torch.export.export(module, example, dynamic_shapes=shapes), folder / FILES["torch"])
+            program = torch.export.export(module, example, dynamic_shapes=shapes)
+        # Where each operation was written: paths of this machine, which are nobody's business.
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        torch.export.save(program, folder / FILES["torch"])
     text = json.dumps(preprocessing(encoder, dtype), indent=2) + "\n"
     (folder / PREPROCESSING).write_text(text, encoding="utf-8")
+
+
+def _onnx_program(module: _Tokens, example: tuple[Tensor], shapes: Any) -> Any:
+    names = [f"level_{level.index}" for level in module.encoder.levels]
+    program: Any = torch.onnx.export(
+        module, example, dynamo=True, verbose=False, input_names=[INPUT], output_names=names, dynamic_shapes=shapes
+    )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # As above: paths of this machine.
+    return program
 
 
 def preprocessing(encoder: Encoder, dtype: torch.dtype) -> dict[str, Any]:

@@ -38,16 +38,17 @@ def model_card(encoder: ViTEncoder, facts: RunFacts, *, title: str, kind: str, b
         branch: `target` or `context`.
     """
     whose = {
-        "target": "the target encoder, the moving average of the trained one",
-        "context": "the context encoder, which was trained itself",
+        "target": "target encoder (the moving average of the trained one)",
+        "context": "context encoder (the trained one itself)",
     }
     dtype = str(next(iter(encoder.parameters())).dtype).removeprefix("torch.")
     numbers = sum(parameter.numel() for parameter in encoder.parameters())
-    architecture = ", ".join(f"{key} {value}" for key, value in encoder.settings["architecture"].items())
+    built_by = {key: value for key, value in encoder.settings["architecture"].items() if value != ""}
+    architecture = ", ".join([built_by.pop("timm"), *(f"{key} {value}" for key, value in built_by.items())])
     parts = [
         _front_matter(kind),
         f"# {escape(title)}",
-        f"An image encoder, {whose[branch]} of an H-JEPA pretraining run, exported by hjepa {escape(__version__)}. "
+        f"The {whose[branch]} of an H-JEPA pretraining run, exported by hjepa {escape(__version__)}. "
         f"It has no classifier. {numbers:,} parameters in {dtype}; {escape(architecture)}.",
         "## Levels",
         _levels(encoder.levels, facts.knn if branch == "target" else ()),
@@ -58,7 +59,7 @@ def model_card(encoder: ViTEncoder, facts: RunFacts, *, title: str, kind: str, b
         "## Training",
         _training(facts),
         "All settings of the run:",
-        f"```json\n{json.dumps(facts.settings, indent=1)}\n```",
+        f"```json\n{json.dumps(_public(facts.settings), indent=1)}\n```",
         "## Licence",
         "Not stated: who publishes these weights decides, with the terms of the images in mind.",
     ]
@@ -150,6 +151,14 @@ session = onnxruntime.InferenceSession(f"{{folder}}/{FILES["onnx"]}", providers=
 images = np.zeros((1, 3, {size}, {size}), np.{dtype})  # prepared; any batch size
 levels = session.run(None, {{"images": images}})"""
     return [f"```python\n{code}\n```", f"`levels` is {what}. `{PREPROCESSING}` says the same for programs."]
+
+
+def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without the folder of the images, which says something of a machine and nothing of the run."""
+    return {
+        name: {key: value for key, value in part.items() if key != "root"} if isinstance(part, dict) else part
+        for name, part in settings.items()
+    }
 
 
 def _training(facts: RunFacts) -> str:
