@@ -10,7 +10,8 @@ from hjepa_eval.cli.pretrain import load_pretrain_settings, pretraining
 
 CONVENTION = (
     "weights, gradients and AdamW's moments are fp32; activations are what autograd keeps between forward and backward "
-    "pass, each storage once, found without allocating it; work space, images and the allocator's waste come on top"
+    "pass (in bf16 also cast weights), each storage once, found without allocating it; work space, images and the "
+    "allocator's waste come on top"
 )
 RECOMPUTED = "train.checkpoint_activations keeps less than these activations; how much less is not counted"
 _KINDS = {

@@ -84,10 +84,14 @@ def _levels(levels: tuple[Level, ...], knn: tuple[float, ...]) -> str:
 def _knn_note(facts: RunFacts, branch: str) -> str:
     if facts.knn and branch == "target":
         return (
-            f"kNN is what the run's own diagnostics measured at step {facts.steps:,}, on images of the train split: "
+            f"kNN is what the run's own diagnostics measured at {_step(facts)}, on images of the train split: "
             "it watches a training and is no test score. `hjepa eval` measures one."
         )
     return "Nothing was measured on this encoder by the run itself. `hjepa eval` measures it."
+
+
+def _step(facts: RunFacts) -> str:
+    return "the end" if facts.steps is None else f"step {facts.steps:,}"
 
 
 def _input(encoder: ViTEncoder) -> str:

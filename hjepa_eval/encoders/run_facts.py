@@ -25,7 +25,7 @@ class RunFacts:
 
     dataset: dict[str, Any]
     settings: dict[str, Any]
-    versions: dict[str, str]
+    versions: dict[str, Any]
     steps: int | None
     seconds: float | None
     knn: tuple[float, ...]
@@ -42,26 +42,32 @@ def read_facts(folder: Path) -> RunFacts:
     """
     config = read_run_config(folder)
     state = _read(folder / "summary.json") or _read(folder / "state.json")
-    steps = state.get("steps", state.get("step"))
-    found = state.get("measures", {}).get("knn") or _logged_knn(folder.parent.parent / "metrics.jsonl", steps)
+    steps, seconds = state.get("steps", state.get("step")), state.get("seconds")
+    found = _mapping(state.get("measures")).get("knn") or _logged_knn(folder.parent.parent / "metrics.jsonl", steps)
     whole = isinstance(found, list) and len(found) == len(config["encoder"]["taps"])
-    numbers = whole and all(isinstance(value, int | float) for value in found)
     return RunFacts(
-        dataset=config["dataset"],
-        settings=config.get("settings", {}),
-        versions=config.get("versions", {}),
-        steps=steps,
-        seconds=state.get("seconds"),
-        knn=tuple(float(value) for value in found) if numbers else (),
+        dataset=_mapping(config["dataset"]),
+        settings=_mapping(config.get("settings")),
+        versions=_mapping(config.get("versions")),
+        steps=steps if isinstance(steps, int) else None,
+        seconds=float(seconds) if _is_number(seconds) else None,
+        knn=tuple(float(value) for value in found) if whole and all(map(_is_number, found)) else (),
     )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        return _mapping(json.loads(path.read_bytes()))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _logged_knn(path: Path, step: int | None) -> Any:

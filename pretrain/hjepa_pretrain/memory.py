@@ -48,8 +48,9 @@ class StepMemory:
     """Bytes that a training step needs on the device, by what for.
 
     Weights, gradients and AdamW's two moments are fp32. `activations` is what one backward pass needs of the forward
-    pass before it: every tensor that autograd keeps, a shared storage once, parameters and buffers not. Work space of
-    single operations, the images of a data set and what the allocator wastes are not counted.
+    pass before it: every tensor that autograd keeps, a shared storage once, in bf16 also the cast copies of weights;
+    parameters and buffers not. Work space of single operations, the images of a data set and what the allocator wastes
+    are not counted.
 
     Attributes:
         weights: of what is trained, and of fixed positions.

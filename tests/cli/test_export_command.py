@@ -18,6 +18,8 @@ def test_export__the_folder_is_measured_like_the_run(hjepa, digits_run: Path) ->
     (exported,) = json.loads(hjepa("knn", "--model", "timm:local-dir:exports/digits_run-timm", *knn).out)
     (own,) = json.loads(hjepa("knn", "--model", digits_run, *knn).out)
     assert exported["model"]["weights"] == own["model"]["weights"]
+    twin = hjepa("eval", "--model", "timm:local-dir:exports/digits_run-timm", "--baselines", "random")
+    assert (twin.code, "has no untrained twin" in twin.err) == (2, True)
     assert [level["scores"] for level in exported["levels"]] == [level["scores"] for level in own["levels"]]
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from hjepa_eval.encoders.export import export_run
 from hjepa_eval.encoders.model_card import FOLDER, NOT_MEASURED, escape
 from hjepa_eval.encoders.run import load_run
 from hjepa_eval.encoders.run_facts import read_facts
-from hjepa_eval.encoders.vit import pool_cells
+from hjepa_eval.encoders.vit import create_vit, pool_cells
 from hjepa_eval.errors import CheckpointError, EncoderError, UnknownNameError
 
 
@@ -144,30 +145,68 @@ def test_local_dir__what_is_missing_or_does_not_fit_is_one_error(digits_run: Pat
         load_encoder(f"timm:local-dir:{folder}")
 
 
-@torch.no_grad()
-def test_checkpoint_option__takes_an_exported_file_of_a_plain_timm_name(tmp_path: Path) -> None:
-    """A run whose encoder is as timm names it: its file fills `timm:NAME`."""
-    name, run = "vit_tiny_patch16_224", tmp_path / "run"
-    model = timm.create_model(name, num_classes=0)
+def make_run(run: Path, name: str, *, taps: list[int], size: int, **arguments: Any) -> Path:
+    """A run folder around a ViT whose every number is drawn, also those that begin as zeros and ones."""
+    arguments = {"seed": 0, "positions": "learned", "class_token": True, "global_pool": "", **arguments}
+    state = create_vit(name, **arguments).state_dict()
+    generator = torch.Generator().manual_seed(1)
+    drawn = {key: tensor + 0.05 * torch.randn(tensor.shape, generator=generator) for key, tensor in state.items()}
     run.mkdir()
-    save_file({f"target.{key}": tensor for key, tensor in model.state_dict().items()}, run / "encoder.safetensors")
-    transform = {"size": 224, "resize": 224, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
-    arguments = {"seed": 0, "positions": "learned", "class_token": True, "global_pool": ""}
+    save_file({f"target.{key}": tensor for key, tensor in drawn.items()}, run / "encoder.safetensors")
     config = {
         "format_version": 1,
-        "encoder": {"vit": name, "arguments": arguments, "taps": [4, 8, 12]},
-        "transform": transform,
+        "encoder": {"vit": name, "arguments": arguments, "taps": taps},
+        "transform": {"size": size, "resize": size, "mean": [0.5] * 3, "std": [0.5] * 3},
         "dataset": {"name": "none"},
     }
     (run / "config.json").write_text(json.dumps(config))
+    return run
+
+
+@torch.no_grad()
+def test_checkpoint_option__takes_an_exported_file_of_a_plain_timm_name(tmp_path: Path) -> None:
+    name = "vit_tiny_patch16_224"
+    run = make_run(tmp_path / "run", name, taps=[4, 8, 12], size=224)
     export_run(run, tmp_path / "out")
     encoder = load_encoder(f"timm:{name}?checkpoint={tmp_path / 'out' / 'model.safetensors'}")
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    found, expected = encoder(images), load_run(run, {})(images)
+    for level, other in zip(encoder(images), load_run(run, {})(images), strict=True):
+        torch.testing.assert_close(level, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["timm", "torch"])
+@torch.no_grad()
+def test_export__layer_scale_class_token_registers_and_odd_grids_come_along(tmp_path: Path, kind: str) -> None:
+    more = {"init_values": 0.1, "reg_tokens": 2, "depth": 3, "img_size": 20, "mlp_ratio": 2.0}
+    run = make_run(tmp_path / "run", "vit_tiny_patch4_32", taps=[1, 3, 3], size=20, **more)
+    export_run(run, tmp_path / "out", kind=kind)
+    images = torch.randn(3, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    expected = load_run(run, {})(images)
+    assert [tuple(level.shape) for level in expected] == [(3, 28, 192), (3, 12, 192), (3, 7, 192)]
+    if kind == "timm":
+        found = load_encoder(f"timm:local-dir:{tmp_path / 'out'}")(images)
+        tokens = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval().forward_features(images)
+        torch.testing.assert_close(tokens[:, :3], expected[2][:, :3], rtol=0, atol=1e-5)
+    else:
+        found = torch.export.load(tmp_path / "out" / "model.pt2").module()(images)
     for level, other in zip(found, expected, strict=True):
         torch.testing.assert_close(level, other, rtol=0, atol=1e-5)
-    opened = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
-    torch.testing.assert_close(opened.forward_features(images)[:, :1], expected[2][:, :1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [{"measures": None, "steps": "many", "seconds": None}, {"measures": {"knn": [0.5]}}, {"measures": []}, []],
+)
+def test_facts__what_no_file_says_stays_unsaid(tmp_path: Path, summary: Any) -> None:
+    run = make_run(tmp_path / "run", "vit_tiny_patch4_32", taps=[1, 2], size=32, depth=2)
+    (run / "summary.json").write_text(json.dumps(summary))
+    facts = read_facts(run)
+    assert (facts.steps, facts.seconds, facts.knn) == (None, None, ())
+    export_run(run, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.count(NOT_MEASURED) == 2
+    assert "- steps: not stated" in card
+    assert "- seconds of training: not stated" in card
 
 
 @pytest.mark.parametrize("batch", [1, 3])
