@@ -50,7 +50,7 @@ def read_facts(folder: Path) -> RunFacts:
         settings=_mapping(config.get("settings")),
         versions=_mapping(config.get("versions")),
         steps=steps if isinstance(steps, int) else None,
-        seconds=float(seconds) if _is_number(seconds) else None,
+        seconds=float(seconds) if isinstance(seconds, int | float) else None,
         knn=tuple(float(value) for value in found) if whole and all(map(_is_number, found)) else (),
     )
 
