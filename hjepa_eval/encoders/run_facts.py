@@ -19,7 +19,7 @@ class RunFacts:
         settings: all of the run, nested.
         versions: of the programs, by name.
         steps: optimiser steps that the weights went through; None when no file says it.
-        seconds: of training until then; None when no file says it.
+        seconds: of the training, or until a checkpoint; None when no file says it.
         knn: per level, what the run's diagnostics measured at that step on the target encoder; empty: not measured.
     """
 
@@ -42,8 +42,12 @@ def read_facts(folder: Path) -> RunFacts:
     """
     config = read_run_config(folder)
     state = _read(folder / "summary.json") or _read(folder / "state.json")
-    steps, seconds = state.get("steps", state.get("step")), state.get("seconds")
-    found = _mapping(state.get("measures")).get("knn") or _logged_knn(folder.parent.parent / "metrics.jsonl", steps)
+    last, seconds = state.get("steps", state.get("step")), state.get("seconds")
+    # A finished run that measured its levels keeps the weights of the best measurement, not the last ones.
+    steps = _mapping(state.get("best")).get("step", last)
+    found = _mapping(state.get("measures")).get("knn") if steps == last else None
+    for log in (folder / "metrics.jsonl", folder.parent.parent / "metrics.jsonl"):
+        found = found or _logged_knn(log, steps)
     whole = isinstance(found, list) and len(found) == len(config["encoder"]["taps"])
     return RunFacts(
         dataset=_mapping(config["dataset"]),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors.torch import save_file
 from timm.models import VisionTransformer
 
@@ -16,7 +17,7 @@ from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.timm_models import ViTEncoder, parse_level_options, wrap_timm
 from hjepa_eval.encoders.vit import vit_arguments
 from hjepa_eval.encoders.weights import load_strict, read_tensors
-from hjepa_eval.errors import CheckpointError
+from hjepa_eval.errors import CheckpointError, EncoderError
 
 PREFIX = "local-dir:"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -66,11 +67,34 @@ def write_timm(encoder: ViTEncoder, folder: Path) -> None:
     """Write an encoder's weights under timm's names, and the configuration with which timm builds it.
 
     Raises:
+        EncoderError: timm, without hjepa, would build another encoder from it.
         OSError: the folder cannot be written.
     """
     tensors = {name: tensor.contiguous() for name, tensor in encoder.model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(timm_config(encoder), indent=2) + "\n", encoding="utf-8")
+    if not _timm_gives_the_same(encoder, folder):
+        raise EncoderError(
+            f"timm alone cannot build {encoder.name} again: it has something of hjepa's own, such as positions; "
+            "take --format torch or onnx"
+        )
+
+
+@torch.no_grad()
+def _timm_gives_the_same(encoder: ViTEncoder, folder: Path) -> bool:
+    """Build the model as a user of timm will, and compare the last block's tokens on one image of noise."""
+    weights = next(encoder.parameters())
+    model = timm.create_model(f"{PREFIX}{folder}", pretrained=False).eval()
+    state = encoder.model.state_dict()
+    if {name: tensor.shape for name, tensor in model.state_dict().items()} != {n: t.shape for n, t in state.items()}:
+        return False
+    model.load_state_dict(state)
+    size = encoder.transform.size
+    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weights.dtype)
+    ours = encoder.model.forward_features(image).float()
+    theirs = model.to(weights.dtype).forward_features(image).float()
+    # Measured differences are 0; a lost rotation or factor changes the first digit.
+    return bool((ours - theirs).abs().max() <= 1e-3 * ours.abs().max())
 
 
 def load_timm_folder(folder: Path, options: Mapping[str, str]) -> Encoder:

@@ -193,6 +193,37 @@ def test_export__layer_scale_class_token_registers_and_odd_grids_come_along(tmp_
         torch.testing.assert_close(level, other, rtol=0, atol=1e-5)
 
 
+def test_facts__of_a_finished_run_are_those_of_its_best_step(digits_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    rewrite(run / "summary.json", {"best": {"step": 4, "knn": 0.9, "level": 1}, "measures": {"knn": [0.1, 0.2]}})
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 4, "knn": [0.8, 0.9]}))
+    facts = read_facts(run)
+    assert (facts.steps, facts.knn) == (4, (0.8, 0.9))
+    (run / "metrics.jsonl").unlink()
+    assert read_facts(run).knn == ()
+
+
+@pytest.mark.parametrize("change", ["a module without weights", "a weight of its own"])
+def test_timm__what_timm_cannot_build_is_refused_and_goes_as_a_graph(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    class Doubled(torch.nn.Module):
+        def forward(self, vectors: Tensor) -> Tensor:
+            return 2.0 * vectors
+
+    def changed(run: Path, options: dict[str, str]) -> Any:
+        encoder = load_run(run, options)
+        own = Doubled() if change.startswith("a module") else torch.nn.LayerNorm(64)
+        encoder.model.blocks[0].attn.q_norm = own
+        return encoder
+
+    monkeypatch.setattr("hjepa_eval.encoders.export.load_run", changed)
+    with pytest.raises(EncoderError, match=r"timm alone cannot build .*take --format torch or onnx"):
+        export_run(digits_run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export_run(digits_run, tmp_path / "out", kind="torch")
+
+
 @pytest.mark.parametrize(
     "summary",
     [{"measures": None, "steps": "many", "seconds": None}, {"measures": {"knn": [0.5]}}, {"measures": []}, []],
