@@ -91,8 +91,10 @@ def describe_memory(settings: PretrainSettings) -> tuple[tuple[PartSize, ...], S
     device, precision = _where(settings)
     images = -(-settings.train.batch_size // settings.train.accumulate)
     few, geometry = min(_FEW, images), resolve_geometry(settings)
+    # Blocks that are computed again hide what they keep from whoever counts it.
+    plain = settings.model_copy(update={"train": settings.train.model_copy(update={"checkpoint_activations": False})})
     with torch.device("meta"):
-        model = create_hjepa_from_config(settings)
+        model = create_hjepa_from_config(plain)
     model.train()
     if device == "cpu":
         use_plain_attention(model.context_encoder)
@@ -132,12 +134,11 @@ def _where(settings: PretrainSettings) -> tuple[str, str]:
 def _parts(model: HJEPA) -> tuple[PartSize, ...]:
     counts = model.parameter_counts()
     names = [name for name in counts if name not in ("total", "trainable")]
-    modules = {name: getattr(model, name) for name in names}
-    trained = {
-        name: 0 if part is None else sum(p.numel() for p in part.parameters() if p.requires_grad)
-        for name, part in modules.items()
+    fixed = {
+        name: 0 if part is None else sum(p.numel() for p in part.parameters() if not p.requires_grad)
+        for name, part in ((name, getattr(model, name)) for name in names)
     }
-    return tuple(PartSize(name, counts[name], trained[name]) for name in names)
+    return tuple(PartSize(name, counts[name], counts[name] - fixed[name]) for name in names)
 
 
 def _activations(model: HJEPA, settings: PretrainSettings, geometry: Geometry, images: int, precision: str) -> int:
