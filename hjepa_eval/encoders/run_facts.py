@@ -45,7 +45,7 @@ def read_facts(folder: Path) -> RunFacts:
     last, seconds = state.get("steps", state.get("step")), state.get("seconds")
     # A finished run that measured its levels keeps the weights of the best measurement, not the last ones.
     steps = _mapping(state.get("best")).get("step", last)
-    found = _mapping(state.get("measures")).get("knn") if steps == last else None
+    found: Any = _mapping(state.get("measures")).get("knn") if steps == last else None
     for log in (folder / "metrics.jsonl", folder.parent.parent / "metrics.jsonl"):
         found = found or _logged_knn(log, steps)
     whole = isinstance(found, list) and len(found) == len(config["encoder"]["taps"])
