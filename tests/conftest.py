@@ -15,6 +15,18 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PER_CLASS = {"train": 40, "test": 20}
+TINY_RUN = {
+    "model": {
+        "encoder_type": "vit_tiny_patch2_8",
+        "encoder_depth": 2,
+        "num_hierarchies": 2,
+        "predictor": {"embed_dim": 32, "depth": 1, "num_heads": 2},
+        "ema": {"momentum": 0.9, "momentum_end": 0.99},
+    },
+    "data": {"dataset": "digits", "flip": False, "max_samples": 160},
+    "train": {"epochs": 2, "batch_size": 32, "log_interval": 4, "checkpoint_interval": 4},
+    "diagnostics": {"bank": 64, "interval": 4},
+}
 
 
 def pytest_configure() -> None:
@@ -45,6 +57,20 @@ def cifar10_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if len(taken) == 20 and all(taken[key] == PER_CLASS[key[0]] for key in taken):
                 break
     return folder / "cifar10"
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished pretraining run on digits, of a few steps; tests copy it before they change it."""
+    from hjepa_pretrain.config import PretrainSettings
+    from hjepa_pretrain.loop import pretrain
+
+    from hjepa_eval.config import build
+    from hjepa_eval.datasets import load_dataset
+
+    folder = tmp_path_factory.mktemp("runs") / "digits_run"
+    pretrain(build(PretrainSettings, TINY_RUN, "test"), load_dataset("digits", "train"), run_dir=folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from hjepa_eval.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     extract,
     fewshot,
     finetune,
@@ -59,6 +60,7 @@ def _root(
 _COMMANDS = (
     demo,
     pretrain,
+    export,
     extract,
     knn,
     linear,

@@ -63,7 +63,7 @@ def _untrained(model: str) -> str:
 
     name, *options = model.split("?")
     kind, colon, argument = name.partition(":")
-    if kind == "timm" and colon:
+    if kind == "timm" and colon and not argument.startswith("local-dir:"):
         return "?".join([f"random:{argument}", *(each for each in options if not each.startswith("checkpoint="))])
     if is_run(Path(name)):
         return f"random:{name}"

@@ -8,6 +8,7 @@ import typer
 
 from hjepa_eval.cli.console import guarded, print_json
 from hjepa_eval.cli.settings import ImageSettings
+from hjepa_eval.errors import ConfigError
 
 
 def _said(field: str) -> str:
@@ -22,6 +23,25 @@ FittedOn = Annotated[
 Root = Annotated[str | None, typer.Option("--root", metavar="PATH", help=_said("root"))]
 Download = Annotated[bool, typer.Option("--download", help=_said("download"))]
 CacheDir = Annotated[str | None, typer.Option("--cache-dir", metavar="PATH", help=_said("cache_dir"))]
+
+
+Pretrain = Annotated[
+    str | None,
+    typer.Option("--pretrain", metavar="CONFIG", help="a pretraining YAML file or preset, such as digits, instead"),
+]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of --pretrain, repeatable")
+]
+
+
+def _print_memory(config: str, assignments: list[str], *, as_json: bool) -> None:
+    from hjepa_eval.cli.pretrain_memory import describe, lines
+
+    description = describe(config, assignments)
+    if as_json:
+        print_json(description)
+    else:
+        print("\n".join(lines(description)))
 
 
 def _print_rows(rows: list[tuple[str, str]]) -> None:
@@ -92,9 +112,19 @@ def register(app: typer.Typer) -> None:
         download: Download = False,
         seed: Seed = None,
         cache_dir: CacheDir = None,
+        pretrain: Pretrain = None,
+        assignments: Assignments = None,
         as_json: AsJson = False,
     ) -> None:
-        """List encoders, or one encoder's levels: what they read, their sizes, and what they cost."""
+        """List encoders, or one encoder's levels: what they read, their sizes, and what they cost.
+
+        With --pretrain it is what a pretraining configuration takes: parameters of each part, and memory of a step.
+        """
+        if pretrain is not None or assignments:
+            if pretrain is None or model is not None:
+                raise ConfigError("--pretrain takes a configuration instead of an encoder, and --set belongs to it")
+            _print_memory(pretrain, assignments or [], as_json=as_json)
+            return
         from hjepa_eval.cli.model_levels import describe, lines
         from hjepa_eval.config import load
         from hjepa_eval.encoders import ENCODERS

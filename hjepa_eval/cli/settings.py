@@ -61,6 +61,11 @@ class ImageSettings(OutputSettings):
     model: str | None = option(
         None, "encoder, as in 'hjepa models'; the newest finished run under runs/ when not given", group=DATA
     )
+    encoder: Literal["target", "context"] | None = option(
+        None,
+        "of a run: its moving average (target), as when not given, or the trained encoder itself (context)",
+        group=DATA,
+    )
     dataset: str | None = option(
         None,
         "dataset, as in 'hjepa datasets'; the one the run was pretrained on, else digits, when not given",

@@ -14,6 +14,7 @@ from hjepa_eval.cli.ranks import read_ranks
 from hjepa_eval.cli.settings import ExtractionSettings, ImageSettings
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders.branch import with_branch
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 from hjepa_eval.encoders.precision import device_name, resolve_precision
 from hjepa_eval.encoders.run import is_run, newest_run, read_run_config
@@ -129,13 +130,14 @@ def resolve(settings: SettingsT) -> SettingsT:
     """Return the settings with every default filled in that depends on this machine: model, data, device, cache.
 
     Raises:
-        HjepaError: there is no model to take, or no such device.
+        HjepaError: there is no model to take, it has no such branch, or there is no such device.
     """
-    model = resolve_model(settings.model)
+    model = with_branch(resolve_model(settings.model), settings.encoder)
     dataset, root = resolve_dataset(settings.dataset, model)
     device = device_name(read_ranks().device(settings.device))
     found = {
         "model": model,
+        "encoder": None,  # The name says it now; a baseline beside the model has no branch.
         "dataset": dataset,
         "root": settings.root or root,
         "device": device,

@@ -133,7 +133,7 @@ ENCODERS: dict[str, EncoderKind] = {
     "timm": EncoderKind(
         _timm,
         "timm:NAME",
-        "a pretrained timm model: ?checkpoint=FILE, a copy on this machine, or --download",
+        "a pretrained timm model: ?checkpoint=FILE, a copy on this machine, or --download; or local-dir:FOLDER",
         ("checkpoint", "levels", "taps"),
     ),
     "hf": EncoderKind(

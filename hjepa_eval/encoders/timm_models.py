@@ -193,11 +193,20 @@ def load_random(name: str, options: Mapping[str, str], *, seed: int) -> Encoder:
 def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encoder:
     """Return `timm:NAME` with weights from `?checkpoint=FILE`, this machine's Hugging Face cache, or a download.
 
+    The name `local-dir:FOLDER` is a folder that timm or `hjepa export` wrote, with its own weights.
+
     Raises:
         UnknownNameError: there is no such model.
         CheckpointError: the checkpoint does not fit.
         EncoderError: the weights are not on this machine and `download` is false.
     """
+    if name.startswith("local-dir:"):
+        # That module builds on this one.
+        from hjepa_eval.encoders.timm_folder import load_timm_folder
+
+        if "checkpoint" in options:
+            raise EncoderError(f"timm:{name} has weights of its own; leave ?checkpoint out")
+        return load_timm_folder(Path(name.removeprefix("local-dir:")), options)
     model, size = build_untrained(name, seed=0)
     checkpoint = options.get("checkpoint") or _cached_weights(model)
     if checkpoint is not None:

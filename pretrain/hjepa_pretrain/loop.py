@@ -15,6 +15,7 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.precision import resolve_device
 from hjepa_eval.errors import TrainingError, first_few
 from hjepa_eval.features.fingerprint import differences, hash_json
+from hjepa_pretrain import memory as memory  # not used here: whoever imports the loop has all of pretraining
 from hjepa_pretrain.alarms import Alarms
 from hjepa_pretrain.checkpoint import Checkpoint, folder, newest_checkpoint, read_checkpoint, save_checkpoint
 from hjepa_pretrain.compiling import resolve_compile
