@@ -115,7 +115,8 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
     problems += _problems_of_masks(settings, geometry)
     if data.stored_size is not None and data.stored_size < geometry.image_size:
         problems.append(
-            f"data.stored_size {data.stored_size} is smaller than the image of {geometry.image_size} pixels; leave it out"
+            f"data.stored_size {data.stored_size} is smaller than the image of {geometry.image_size} pixels; "
+            "leave it out"
         )
     return problems
 
@@ -127,7 +128,8 @@ def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[s
     most = geometry.most_context_tokens(masking)
     if most >= tokens:
         return [
-            f"masking.context_tokens {most} leaves nothing to predict on a grid of {rows}x{columns}; at most {tokens - 1}"
+            f"masking.context_tokens {most} leaves nothing to predict on a grid of {rows}x{columns}; "
+            f"at most {tokens - 1}"
         ]
     problems = []
     block = int(masking.context_scale[1] * tokens)
@@ -150,7 +152,7 @@ def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[s
 def _problems_of_choices(settings: PretrainSettings) -> list[str]:
     """Return what does not fit together without looking at a network."""
     model, masking, train, data = settings.model, settings.masking, settings.train, settings.data
-    predictor, whole = model.predictor, train.whole_image
+    predictor = model.predictor
     problems = []
     if predictor.embed_dim % predictor.num_heads:
         problems.append(
