@@ -14,6 +14,7 @@ HEAVY = ("torch", "torchvision", "faiss", "timm", "sklearn", "matplotlib", "hjep
 COMMANDS = [
     "demo",
     "pretrain",
+    "masks",
     "extract",
     "finetune",
     "knn",

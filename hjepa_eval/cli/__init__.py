@@ -23,6 +23,7 @@ from hjepa_eval.cli import (
     linear,
     listings,
     lowshot,
+    masks,
     pretrain,
     report,
 )
@@ -59,6 +60,7 @@ def _root(
 _COMMANDS = (
     demo,
     pretrain,
+    masks,
     extract,
     knn,
     linear,

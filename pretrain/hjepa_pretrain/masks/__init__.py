@@ -1,6 +1,23 @@
 """Which tokens the encoder sees (context) and which are predicted (targets)."""
 
+from hjepa_pretrain.masks.generator import MaskGenerator, context_count, create_mask_generator, masking_problems
+from hjepa_pretrain.masks.hierarchical import HierarchicalMaskGenerator
 from hjepa_pretrain.masks.indices import Masks, masks_from_masked, masks_from_used
 from hjepa_pretrain.masks.multi_block import MultiBlockMaskGenerator
+from hjepa_pretrain.masks.preview import Preview, preview_masks
+from hjepa_pretrain.masks.random_tokens import RandomMaskGenerator
 
-__all__ = ["Masks", "MultiBlockMaskGenerator", "masks_from_masked", "masks_from_used"]
+__all__ = [
+    "HierarchicalMaskGenerator",
+    "MaskGenerator",
+    "Masks",
+    "MultiBlockMaskGenerator",
+    "Preview",
+    "RandomMaskGenerator",
+    "context_count",
+    "create_mask_generator",
+    "masking_problems",
+    "masks_from_masked",
+    "masks_from_used",
+    "preview_masks",
+]
