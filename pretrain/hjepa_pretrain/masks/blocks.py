@@ -52,6 +52,16 @@ def check_share(name: str, share: float) -> None:
         raise ConfigError(f"{name} {share} is a share of images and must lie between 0 and 1")
 
 
+def check_count(name: str, count: int) -> None:
+    """Check that there is at least one.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if count < 1:
+        raise ConfigError(f"{name} {count} must be at least 1")
+
+
 def check_keep(name: str, count: int, num_patches: int) -> None:
     """Check that `count` context tokens leave something to see and something to predict.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_eval.errors import ConfigError
 from hjepa_pretrain.masks.blocks import check_keep
-from hjepa_pretrain.masks.indices import Masks, pick
+from hjepa_pretrain.masks.indices import Masks, listed, pick
 
 
 def separate(box: Tensor, targets: Tensor, *, keep: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -22,8 +22,7 @@ def separate(box: Tensor, targets: Tensor, *, keep: int, generator: torch.Genera
         generator: draws which ones.
     """
     free = ~targets.any(dim=1)
-    seen = _preferred(box, free, keep, generator)
-    context = (box & free).scatter(1, seen, True)
+    context = (box & free) | _preferred(box, free, keep, generator)
     return context, targets & ~context.unsqueeze(1)
 
 
@@ -50,8 +49,9 @@ def fixed_masks(
     if not 1 <= target_tokens <= num_patches:
         raise ConfigError(f"target_tokens {target_tokens} must lie between 1 and {num_patches}, the number of tokens")
     generator = seeded_generator(seed, step, "tokens", box.device)
-    context = _preferred(box, ~union, context_tokens, generator).sort(dim=1).values
-    flags = union.scatter(1, context, False)
+    seen = _preferred(box, ~union, context_tokens, generator)
+    context, _ = listed(seen, context_tokens)
+    flags = union & ~seen
     # When all of them fit, none has to be drawn.
     drawn = generator if target_tokens < num_patches - context_tokens else None
     targets, valid = pick(flags, target_tokens, generator=drawn)
@@ -59,6 +59,7 @@ def fixed_masks(
 
 
 def _preferred(box: Tensor, free: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return int64 `[B, count]`, random tokens: free ones of the box before other free ones before the rest."""
+    """Return bool `[B, N]`, `count` random tokens: free ones of the box before other free ones before the rest."""
     rank = torch.rand(box.shape, generator=generator, device=box.device)
-    return (rank + free + (free & box)).topk(count, dim=1, sorted=False).indices
+    chosen = (rank + free + (free & box)).topk(count, dim=1, sorted=False).indices
+    return torch.zeros_like(free).scatter_(1, chosen, True)

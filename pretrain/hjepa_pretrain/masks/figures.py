@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, which colour-blind readers tell apart; blocks also 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def check_picture(path: Path | str | None) -> None:
     """Check, before anything is drawn, that a picture can be written there.
 
     Raises:
-        ConfigError: its ending is no format, it is a folder, or its folder is not there.
+        ConfigError: its ending is no format, it is a folder, or its folder is not there or allows no writing.
     """
     if path is None:
         return
@@ -148,6 +149,8 @@ def check_picture(path: Path | str | None) -> None:
         raise ConfigError(f"cannot write {path}: it is a folder")
     if not path.parent.is_dir():
         raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"cannot write {path}: the folder {path.parent} allows no writing")
 
 
 def _canvas(rows: int, images: int, *, maps: int, panel: float = _PANEL) -> tuple[Any, Any]:
@@ -177,7 +180,7 @@ def _draw_row(
         panel.set_xlabel(f"context {share[0]:.0%}, targets {share[1]:.0%}", fontsize=9)
     for panel, often in zip(panels[count:], (context, union), strict=True):
         often = often.float().mean(dim=0)
-        image = panel.imshow(often.reshape(grid), cmap="viridis", vmin=0, vmax=1)
+        image = panel.imshow(often.reshape(grid).numpy(), cmap="viridis", vmin=0, vmax=1)
         panel.set_xticks([])
         panel.set_yticks([])
         panel.set_xlabel(
@@ -191,7 +194,7 @@ def _tiles(panel: Any, grid: tuple[int, int], colours: Sequence[str], *, cell: i
     from matplotlib.colors import to_rgb
 
     pixels = torch.tensor([to_rgb(colour) for colour in colours]).reshape(*grid, 3)
-    panel.imshow(pixels, extent=(0, grid[1], grid[0], 0), interpolation="nearest")
+    panel.imshow(pixels.numpy(), extent=(0, grid[1], grid[0], 0), interpolation="nearest")
     for every, width, colour in ((1, 0.5, "white"), (cell, 1.4, "#777777")):
         if every > 1 or width < 1:
             panel.hlines(range(0, grid[0] + 1, every), 0, grid[1], color=colour, linewidth=width)

@@ -29,6 +29,7 @@ from hjepa_pretrain.masks.blocks import (
     Range,
     SizeTable,
     block_sizes,
+    check_count,
     check_keep,
     check_range,
     check_share,
@@ -85,7 +86,7 @@ class HierarchicalMaskGenerator:
         aspect_ratio_range: Range = (0.75, 1.5),
         max_attempts: int = 10,
         *,
-        context_share: Range = (0.25, 0.38),
+        context_share: Range = (0.34, 0.42),
         min_keep: int = 1,
         roll: float = 0.0,
         saliency: float = 0.0,
@@ -114,8 +115,8 @@ class HierarchicalMaskGenerator:
         """
         self.grid = grid_of(input_size, patch_size)
         self.num_patches = math.prod(self.grid)
-        if num_hierarchies < 1:
-            raise ConfigError(f"num_hierarchies {num_hierarchies} must be at least 1")
+        check_count("num_hierarchies", num_hierarchies)
+        check_count("num_target_masks", num_target_masks)
         check_keep("min_keep", min_keep, self.num_patches)
         check_range("aspect_ratio_range", aspect_ratio_range)
         check_range("context_share", context_share, most=1)
@@ -244,8 +245,9 @@ class HierarchicalMaskGenerator:
             saliency = unroll(saliency, places) if self.saliency else None
         targets = gathered_blocks(
             self.grid,
-            self._sizes[level].draw(batch, 1, generator=generator).expand(-1, self.num_target_masks, -1),
+            self._sizes[level].draw(batch, generator=generator),
             cell,
+            count=self.num_target_masks,
             least=math.ceil(self.scales[level][0] * self.num_patches - 1e-6),
             most=math.floor((1 - self.context_shares[level]) * self.num_patches),
             generator=generator,

@@ -18,6 +18,7 @@ from hjepa_pretrain.masks.blocks import (
     Range,
     SizeTable,
     block_sizes,
+    check_count,
     check_keep,
     check_range,
     check_share,
@@ -82,7 +83,9 @@ class MultiBlockMaskGenerator:
         """
         self.grid = grid_of(input_size, patch_size)
         self.num_patches = math.prod(self.grid)
+        check_count("num_target_masks", num_target_masks)
         check_keep("min_keep", min_keep, self.num_patches)
+        check_count("max_attempts", max_attempts)
         check_range("target_scale", target_scale, most=1)
         check_range("context_scale", context_scale, most=1)
         check_range("aspect_ratio_range", aspect_ratio_range)
@@ -202,23 +205,24 @@ class MultiBlockMaskGenerator:
 
     def _separate(self, sizes: Tensor, cell: Tensor, saliency: Tensor | None, generator: torch.Generator) -> Tensor:
         """Return blocks without overlap; images whose sizes fit nowhere try other sizes, and at last smaller ones."""
-        blocks, done = None, torch.zeros(len(sizes), dtype=torch.bool, device=sizes.device)
+        blocks = torch.zeros(*sizes.shape[:2], *self.grid, dtype=torch.bool, device=sizes.device)
+        open_images = torch.arange(len(sizes), device=sizes.device)
         for attempt in range(1, self.max_attempts + 1):
-            again, fits = separate_blocks(
+            tried, fits = separate_blocks(
                 self.grid,
                 sizes,
-                cell,
+                cell[open_images],
                 shrink=attempt == self.max_attempts,
                 generator=generator,
-                saliency=saliency,
+                saliency=None if saliency is None else saliency[open_images],
                 strength=self.saliency,
             )
-            blocks = again if blocks is None else torch.where(done.view(-1, 1, 1, 1), blocks, again)
-            done = done | fits
-            if bool(done.all()):
+            blocks[open_images] = tried
+            open_images = open_images[~fits]
+            if not len(open_images):
                 break
-            sizes = self._draw_sizes(len(sizes), cell, generator)
-        return blocks if blocks is not None else torch.zeros(0)
+            sizes = self._draw_sizes(len(open_images), cell[open_images], generator)
+        return blocks
 
     def _draw_sizes(self, batch: int, cell: Tensor, generator: torch.Generator) -> Tensor:
         """Return int64 `[B, M, 2]`."""

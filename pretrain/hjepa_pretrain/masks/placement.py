@@ -47,35 +47,43 @@ def salient_corners(
 
 def gathered_blocks(
     grid: Grid,
-    sizes: Tensor,
+    size: Tensor,
     cell: Tensor,
     *,
+    count: int,
     least: int,
     most: int,
     generator: torch.Generator,
     saliency: Tensor | None = None,
     strength: float = 0.0,
 ) -> Tensor:
-    """Return blocks `[B, M, rows, columns]` whose union holds at most `most` tokens, where the sizes allow that.
+    """Return blocks `[B, count, rows, columns]` whose union holds at most `most` tokens, where the size allows that.
 
     One block after another goes to a corner that keeps the union small enough; when there is none, to where it
-    adds the fewest tokens. Corners from which less than `least` tokens of a block lie on the grid are not used, unless
-    there are no others.
+    adds the fewest tokens.
+
+    Args:
+        grid: rows and columns.
+        size: int64 `[B, 2]`, the same for all blocks of an image.
+        cell: int64 `[B]`.
+        count: blocks per image.
+        least: tokens of a block that lie on the grid at least, unless no corner has so many.
+        most: tokens of the union.
+        generator: draws.
+        saliency: `[B, N]`, or None.
+        strength: of the preference for saliency.
     """
-    batch, blocks, _ = sizes.shape
-    taken = torch.zeros(batch, *grid, device=sizes.device)
-    ones = torch.ones(batch, *grid, device=sizes.device)
+    taken = torch.zeros(len(size), *grid, device=size.device)
+    whole = inside_sums(torch.ones_like(taken), size)
+    places = lattice_places(grid, size, cell)
+    fullest = whole.masked_fill(~places, 0).amax(dim=(1, 2), keepdim=True)
+    places &= whole >= fullest.clamp(max=least)
+    weights = None if saliency is None else _log_saliency(saliency.view(-1, *grid), size, strength)
     painted = []
-    for number in range(blocks):
-        size = sizes[:, number]
-        places, whole = lattice_places(grid, size, cell), inside_sums(ones, size)
-        fullest = whole.masked_fill(~places, 0).amax(dim=(1, 2), keepdim=True)
-        places &= whole >= fullest.clamp(max=least)
-        added = whole - inside_sums(taken, size)
-        fits = places & (added <= most - taken.sum(dim=(1, 2), keepdim=True))
-        fewest = added == added.masked_fill(~places, torch.inf).amin(dim=(1, 2), keepdim=True)
-        allowed = torch.where(fits.any(dim=(1, 2)).view(-1, 1, 1), fits, places & fewest)
-        weights = None if saliency is None else _log_saliency(saliency.view(-1, *grid), size, strength)
+    for _ in range(count):
+        added = (whole - inside_sums(taken, size)).masked_fill(~places, torch.inf)
+        room = most - taken.sum(dim=(1, 2), keepdim=True)
+        allowed = added <= torch.maximum(room, added.amin(dim=(1, 2), keepdim=True))
         block = paint(grid, _draw(grid, allowed, weights, generator=generator), size)
         taken = torch.maximum(taken, block.to(taken.dtype))
         painted.append(block)
