@@ -9,7 +9,7 @@ import torch
 
 from hjepa_eval.encoders.vit import check_levels, create_vit, resolve_taps
 from hjepa_eval.errors import HjepaError
-from hjepa_pretrain.masks.counts import context_count
+from hjepa_pretrain.masks.generator import context_count, masking_problems
 
 if TYPE_CHECKING:
     from hjepa_pretrain.config import MaskingSettings, PretrainSettings
@@ -131,7 +131,7 @@ def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[s
             f"masking.context_tokens {most} leaves nothing to predict on a grid of {rows}x{columns}; "
             f"at most {tokens - 1}"
         ]
-    problems = []
+    problems = masking_problems(masking, num_levels=model.num_hierarchies)
     block = int(masking.context_scale[1] * tokens)
     if most > block:
         problems.append(
@@ -181,16 +181,6 @@ def _problems_of_choices(settings: PretrainSettings) -> list[str]:
         problems.append(
             f"train.level_weights has {len(train.level_weights)} weights for {model.num_hierarchies} levels"
         )
-    if masking.num_hierarchies not in (None, model.num_hierarchies):
-        problems.append(
-            f"masking.num_hierarchies {masking.num_hierarchies} disagrees with the {model.num_hierarchies} of the model"
-        )
-    if masking.mask_ratio is not None and masking.context_tokens is not None:
-        problems.append("give masking.mask_ratio or masking.context_tokens, found both")
-    if masking.mask_ratio_end is not None and masking.mask_ratio is None:
-        problems.append("masking.mask_ratio_end needs masking.mask_ratio, where it begins")
-    if masking.saliency and masking.type == "random":
-        problems.append("masking.saliency moves blocks; masking.type random has none")
     if train.batch_size % train.accumulate:
         problems.append(f"train.accumulate {train.accumulate} does not divide train.batch_size {train.batch_size}")
     return problems + _problems_of_views(settings)
