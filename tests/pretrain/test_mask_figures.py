@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from hjepa_pretrain.masks import HierarchicalMaskGenerator, MultiBlockMaskGenerator, RandomMaskGenerator
-from hjepa_pretrain.masks.figures import CONTEXT, NEITHER, TARGET, draw_masks
+from hjepa_pretrain.masks.figures import draw_masks
+from hjepa_pretrain.masks.tiles import CONTEXT, NEITHER, TARGET
 from matplotlib.colors import to_hex
 
 from hjepa_eval.errors import ConfigError
