@@ -51,6 +51,11 @@ def test_figures__hierarchical_ones_name_every_level(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "combined.svg").read_text()
 
 
+def test_figures__more_levels_than_colours_are_drawn() -> None:
+    masks = HierarchicalMaskGenerator(64, 4, 5)
+    assert "targets of level 4" in texts(masks.visualize_combined_view(masks(2), count=1))
+
+
 def test_figures__leave_pyplot_alone() -> None:
     import matplotlib.pyplot as plt
 

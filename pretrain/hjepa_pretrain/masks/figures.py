@@ -116,11 +116,13 @@ def draw_combined(
     for number, panel in enumerate(panels[0]):
         draw_tiles(panel, grid, [greys[int(times)] for times in hidden[number]])
         for level, union in enumerate(unions):
-            draw_outline(panel, union[number].reshape(grid), LEVELS[level], inset=0.05 + 0.09 * level, width=2.2)
+            draw_outline(
+                panel, union[number].reshape(grid), LEVELS[level % len(LEVELS)], inset=0.05 + 0.09 * level, width=2.2
+            )
         shares = ", ".join(f"{float(union[number].float().mean()):.0%}" for union in unions)
         panel.set_title(f"image {number}", fontsize=9)
         panel.set_xlabel(f"hidden at level 0, 1, ...:\n{shares}", fontsize=9)
-    lines = [Line2D([], [], color=LEVELS[level], linewidth=2.2) for level in range(len(unions))]
+    lines = [Line2D([], [], color=LEVELS[level % len(LEVELS)], linewidth=2.2) for level in range(len(unions))]
     patches = [Patch(facecolor=shade, edgecolor="#999999") for shade in greys]
     names = [f"targets of level {level}" for level in range(len(unions))]
     counts = ["hidden at no level", *(f"at {times} of {len(unions)}" for times in range(1, len(unions) + 1))]

@@ -11,7 +11,8 @@ What document 001 asks for holds after targets are taken out of the context, whi
   is as large as leaves it on average: share / (1 - union), sides rounded at random so that the mean is exact.
 
 Aspects are drawn from `aspect_ratio_range` to a power that doubles with the level (1/2, 1, 2 for three): fine blocks
-are squarer. On a lattice sizes are few, so the aspect decides between them before the area does.
+are squarer. On a lattice sizes are few, so the aspect decides between them before the area does. Tests assert both
+orders for three levels on 8x8 and 14x14 tokens; a fourth level may have a single size (a square on 24x24).
 """
 
 from __future__ import annotations
