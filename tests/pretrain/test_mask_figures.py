@@ -52,7 +52,7 @@ def test_figures__hierarchical_ones_name_every_level(tmp_path: Path) -> None:
 
 
 def test_figures__more_levels_than_colours_are_drawn() -> None:
-    masks = HierarchicalMaskGenerator(64, 4, 5)
+    masks = HierarchicalMaskGenerator(64, 4, 5, scale_progression="linear")
     assert "targets of level 4" in texts(masks.visualize_combined_view(masks(2), count=1))
 
 
