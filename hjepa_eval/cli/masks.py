@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hjepa_eval.cli.console import guarded, print_json
+from hjepa_eval.cli.console import Talk, guarded, print_json
 from hjepa_eval.cli.pretrain import load_pretrain_settings, pretraining
 
 _COLUMNS = (
@@ -26,7 +26,7 @@ _COLUMNS = (
 
 def table_rows(kind: str, statistics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Return a row of text per level of one kind of masks."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, found in statistics.items():
         low, high = found["achieved_scale"]
         rows.append(
@@ -99,6 +99,8 @@ def register(app: typer.Typer) -> None:
             kinds = {each.kind: {"files": files[each.kind], "statistics": each.statistics} for each in previews}
             print_json({"type": settings.masking.type, "grid": geometry.grid, "context_tokens": tokens, "kinds": kinds})
             return
+        if settings.masking.saliency:
+            Talk(quiet=False).note("masking.saliency needs a network and its images; these masks are drawn without it")
         rows, columns = geometry.grid
         print(f"{rows}x{columns} tokens; training sees {tokens} random ones of each image's context\n")
         print_table([row for each in previews for row in table_rows(each.kind, each.statistics)])

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from hjepa_pretrain.masks import HierarchicalMaskGenerator, MultiBlockMaskGenerator, RandomMaskGenerator
-from hjepa_pretrain.masks.figures import CONTEXT, NEITHER, TARGET, draw_masks
+from hjepa_pretrain.masks.figures import draw_masks
+from hjepa_pretrain.masks.tiles import CONTEXT, NEITHER, TARGET
 from matplotlib.colors import to_hex
 
 from hjepa_eval.errors import ConfigError
@@ -48,6 +49,11 @@ def test_figures__hierarchical_ones_name_every_level(tmp_path: Path) -> None:
     assert "at 3 of 3" in texts(combined)
     assert (tmp_path / "levels.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "combined.svg").read_text()
+
+
+def test_figures__more_levels_than_colours_are_drawn() -> None:
+    masks = HierarchicalMaskGenerator(64, 4, 5, scale_progression="linear")
+    assert "targets of level 4" in texts(masks.visualize_combined_view(masks(2), count=1))
 
 
 def test_figures__leave_pyplot_alone() -> None:

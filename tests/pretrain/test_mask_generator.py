@@ -57,6 +57,26 @@ def test_generators__one_interface_fixed_counts_and_the_step_decides(
     assert (first.level is None) == (kind != "hierarchical")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("overlap", [True, False])
+def test_generators__every_grid_from_4_to_24_has_masks(kind: str, overlap: bool) -> None:
+    for side in range(4, 25):
+        masking = settings(type=kind, allow_target_overlap=overlap or kind == "hierarchical", roll=0.5, aligned=0.5)
+        context_tokens = side * side * 3 // 8
+        sampled = create(masking, side=side).sample(
+            12, "cpu", step=side, context_tokens=context_tokens, target_tokens=side * side - context_tokens
+        )
+        assert 0 <= int(sampled.context.min()) <= int(sampled.context.max()) < side * side
+        assert (sampled.context.diff(dim=1) > 0).all()
+        assert torch.equal(sampled.targets_valid.sum(dim=1), sampled.target_flags.sum(dim=1))
+        for level in range(3):
+            own = torch.ones(12, dtype=torch.bool) if sampled.level is None else sampled.level == level
+            if level == 0:
+                assert sampled.valid((side, side), 0)[own].any(dim=1).all()
+            else:
+                assert not sampled.valid((side, side), level)[~own].any()
+
+
 class Recorder(TorchDispatchMode):
     """Keeps the names of the operations."""
 

@@ -1,7 +1,4 @@
-"""Pictures of masks: what single images show and hide, and what a whole batch covers.
-
-Colours are Okabe and Ito's, which colour-blind readers tell apart; blocks also differ by their outlines.
-"""
+"""Pictures of masks: what single images show and hide, and what a whole batch covers."""
 
 from __future__ import annotations
 
@@ -16,10 +13,8 @@ from torch import Tensor
 
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_pretrain.masks.tiles import CONTEXT, LEVELS, NEITHER, OUTLINES, TARGET, draw_outline, draw_tiles, shades
 
-CONTEXT, TARGET, NEITHER = "#56B4E9", "#F6C27A", "#EDEDED"
-OUTLINES = ("#000000", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#8C6D1F")
-LEVELS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 FORMATS = (".png", ".pdf", ".svg")
 _PANEL = 2.35
 
@@ -117,19 +112,21 @@ def draw_combined(
     hidden = torch.stack(unions).sum(dim=0)
     count = min(count, len(hidden))
     figure, panels = _canvas(1, count, maps=0, panel=2.9)
-    shades = _shades(len(unions))
+    greys = shades(len(unions))
     for number, panel in enumerate(panels[0]):
-        _tiles(panel, grid, [shades[int(times)] for times in hidden[number]])
+        draw_tiles(panel, grid, [greys[int(times)] for times in hidden[number]])
         for level, union in enumerate(unions):
-            _outline(panel, union[number].reshape(grid), LEVELS[level], inset=0.05 + 0.09 * level, width=2.2)
+            draw_outline(
+                panel, union[number].reshape(grid), LEVELS[level % len(LEVELS)], inset=0.05 + 0.09 * level, width=2.2
+            )
         shares = ", ".join(f"{float(union[number].float().mean()):.0%}" for union in unions)
         panel.set_title(f"image {number}", fontsize=9)
         panel.set_xlabel(f"hidden at level 0, 1, ...:\n{shares}", fontsize=9)
-    lines = [Line2D([], [], color=LEVELS[level], linewidth=2.2) for level in range(len(unions))]
-    patches = [Patch(facecolor=shade, edgecolor="#999999") for shade in shades]
+    lines = [Line2D([], [], color=LEVELS[level % len(LEVELS)], linewidth=2.2) for level in range(len(unions))]
+    patches = [Patch(facecolor=shade, edgecolor="#999999") for shade in greys]
     names = [f"targets of level {level}" for level in range(len(unions))]
     counts = ["hidden at no level", *(f"at {times} of {len(unions)}" for times in range(1, len(unions) + 1))]
-    _legend(figure, ([*lines, *patches], [*names, *counts]), columns=len(unions) + len(shades))
+    _legend(figure, ([*lines, *patches], [*names, *counts]), columns=len(unions) + len(greys))
     figure.suptitle(f"All levels of hierarchical masks: {grid[0]}x{grid[1]} tokens", fontsize=12)
     return _finish(figure, save_path)
 
@@ -158,8 +155,8 @@ def _canvas(rows: int, images: int, *, maps: int, panel: float = _PANEL) -> tupl
     from matplotlib.figure import Figure
 
     columns = images + maps
-    figure = Figure(figsize=(max(panel * columns + 0.5, 6.0), (panel + 0.3) * rows + 1.0), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.06)
+    figure = Figure(figsize=(max(panel * columns + 0.5, 6.0), (panel + 0.3) * rows + 1.0))
+    figure.set_layout_engine("constrained", w_pad=0.05, h_pad=0.06)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
@@ -171,11 +168,11 @@ def _draw_row(
     for number, panel in enumerate(panels[:count]):
         seen, hidden = context[number], union[number]
         colours = [CONTEXT if c else TARGET if t else NEITHER for c, t in zip(seen, hidden, strict=True)]
-        _tiles(panel, grid, colours, cell=cell)
+        draw_tiles(panel, grid, colours, cell=cell)
         if targets.shape[1] > 1:
             for block, flags in enumerate(targets[number]):
                 colour = OUTLINES[block % len(OUTLINES)]
-                _outline(panel, flags.reshape(grid), colour, inset=0.05 + 0.07 * (block % 5), width=1.6)
+                draw_outline(panel, flags.reshape(grid), colour, inset=0.05 + 0.07 * (block % 5), width=1.6)
         share = float(seen.float().mean()), float(hidden.float().mean())
         panel.set_xlabel(f"context {share[0]:.0%}, targets {share[1]:.0%}", fontsize=9)
     for panel, often in zip(panels[count:], (context, union), strict=True):
@@ -187,56 +184,6 @@ def _draw_row(
             f"mean {float(often.mean()):.0%} ({float(often.min()):.0%} to {float(often.max()):.0%})", fontsize=9
         )
     figure.colorbar(image, ax=panels[count:], shrink=0.8, pad=0.02, format=lambda value, _: f"{value:.0%}")
-
-
-def _tiles(panel: Any, grid: tuple[int, int], colours: Sequence[str], *, cell: int = 1) -> None:
-    """Draw a tile per token, thin lines between them, and thicker ones around cells of `cell` x `cell`."""
-    from matplotlib.colors import to_rgb
-
-    pixels = torch.tensor([to_rgb(colour) for colour in colours]).reshape(*grid, 3)
-    panel.imshow(pixels.numpy(), extent=(0, grid[1], grid[0], 0), interpolation="nearest")
-    for every, width, colour in ((1, 0.5, "white"), (cell, 1.4, "#777777")):
-        if every > 1 or width < 1:
-            panel.hlines(range(0, grid[0] + 1, every), 0, grid[1], color=colour, linewidth=width)
-            panel.vlines(range(0, grid[1] + 1, every), 0, grid[0], color=colour, linewidth=width)
-    panel.set_xticks([])
-    panel.set_yticks([])
-    for spine in panel.spines.values():
-        spine.set_color("#777777")
-
-
-def _outline(panel: Any, flags: Tensor, colour: str, *, inset: float, width: float) -> None:
-    """Draw the border of the flagged tokens `[rows, columns]`, moved inwards so that borders of blocks do not meet."""
-    from matplotlib.collections import LineCollection
-
-    padded = torch.nn.functional.pad(flags, (1, 1, 1, 1))
-
-    def there(row: int, column: int) -> bool:
-        return bool(padded[row + 1, column + 1])
-
-    segments = []
-    for row, column in flags.nonzero().tolist():
-        for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-            if there(row + down, column + right):
-                continue
-            # A side reaches into the next token where the border goes on, and stops short at a corner.
-            ends = []
-            for way in (-1, 1):
-                aside = (row + way * abs(right), column + way * abs(down))
-                reach = inset if not there(*aside) else 0.0
-                if there(*aside) and there(aside[0] + down, aside[1] + right):
-                    reach = -inset
-                ends.append(way * (0.5 - reach))
-            x, y = column + 0.5 + right * (0.5 - inset), row + 0.5 + down * (0.5 - inset)
-            segments.append([(x + abs(down) * end, y + abs(right) * end) for end in ends])
-    panel.add_collection(LineCollection(segments, colors=colour, linewidths=width, capstyle="projecting"))
-
-
-def _shades(levels: int) -> list[str]:
-    """Return a grey per count of levels, from nearly white to dark."""
-    from matplotlib.colors import to_hex
-
-    return [to_hex((shade, shade, shade)) for shade in torch.linspace(0.97, 0.5, levels + 1).tolist()]
 
 
 def _block_handles(blocks: int) -> tuple[list[Any], list[str]]:

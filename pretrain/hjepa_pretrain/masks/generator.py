@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hjepa_eval.errors import ConfigError
-from hjepa_pretrain.masks.hierarchical import HierarchicalMaskGenerator, level_scales
+from hjepa_pretrain.masks.hierarchical import HierarchicalMaskGenerator
 from hjepa_pretrain.masks.indices import Masks
+from hjepa_pretrain.masks.level_scales import level_scales
 from hjepa_pretrain.masks.multi_block import MultiBlockMaskGenerator
 from hjepa_pretrain.masks.random_tokens import RandomMaskGenerator
 

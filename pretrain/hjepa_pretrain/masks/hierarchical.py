@@ -3,7 +3,7 @@
 What document 001 asks for holds after targets are taken out of the context, which needs three choices:
 
 - *Scale.* Level l draws blocks of `base_scale` times 2^l (geometric: 5-15, 10-30, 20-60 %) or times l + 1 (linear, for
-  which the document gives no numbers: 5-15, 10-30, 15-45 %), never above `MOST_SCALE`. They lie on the level's own
+  which the document gives no numbers: 5-15, 10-30, 15-45 %), never above 60 %. They lie on the level's own
   cells; where those are too large for the scale, on the coarsest finer lattice that has such a block.
 - *Gathering.* Four blocks of 20-60 % apart would hide nearly everything. The blocks of an image and level share one
   size, as in I-JEPA, and are placed so that their union leaves the level's share of context wherever that is possible.
@@ -11,7 +11,8 @@ What document 001 asks for holds after targets are taken out of the context, whi
   is as large as leaves it on average: share / (1 - union), sides rounded at random so that the mean is exact.
 
 Aspects are drawn from `aspect_ratio_range` to a power that doubles with the level (1/2, 1, 2 for three): fine blocks
-are squarer. On a lattice sizes are few, so the aspect decides between them before the area does.
+are squarer. On a lattice sizes are few, so the aspect decides between them before the area does. Tests assert both
+orders for three levels on 8x8 and 14x14 tokens; a fourth level may have a single size (a square on 24x24).
 """
 
 from __future__ import annotations
@@ -23,9 +24,7 @@ import torch
 from torch import Tensor
 
 from hjepa_eval.datasets.randomness import seeded_generator
-from hjepa_eval.errors import ConfigError, did_you_mean
 from hjepa_pretrain.masks.blocks import (
-    Grid,
     Range,
     SizeTable,
     block_sizes,
@@ -39,6 +38,7 @@ from hjepa_pretrain.masks.blocks import (
 )
 from hjepa_pretrain.masks.contexts import fixed_masks, separate
 from hjepa_pretrain.masks.indices import Masks
+from hjepa_pretrain.masks.level_scales import level_lattice, level_scales
 from hjepa_pretrain.masks.placement import gathered_blocks
 from hjepa_pretrain.masks.statistics import mask_statistics
 from hjepa_pretrain.masks.torus import roll, roll_places, unroll
@@ -46,30 +46,7 @@ from hjepa_pretrain.masks.torus import roll, roll_places, unroll
 if TYPE_CHECKING:
     from pathlib import Path
 
-MOST_SCALE = 0.6
-PROGRESSIONS = ("geometric", "linear")
 _ASPECT_WEIGHT = 8.0
-
-
-def level_scales(base_scale: Range, progression: str, num_levels: int) -> list[Range]:
-    """Return the smallest and largest share of a block at each level.
-
-    Raises:
-        ConfigError: there is no such progression, or a level's smallest block leaves no room for context.
-    """
-    if progression not in PROGRESSIONS:
-        hint = did_you_mean(progression, PROGRESSIONS)
-        raise ConfigError(f"unknown scale_progression {progression!r}{hint}; known: {', '.join(PROGRESSIONS)}")
-    check_range("base_scale", base_scale, most=1)
-    factors = [2**level if progression == "geometric" else level + 1 for level in range(num_levels)]
-    scales = [(base_scale[0] * factor, min(base_scale[1] * factor, MOST_SCALE)) for factor in factors]
-    for level, (low, high) in enumerate(scales):
-        if low > high:
-            raise ConfigError(
-                f"base_scale [{base_scale[0]}, {base_scale[1]}] makes blocks of level {level} cover {low:.0%} or more, "
-                f"above the {MOST_SCALE:.0%} that leave a context; lower it, or take scale_progression linear"
-            )
-    return scales
 
 
 class HierarchicalMaskGenerator:
@@ -128,7 +105,7 @@ class HierarchicalMaskGenerator:
         low, high = context_share
         steps = max(num_hierarchies - 1, 1)
         self.context_shares = [high - (high - low) * (num_hierarchies - 1 - level) / steps for level in self.levels]
-        self.cells = [_lattice(self.grid, level, self.scales[level]) for level in self.levels]
+        self.cells = [level_lattice(self.grid, level, self.scales[level]) for level in self.levels]
         self._sizes = [self._table(level) for level in self.levels]
         self.step = 0
 
@@ -268,11 +245,3 @@ class HierarchicalMaskGenerator:
             sides.append(length)
             corners.append((draws[:, 2 + axis] * (side - length + 1)).long())
         return paint(self.grid, torch.stack(corners, dim=1), torch.stack(sides, dim=1))
-
-
-def _lattice(grid: Grid, level: int, scale: Range) -> int:
-    """Return the side of the level's cells, or of the coarsest finer ones on which some block meets `scale`."""
-    for finer in range(level, 0, -1):
-        if len(sizes_in_scale(grid, scale, cell=2**finer)):
-            return 2**finer
-    return 1

@@ -61,8 +61,8 @@ def preview_masks(
         ConfigError: settings contradict each other, or a picture cannot be written; nothing has been drawn then, unless
             the disk is full.
     """
-    kinds = get_args(type(masking).model_fields["type"].annotation)
-    kinds = [masking.type, *(kind for kind in kinds if kind != masking.type)]
+    known = get_args(type(masking).model_fields["type"].annotation)
+    kinds = [masking.type, *(kind for kind in known if kind != masking.type)]
     paths = {kind: out if kind == masking.type else _beside(out, kind) for kind in kinds}
     combined = _beside(out, "combined")
     for path in (*paths.values(), combined):
