@@ -145,7 +145,7 @@ def test_generators__settings_that_contradict_each_other_are_one_error() -> None
         context_tokens=64,
         mask_ratio=0.5,
     )
-    assert len(masking_problems(masking, num_levels=3)) == 5
+    assert len(masking_problems(masking, num_levels=3)) == 4
     with pytest.raises(ConfigError, match=r"mask_ratio and .*; .*disagrees with the model's 3; .*; masking.base_scale"):
         create(masking)
     assert masking_problems(settings(mask_ratio_end=0.5), num_levels=3) == [

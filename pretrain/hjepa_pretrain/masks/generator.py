@@ -85,7 +85,6 @@ def create_mask_generator(
     Raises:
         ConfigError: settings contradict each other or the geometry; all of it in one message.
     """
-    num_patches = (image_size // patch_size) ** 2
     if problems := masking_problems(masking, num_levels=num_levels):
         raise ConfigError("; ".join(problems))
     if masking.type == "random":
