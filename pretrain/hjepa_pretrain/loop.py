@@ -274,8 +274,9 @@ class _Run:
         self._look(1.0, last=True)
         self._save()
         best = self._best_step()
-        last = best is None or best == trainer.step
-        checkpoint = self._checkpoint() if last else read_checkpoint(folder(self.run_dir, best))
+        checkpoint = self._checkpoint()
+        if best is not None and best != trainer.step:
+            checkpoint = read_checkpoint(folder(self.run_dir, best))
         summary = Summary(
             run=str(self.run_dir),
             steps=trainer.step,

@@ -23,7 +23,7 @@ def measure_levels(trainer: Trainer) -> dict[str, Any]:
         training = encoder.training
         encoder.eval()
         with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
-            levels = readouts(encoder, images.images.split(_BATCH), normalise=trainer.transform.normalise)
+            levels = readouts(encoder, torch.split(images.images, _BATCH), normalise=trainer.transform.normalise)
         encoder.train(training)
         return levels
 
