@@ -214,7 +214,8 @@ class TargetEncoder(ContextEncoder):
 
         Buffers, such as the running statistics of BatchNorm, are copied: they are averages already.
         """
-        ours, theirs = list(self.parameters()), list(context_encoder.parameters())
+        ours: list[Tensor] = list(self.parameters())
+        theirs: list[Tensor] = list(context_encoder.parameters())
         torch._foreach_lerp_(ours, theirs, 1.0 - momentum)
         for mine, other in zip(self.buffers(), context_encoder.buffers(), strict=True):
             mine.copy_(other)

@@ -124,6 +124,6 @@ def _freeze_unreached(network: nn.Module, stage: int, image_size: int) -> None:
     """Freeze what comes after the last `stage` (from 0), such as ConvNeXt's final norm: no gradient ever reaches it."""
     twin = copy.deepcopy(network).to("meta").eval()
     (image,) = stage_maps(twin, torch.zeros(1, 3, image_size, image_size, device="meta"), [stage])
-    image.sum().backward()
+    torch.autograd.backward(image.sum())
     for parameter, shadow in zip(network.parameters(), twin.parameters(), strict=True):
         parameter.requires_grad_(shadow.grad is not None)
