@@ -10,6 +10,7 @@ import torch
 from hjepa_eval.encoders.vit import check_levels, create_vit, resolve_taps
 from hjepa_eval.errors import HjepaError
 from hjepa_pretrain.masks.generator import context_count, masking_problems
+from hjepa_pretrain.stage_geometry import has_stages, stage_arguments, stage_problems, stage_sizes
 
 if TYPE_CHECKING:
     from hjepa_pretrain.config import MaskingSettings, PretrainSettings
@@ -17,15 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a ViT and the settings come to.
+    """What an encoder and the settings come to.
 
     Attributes:
-        dim: width of the encoder.
-        depth: encoder blocks.
+        dim: width of the encoder's last block or stage.
+        depth: encoder blocks, or stages.
         image_size: side of the input in pixels.
         patch_size: side of a patch in pixels.
         grid: rows and columns of patches.
-        taps: block of each level.
+        taps: block or stage of each level, from 1.
+        maps: width, rows and columns of every stage; none for a ViT.
     """
 
     dim: int
@@ -34,6 +36,12 @@ class Geometry:
     patch_size: int
     grid: tuple[int, int]
     taps: tuple[int, ...]
+    maps: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of every level."""
+        return tuple(self.maps[tap - 1][0] if self.maps else self.dim for tap in self.taps)
 
     @property
     def num_patches(self) -> int:
@@ -51,8 +59,10 @@ class Geometry:
 
 
 def encoder_arguments(settings: PretrainSettings) -> dict[str, Any]:
-    """Return the arguments with which `create_vit` builds the encoder as it is before the first step."""
+    """Return the arguments with which `create_vit`, or `create_stages`, builds the encoder before the first step."""
     model, data = settings.model, settings.data
+    if has_stages(settings):
+        return stage_arguments(settings)
     arguments: dict[str, Any] = {
         "seed": settings.train.seed,
         "positions": model.positions,
@@ -72,15 +82,20 @@ def resolve_geometry(settings: PretrainSettings) -> Geometry:
     """Return the geometry of settings.
 
     Raises:
-        HjepaError: there is no such ViT, or its taps do not fit.
+        HjepaError: there is no such encoder, or its taps do not fit.
     """
     model = settings.model
     shape = _encoder_shape(settings)
+    if shape.maps:
+        return replace(shape, taps=tuple(range(1, shape.depth + 1))[-model.num_hierarchies :])
     return replace(shape, taps=resolve_taps(model.taps, shape.depth, model.num_hierarchies))
 
 
 def _encoder_shape(settings: PretrainSettings) -> Geometry:
     """Return the geometry without taps."""
+    if has_stages(settings):
+        image, patch, maps = stage_sizes(settings)
+        return Geometry(maps[-1][0], len(maps), image, patch, (image // patch,) * 2, (), maps)
     arguments = encoder_arguments(settings)
     if arguments["positions"] == "sincos":
         arguments["positions"] = "learned"  # Only shapes matter here; the table cannot be computed on `meta`.
@@ -100,12 +115,14 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
     except AssertionError as error:  # timm checks head counts with assert
         return [*problems, f"model.encoder_type {settings.model.encoder_type!r} cannot be built: {error}"]
     model, data = settings.model, settings.data
+    if geometry.maps:
+        problems += stage_problems(settings)
     if model.embed_dim is not None and model.embed_dim != geometry.dim:
         problems.append(f"model.embed_dim {model.embed_dim} disagrees with the {geometry.dim} of {model.encoder_type}")
     if geometry.image_size % geometry.patch_size:
         problems.append(f"the patch of {geometry.patch_size} does not divide the image of {geometry.image_size} pixels")
     for check in (
-        lambda: resolve_taps(model.taps, geometry.depth, model.num_hierarchies),
+        lambda: resolve_taps("depth" if geometry.maps else model.taps, geometry.depth, model.num_hierarchies),
         lambda: check_levels(geometry.grid, model.num_hierarchies),
     ):
         try:

@@ -23,8 +23,6 @@ from hjepa_pretrain.schedules import learning_rate
 from hjepa_pretrain.step_inputs import StepInputMaker, StepInputs
 from hjepa_pretrain.training_data import TrainingData
 
-_ENCODERS = {"context_encoder.vit.": "context.", "target_encoder.vit.": "target."}
-
 
 class Trainer:
     """Networks, optimiser and data of a run. What a step does depends on (seed, step, progress) alone.
@@ -34,6 +32,7 @@ class Trainer:
         pending: logged terms of the steps since the last log, `[terms]` each, on the device.
         terms: names of those terms.
         in_step: whether a step is under way, so that weights and moments may not belong together.
+        saved_names: how names of the encoders' tensors begin, in the model and in a checkpoint's `encoder`.
     """
 
     def __init__(
@@ -58,6 +57,8 @@ class Trainer:
         self.model = create_hjepa_from_config(
             settings, total_steps=self.total_steps, steps_per_epoch=data.order.steps_per_epoch
         ).to(device)
+        network = self.model.context_encoder.network_name
+        self.saved_names = {f"{branch}_encoder.{network}.": f"{branch}." for branch in ("context", "target")}
         self.model.train()
         if device.type == "cpu":
             # Of both passes only the backward one is slow in the fused kernel; the target encoder has none.
@@ -149,11 +150,11 @@ class Trainer:
         """Return the tensors of the encoders, and all others that are needed to go on."""
         encoder, trainer = {}, {}
         for name, tensor in self.model.state_dict().items():
-            prefix = next((prefix for prefix in _ENCODERS if name.startswith(prefix)), None)
+            prefix = next((prefix for prefix in self.saved_names if name.startswith(prefix)), None)
             if prefix is None:
                 trainer[f"model.{name}"] = tensor
             else:
-                encoder[_ENCODERS[prefix] + name.removeprefix(prefix)] = tensor
+                encoder[self.saved_names[prefix] + name.removeprefix(prefix)] = tensor
         trainer |= {f"optimizer.{name}": tensor for name, tensor in moments(self.optimizer, self.model).items()}
         if self.pending:
             trainer["pending"] = torch.stack(self.pending)
@@ -165,7 +166,7 @@ class Trainer:
         Raises:
             CheckpointError: its tensors do not fit; the first five are listed.
         """
-        short = {after: before for before, after in _ENCODERS.items()}
+        short = {after: before for before, after in self.saved_names.items()}
         state = {}
         for name, tensor in checkpoint.encoder.items():
             branch, _, rest = name.partition(".")
