@@ -82,7 +82,9 @@ def _ending(error: BaseException, said: dict[int, str], rank: int, count: int) -
         gone = [str(other) for other in range(count) if other not in said]
         if rank != min(said):
             return SystemExit(2)
-        who = f"rank {', '.join(gone)} of {count} ended without a word, as when killed" if gone else "a connection broke"
+        who = (
+            f"rank {', '.join(gone)} of {count} ended without a word, as when killed" if gone else "a connection broke"
+        )
         return TrainingError(f"{who}; start again with --resume to go on from the last checkpoint")
     if own == _LOST:
         return SystemExit(130 if INTERRUPTED in told.values() else 2)

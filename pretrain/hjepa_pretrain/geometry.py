@@ -199,7 +199,9 @@ def _problems_of_ranks(settings: PretrainSettings, ranks: int) -> list[str]:
     train, problems = settings.train, []
     if train.batch_size % (train.accumulate * ranks):
         times = f" times {ranks} ranks" if ranks > 1 else ""
-        problems.append(f"train.accumulate {train.accumulate}{times} does not divide train.batch_size {train.batch_size}")
+        problems.append(
+            f"train.accumulate {train.accumulate}{times} does not divide train.batch_size {train.batch_size}"
+        )
     if ranks > 1 and train.parallel == "fsdp" and settings.masking.saliency:
         problems.append("masking.saliency needs the target encoder on every rank; set train.parallel to ddp")
     return problems

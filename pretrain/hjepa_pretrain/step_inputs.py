@@ -14,9 +14,9 @@ from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_eval.datasets.transform import Transform
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.geometry import Geometry
-from hjepa_pretrain.sigreg import sigreg_directions
 from hjepa_pretrain.masks import Masks, context_count, create_mask_generator
 from hjepa_pretrain.models import HJEPA
+from hjepa_pretrain.sigreg import sigreg_directions
 from hjepa_pretrain.views import Views, make_views, random_tokens
 
 
@@ -57,7 +57,9 @@ class StepInputMaker:
             seed=settings.train.seed,
         )
 
-    def __call__(self, images: Tensor, model: HJEPA, *, number: int, progress: float, shared: int | None = None) -> StepInputs:
+    def __call__(
+        self, images: Tensor, model: HJEPA, *, number: int, progress: float, shared: int | None = None
+    ) -> StepInputs:
         """Return the inputs for uint8 images `[B, 3, H, H]`.
 
         Args:

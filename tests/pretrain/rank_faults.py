@@ -22,7 +22,7 @@ from hjepa_eval.cli import main  # noqa: E402
 from hjepa_eval.errors import DataError  # noqa: E402
 
 RANK = os.environ.get("RANK", "0")
-KIND = os.environ.get("FAULT", "") if RANK == os.environ.get("FAULT_RANK") else ""
+KIND = os.environ.get("FAULT", "") if os.environ.get("FAULT_RANK") == RANK else ""
 STEP = int(os.environ.get("FAULT_STEP", "0"))
 began = 0
 real_step, real_loss = trainer.Trainer.train_step, trainer.training_loss

@@ -1,7 +1,7 @@
-"""Steps of a trainer under any number of ranks, for `test_distributed`: SETTINGS OUT STEPS [PARTS].
+"""Steps of a trainer under any number of ranks, for `test_distributed`: SETTINGS OUT STEPS [PARTS [BACKEND]].
 
 Every rank writes all tensors and the loss trace to OUT.RANK. With PARTS, one process draws what so many ranks would
-have drawn for their parts of a batch, and computes with all of it at once.
+have drawn for their parts of a batch, and computes with all of it at once. BACKEND compiles the loss.
 """
 
 from __future__ import annotations
@@ -57,18 +57,19 @@ class Joined:
         )
 
 
-def main(settings_json: str, out: str, steps: str, parts: str = "1") -> None:
+def main(settings_json: str, out: str, steps: str, parts: str = "1", backend: str = "") -> None:
     torch.set_num_threads(1)
     with ranks_together("cpu") as ranks:
         settings = build(PretrainSettings, json.loads(settings_json), "test")
         dataset = load_dataset("digits", "train")
         transform = run_transform(settings, resolve_geometry(settings))
-        data = load_training_data(
-            settings, dataset, transform, device=ranks.device, rank=ranks.rank, ranks=ranks.count
-        )
+        data = load_training_data(settings, dataset, transform, device=ranks.device, rank=ranks.rank, ranks=ranks.count)
         trainer = Trainer(settings, data, transform, device=ranks.device, ranks=ranks)
         if int(parts) > 1:
             trainer.inputs = Joined(trainer.inputs, int(parts))  # type: ignore[assignment]
+        if backend:
+            # Without breaks: what cannot be part of the graph is an error.
+            trainer.loss = torch.compile(trainer.loss, fullgraph=True, dynamic=False, backend=backend)
         losses = []
         for step in range(int(steps)):
             trainer.train_step(step / int(steps))

@@ -22,7 +22,9 @@ class BatchNormOverRanks(nn.BatchNorm1d):
         mean = mean_over_ranks(rows.mean(dim=0))
         variance = mean_over_ranks((rows - mean).square().mean(dim=0))
         momentum = self.momentum
-        assert momentum is not None and self.running_mean is not None and self.running_var is not None
+        assert momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
         self.running_mean.lerp_(mean.detach(), momentum)
         self.running_var.lerp_(variance.detach() * count / (count - 1), momentum)
         if self.num_batches_tracked is not None:

@@ -9,7 +9,10 @@ from hjepa_pretrain.models.batch_norm import BatchNormOverRanks
 
 
 class Projector(nn.Module):
-    """Mean of an image's context tokens, then Linear, BatchNorm, GELU, Linear; BatchNorm sees each view alone, on all ranks."""
+    """Mean of an image's context tokens, then Linear, BatchNorm, GELU, Linear.
+
+    BatchNorm sees each view alone, of the images of all ranks.
+    """
 
     def __init__(self, *, encoder_dim: int, hidden_dim: int, out_dim: int) -> None:
         """Build a projector from width `encoder_dim` over `hidden_dim` to `out_dim`."""
