@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from hjepa_eval.cli.ranks import read_ranks
@@ -153,13 +154,14 @@ def ranks_together(wanted: str) -> Iterator[Ranks]:
         except BaseException:
             # What waits for a rank that has ended would wait forever.
             if dist.group.WORLD is not None:
-                dist.group.WORLD.abort()
+                with suppress(RuntimeError):  # Not every backend can.
+                    dist.group.WORLD.abort()
             raise
         finally:
             dist.destroy_process_group()
 
 
-def _meet(ranks: Ranks) -> dist.Store:
+def _meet(ranks: Ranks) -> Store:
     """Start the process group, and return the store that the ranks share."""
     place = meeting_place(os.environ)
     missing = {name: value for name, value in place.items() if name not in os.environ}
@@ -168,7 +170,7 @@ def _meet(ranks: Ranks) -> dist.Store:
     try:
         store, _, _ = next(iter(rendezvous("env://", ranks.rank, ranks.count, timeout=PATIENCE)))
         store.set_timeout(PATIENCE)
-        group = dist.PrefixStore("group", store)
+        group = PrefixStore("group", store)
         dist.init_process_group(backend, store=group, rank=ranks.rank, world_size=ranks.count, timeout=PATIENCE)
         dist.barrier(device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None)
     except dist.DistError as error:
@@ -179,4 +181,4 @@ def _meet(ranks: Ranks) -> dist.Store:
     finally:
         for name in missing:
             del os.environ[name]
-    return dist.PrefixStore("endings", store)
+    return PrefixStore("endings", store)

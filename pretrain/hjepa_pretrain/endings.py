@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 
 from hjepa_eval.errors import HjepaError, TrainingError
 
@@ -23,7 +24,7 @@ INTERRUPTED = "interrupted"
 
 
 @contextmanager
-def ending_together(store: dist.Store, rank: int, count: int) -> Iterator[None]:
+def ending_together(store: Store, rank: int, count: int) -> Iterator[None]:
     """Let the ranks that share `store` know when the body fails on this `rank` of `count`.
 
     Raises:
@@ -58,7 +59,7 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _all_say(store: dist.Store, words: str, rank: int, count: int) -> dict[int, str]:
+def _all_say(store: Store, words: str, rank: int, count: int) -> dict[int, str]:
     """Say `words`, and return what each rank has said a moment later."""
     said = {rank: words}
     try:

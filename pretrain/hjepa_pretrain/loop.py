@@ -65,8 +65,8 @@ def pretrain(
     Args:
         settings: what is computed.
         dataset: images; labels are used by diagnostics alone.
-        run_dir: that of the leader counts; `config.json`, `metrics.jsonl` and `checkpoints/` from the start, `encoder.safetensors` (that of the
-            best checkpoint, by held-out kNN) and `summary.json` at the end.
+        run_dir: that of the leader counts; `config.json`, `metrics.jsonl` and `checkpoints/` from the start,
+            `encoder.safetensors` (that of the best checkpoint, by held-out kNN) and `summary.json` at the end.
         resume: go on from the newest whole checkpoint.
         progress: told after every step, by the leader.
         say: told by the leader in words about what the user should know, such as a damaged checkpoint; stderr by
@@ -324,9 +324,8 @@ class _Run:
         self._look(1.0, last=True)
         self._save()
         best = self._best_step()
-        last = best is None or best == trainer.step
         checkpoint = self._checkpoint()
-        if self.ranks.leader and not last:
+        if self.ranks.leader and best is not None and best != trainer.step:
             checkpoint = read_checkpoint(folder(self.run_dir, best))
         summary = Summary(
             run=str(self.run_dir),

@@ -111,7 +111,7 @@ class Trainer:
         rows = []
         for part, images in enumerate(self.data.source.batch(self.step).chunk(parts)):
             exchange_gradients(self.model, part == parts - 1)
-            rows.append(self._backward(images, part=self.step * parts + part, progress=progress))
+            rows.append(self._backward(images, number=self.step * parts + part, progress=progress))
         if not self.sharded:
             average_gradients(self.parameters)
         norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.train.clip))
@@ -123,12 +123,12 @@ class Trainer:
         self.step += 1
         self.in_step = False
 
-    def _backward(self, images: Tensor, *, part: int, progress: float) -> Tensor:
+    def _backward(self, images: Tensor, *, number: int, progress: float) -> Tensor:
         """Add the gradients of a part of a batch, uint8 `[B, 3, H, H]`, and return its terms `[terms]`."""
-        number = part * self.ranks.count + self.ranks.rank
-        inputs = self.inputs(images, self.model, number=number, progress=progress, shared=part)
+        own = number * self.ranks.count + self.ranks.rank  # A number that no other part has, on no rank.
+        inputs = self.inputs(images, self.model, number=own, progress=progress, shared=number)
         # Dropped paths draw from the global generator, which has no place in a checkpoint.
-        torch.manual_seed(derive_seed(self.settings.train.seed, number, "dropped paths"))
+        torch.manual_seed(derive_seed(self.settings.train.seed, own, "dropped paths"))
         loss, terms = self.loss(inputs)
         torch.autograd.backward(loss / self.settings.train.accumulate)
         self.terms = [*terms, "gradient_norm"]

@@ -193,6 +193,9 @@ def test_settings__a_batch_that_ranks_cannot_share_is_one_problem_among_all(monk
         ConfigError, match=r"found both.*accumulate 2 times 3 ranks does not divide train.batch_size 32"
     ):
         build(PretrainSettings, broken, "test")
+    sharded = merge(DIGITS, {"train": {"parallel": "fsdp", "batch_size": 33}, "masking": {"saliency": 1.0}})
+    with pytest.raises(ConfigError, match=r"masking.saliency needs the target encoder on every rank"):
+        build(PretrainSettings, sharded, "test")
 
 
 def test_started_ranks__a_slurm_batch_script_is_alone_until_it_calls_srun() -> None:
@@ -292,16 +295,18 @@ def test_pretrain__ctrl_c_on_one_rank_stops_all_after_a_checkpoint(
 
 @pytest.mark.slow
 def test_pretrain__goes_on_with_other_numbers_of_ranks_and_other_ways_to_hold_weights(
-    config: Path, tmp_path: Path
+    undisturbed: Path, config: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     finish(program(tmp_path, "--config", config, "--out", run, fault="killed", at=5), code=1)
-    way = ["--resume", run, "--set", "train.parallel=fsdp"]
-    finish(program(tmp_path, *way, fault="killed", at=9), code=1)
-    assert list_checkpoints(run)[-1].name == "step-00000008"
-    finish(program(tmp_path, *way, ranks=1))
+    finish(program(tmp_path, "--resume", run, "--set", "train.parallel=fsdp", fault="killed", at=11), code=1)
+    lines, expected = trace(run), trace(undisturbed)
+    assert [line["step"] for line in lines] == [3, 5, 6, 9, 10]
+    for line, against in zip(lines, expected, strict=False):
+        assert line["losses"]["loss"] == pytest.approx(against["losses"]["loss"], rel=1e-5)
+    assert lines[4]["rankme"] == pytest.approx(expected[4]["rankme"], rel=1e-3), "measured with gathered weights"
+    finish(program(tmp_path, "--resume", run, ranks=1))
     assert json.loads((run / "summary.json").read_text())["steps"] == 12
-    assert [line["step"] for line in trace(run)] == [3, 5, 6, 9, 10, 12, 12]
 
 
 @pytest.mark.slow
