@@ -1,4 +1,4 @@
-"""The program `hjepa` with a fault on one rank at one step, for `test_distributed`: FAULT=KIND RANK=... FAULT_STEP=...
+"""The program `hjepa` with a fault on one rank at one step, for `test_distributed`: FAULT=KIND FAULT_RANK=... FAULT_STEP=...
 
 Every rank leaves the number of steps that it began in STEPS.RANK.
 """
@@ -21,7 +21,7 @@ from hjepa_pretrain import loop, trainer  # noqa: E402
 from hjepa_eval.cli import main  # noqa: E402
 from hjepa_eval.errors import DataError  # noqa: E402
 
-RANK = os.environ.get("RANK", "0")
+RANK = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
 KIND = os.environ.get("FAULT", "") if os.environ.get("FAULT_RANK") == RANK else ""
 STEP = int(os.environ.get("FAULT_STEP", "0"))
 began = 0

@@ -337,15 +337,21 @@ def test_pretrain__a_time_boxed_run_ends_on_all_ranks_by_the_leaders_clock(confi
 
 
 @pytest.mark.slow
-def test_pretrain__without_a_launcher_that_watches_the_survivor_names_the_killed_rank(
-    config: Path, tmp_path: Path
-) -> None:
-    shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 20000 + os.getpid() % 20000}
+def test_pretrain__under_slurm_the_survivor_names_the_killed_rank(config: Path, tmp_path: Path) -> None:
+    # What srun sets; the ranks find each other by the node list and the job's number.
+    shared = {
+        "SLURM_NTASKS": 2,
+        "SLURM_STEP_ID": 0,
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_JOB_ID": os.getpid(),
+        "STEPS": tmp_path / "steps",
+    }
     words = [HERE / "rank_faults.py", "pretrain", "--quiet", "--config", config, "--out", tmp_path / "run"]
     faults = {"FAULT": "killed", "FAULT_RANK": 1, "FAULT_STEP": 5}
-    ranks = [start(words, RANK=rank, LOCAL_RANK=rank, **shared, **faults) for rank in range(2)]
+    ranks = [start(words, SLURM_PROCID=rank, SLURM_LOCALID=rank, **shared, **faults) for rank in range(2)]
     said = [finish(process, None) for process in ranks]
     assert [process.returncode for process in ranks] == [2, -9]
+    assert (tmp_path / "steps.1").read_text() == "6"
     assert lines_of(said[0]) == [
         "hjepa: rank 1 of 2 ended without a word, as when killed; "
         "start again with --resume to go on from the last checkpoint"
