@@ -46,6 +46,7 @@ LADDER: dict[str, dict[str, Any]] = {
 # Not a rung: the preset itself for as long as a rung, which shows what the contrast term adds.
 LADDER_EXTRA = {"preset": {}}
 PRESETS = {"cifar10_cpu": "cifar10_cpu", "flat_ijepa": "flat_ijepa_cifar10_cpu"}
+PLANS = ["baselines", *PRESETS, "ladder"]
 
 
 def ladder_settings() -> dict[str, dict[str, Any]]:
@@ -118,16 +119,20 @@ def run(preset: str, assignments: dict[str, Any], *, seed: int, folder: Path, ro
 
 
 def main() -> None:
+    """Run what was asked for and is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plans", nargs="+", choices=[*PRESETS, "ladder", "baselines"])
+    parser.add_argument("plans", nargs="*", metavar="PLAN", help=f"of {', '.join(PLANS)}; all when none is named")
     parser.add_argument("--root", type=Path, default=Path(os.environ.get("HJEPA_DATA", "data")))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="instead of the preset's, for all runs")
     parser.add_argument("--keep", type=Path, help="folder where the runs stay; else they are removed once measured")
     arguments = parser.parse_args()
+    plans = arguments.plans or PLANS
+    if unknown := [plan for plan in plans if plan not in PLANS]:
+        parser.error(f"unknown plans {', '.join(unknown)}; known: {', '.join(PLANS)}")
     timed = {} if arguments.minutes is None else {"train.minutes": arguments.minutes}
     todo = []
-    for plan in arguments.plans:
+    for plan in plans:
         file = RESULTS / ("pretrain_ladder.json" if plan == "ladder" else "pretrain_cifar10_cpu.json")
         if plan == "ladder":
             todo += [

@@ -85,6 +85,62 @@ The machine's load at the end of each section: {load}.
 """ + "\n".join(lines)
 
 
+def pretrain_speed() -> str:
+    """Return the section about `pretrain_speed.py`."""
+    found = json.loads((HERE / "results" / "pretrain_speed.json").read_text())
+    sections = found["sections"]
+    lines = [
+        f"| {r['measure']} | {r['value']:.3g} | {r['bar']} | {r['note']} |"
+        for section in sections.values()
+        for r in section["rows"]
+    ]
+    load = ", ".join(f"{name} {section['load']:.1f}" for name, section in sections.items())
+    some = next(iter(sections.values()))
+    return f"""
+
+## `pretrain_speed.py`
+
+{some["threads"]} threads, {", ".join(sorted({section["device"] for section in sections.values()}))}; {versions(some)}.
+The machine's load at the end of each section: {load}.
+
+| measure | value | bar | note |
+|---|---|---|---|
+""" + "\n".join(lines)
+
+
+def pretrain_quality() -> str:
+    """Return the sections about `pretrain_quality.py`: presets and baselines, then the ladder."""
+    text = """
+
+## `pretrain_quality.py`
+
+CIFAR-10 (a JPEG copy), two CPU cores, `train.minutes` of wall clock; all of test, with all of train as bank.
+Percent with 95 % intervals. Held-out kNN chooses the checkpoint; it sees a bank of 4,096 train images only.
+"""
+    for name in ("pretrain_cifar10_cpu", "pretrain_ladder"):
+        file = HERE / "results" / f"{name}.json"
+        if not file.is_file():
+            continue
+        found = json.loads(file.read_text())
+        text += f"""
+`results/{name}.json`:
+
+| run | level | kNN-20 | linear | 5-way 1-shot | 5-shot | steps, images/s | load |
+|---|---|---|---|---|---|---|---|
+"""
+        for run, entry in found.items():
+            speed = f"{entry['steps']:,}, {entry['images_per_second']:.0f}" if "steps" in entry else ""
+            load = "{} to {}".format(*entry["load"]) if "load" in entry else ""
+            for level in entry["levels"]:
+                scores = " | ".join(_percent(level.get(key)) for key in ("knn20", "linear", "shots1", "shots5"))
+                text += f"| {run} | {level['name']} | {scores} | {speed} | {load} |\n"
+    return text
+
+
+def _percent(score: dict[str, float] | None) -> str:
+    return "" if score is None else f"{score['value']:.1f} ({score['low']:.1f}-{score['high']:.1f})"
+
+
 def versions(found: dict[str, Any]) -> str:
     """Return the versions of torch, FAISS, scikit-learn and the peers in a result."""
     wanted = ("torch", "faiss-gpu", "faiss-cpu", "scikit-learn", "lightly", "easyfsl")
@@ -92,4 +148,6 @@ def versions(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "README.md").write_text(HEAD + extract_speed() + probe_speed() + stream_bank() + "\n")
+    (HERE / "README.md").write_text(
+        HEAD + pretrain_quality() + pretrain_speed() + extract_speed() + probe_speed() + stream_bank() + "\n"
+    )

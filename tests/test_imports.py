@@ -15,6 +15,7 @@ COMMANDS = [
     "demo",
     "pretrain",
     "export",
+    "masks",
     "extract",
     "finetune",
     "knn",

@@ -24,6 +24,7 @@ from hjepa_eval.cli import (
     linear,
     listings,
     lowshot,
+    masks,
     pretrain,
     report,
 )
@@ -61,6 +62,7 @@ _COMMANDS = (
     demo,
     pretrain,
     export,
+    masks,
     extract,
     knn,
     linear,

@@ -48,6 +48,7 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
     """
     from hjepa_eval.cli.training_progress import show_training
     from hjepa_eval.datasets import load_dataset
+    from hjepa_eval.encoders.precision import device_name
     from hjepa_eval.features.cache import default_cache_dir, memo_dir
 
     root = Path(settings.data.root) if settings.data.root else None
@@ -58,7 +59,7 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
     images = f"{dataset.name}, {len(dataset):,} images"
     talk.note(f"pretraining on {images}, into {run_dir}")
     try:
-        with show_training(talk, run=str(run_dir), dataset=images, device=settings.train.device) as shown:
+        with show_training(talk, run=str(run_dir), dataset=images, device=device_name(settings.train.device)) as shown:
             return pretraining().loop.pretrain(
                 settings, dataset, run_dir=run_dir, resume=resume, say=shown.note, progress=shown.update
             )

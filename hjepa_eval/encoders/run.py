@@ -12,6 +12,7 @@ from hjepa_eval.errors import CheckpointError, EncoderError, unknown
 
 if TYPE_CHECKING:
     from hjepa_eval.encoders.protocol import Encoder
+    from hjepa_eval.encoders.stages import StageEncoder
     from hjepa_eval.encoders.timm_models import ViTEncoder
 
 FORMAT_VERSION = 1
@@ -72,19 +73,27 @@ def weights_folder(run: Path) -> Path:
     return checkpoints[-1].parent
 
 
-def _build(run: Path, name: str) -> ViTEncoder:
+def _build(run: Path, name: str) -> ViTEncoder | StageEncoder:
     # timm takes seconds to import, which who only asks what a run is should not wait for.
+    from hjepa_eval.encoders.stages import StageEncoder, create_stages
     from hjepa_eval.encoders.timm_models import ViTEncoder
     from hjepa_eval.encoders.vit import create_vit
 
     config = read_run_config(run)
     try:
         encoder, transform = config["encoder"], config["transform"]
-        model = create_vit(encoder["vit"], **encoder["arguments"])
         preparation = Transform(**{**transform, "mean": tuple(transform["mean"]), "std": tuple(transform["std"])})
         architecture = {name: value for name, value in encoder["arguments"].items() if name != "seed"}
+        if "stages" in encoder:
+            return StageEncoder(
+                create_stages(encoder["stages"], **encoder["arguments"]),
+                name,
+                transform=preparation,
+                architecture={"timm": encoder["stages"], **architecture},
+                indices=[tap - 1 for tap in encoder["taps"]],
+            )
         return ViTEncoder(
-            model,
+            create_vit(encoder["vit"], **encoder["arguments"]),
             name,
             taps=tuple(encoder["taps"]),
             transform=preparation,

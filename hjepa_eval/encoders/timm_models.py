@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.encoders.protocol import Encoder, Level
+from hjepa_eval.encoders.protocol import Encoder
+from hjepa_eval.encoders.stages import StageEncoder
 from hjepa_eval.encoders.vit import Taps, create_vit, pool_cells, resolve_taps, vit_levels
 from hjepa_eval.encoders.weights import load_strict, read_tensors
 from hjepa_eval.errors import EncoderError, unknown
 
 DEFAULT_LEVELS = 3
-MAX_STAGES = 4
 
 
 class ViTEncoder(Encoder):
@@ -68,39 +68,6 @@ class ViTEncoder(Encoder):
             patches, prefix = output if isinstance(output, tuple) else (output, output[:, :0])
             tokens.append(torch.cat([prefix, pool_cells(patches, self.grid, level.index)], dim=1))
         return tokens
-
-
-class StageEncoder(Encoder):
-    """A timm model with stages (ResNet, ConvNeXt, Swin, ...): each of the last four stages is a level."""
-
-    model: Any
-    channels_last = True  # ResNet-50 and ConvNeXt-T are a fifth faster so, on two AVX2 cores.
-
-    def __init__(self, model: Any, name: str, *, transform: Transform, architecture: dict[str, Any]) -> None:
-        """Wrap `model`, built by `architecture`; the stages' sizes are read off one blank image."""
-        super().__init__()
-        self.model = model.eval()
-        self.name = name
-        self.transform = transform
-        stages = list(model.feature_info)
-        self.indices = list(range(len(stages)))[-MAX_STAGES:]
-        with torch.no_grad():
-            maps = self._maps(torch.zeros(1, 3, transform.size, transform.size))
-        self.levels = tuple(
-            Level(index, str(stages[stage]["module"]), image.shape[1], (image.shape[2], image.shape[3]))
-            for index, (stage, image) in enumerate(zip(self.indices, maps, strict=True))
-        )
-        self.settings = {"architecture": architecture, "stages": self.indices}
-
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = self.model.forward_intermediates(
-            images, indices=self.indices, output_fmt="NCHW", intermediates_only=True
-        )
-        return maps
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return one `[B, cells, D]` per stage for images `[B, 3, H, W]`."""
-        return [image.flatten(2).transpose(1, 2) for image in self._maps(images)]
 
 
 def wrap_timm(model: Any, name: str, *, levels: int | None, taps: Taps, size: int | None = None) -> Encoder:

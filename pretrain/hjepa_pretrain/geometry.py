@@ -10,7 +10,8 @@ import torch
 from hjepa_eval.encoders.vit import check_levels, create_vit, resolve_taps
 from hjepa_eval.errors import HjepaError
 from hjepa_pretrain.distributed import started_ranks
-from hjepa_pretrain.masks.counts import context_count
+from hjepa_pretrain.masks.generator import context_count, masking_problems
+from hjepa_pretrain.stage_geometry import has_stages, stage_arguments, stage_problems, stage_sizes
 
 if TYPE_CHECKING:
     from hjepa_pretrain.config import MaskingSettings, PretrainSettings
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a ViT and the settings come to.
+    """What an encoder and the settings come to.
 
     Attributes:
-        dim: width of the encoder.
-        depth: encoder blocks.
+        dim: width of the encoder's last block or stage.
+        depth: encoder blocks, or stages.
         image_size: side of the input in pixels.
         patch_size: side of a patch in pixels.
         grid: rows and columns of patches.
-        taps: block of each level.
+        taps: block or stage of each level, from 1.
+        maps: width, rows and columns of every stage; none for a ViT.
     """
 
     dim: int
@@ -35,6 +37,12 @@ class Geometry:
     patch_size: int
     grid: tuple[int, int]
     taps: tuple[int, ...]
+    maps: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of every level."""
+        return tuple(self.maps[tap - 1][0] if self.maps else self.dim for tap in self.taps)
 
     @property
     def num_patches(self) -> int:
@@ -52,8 +60,10 @@ class Geometry:
 
 
 def encoder_arguments(settings: PretrainSettings) -> dict[str, Any]:
-    """Return the arguments with which `create_vit` builds the encoder as it is before the first step."""
+    """Return the arguments with which `create_vit`, or `create_stages`, builds the encoder before the first step."""
     model, data = settings.model, settings.data
+    if has_stages(settings):
+        return stage_arguments(settings)
     arguments: dict[str, Any] = {
         "seed": settings.train.seed,
         "positions": model.positions,
@@ -73,15 +83,20 @@ def resolve_geometry(settings: PretrainSettings) -> Geometry:
     """Return the geometry of settings.
 
     Raises:
-        HjepaError: there is no such ViT, or its taps do not fit.
+        HjepaError: there is no such encoder, or its taps do not fit.
     """
     model = settings.model
     shape = _encoder_shape(settings)
+    if shape.maps:
+        return replace(shape, taps=tuple(range(1, shape.depth + 1))[-model.num_hierarchies :])
     return replace(shape, taps=resolve_taps(model.taps, shape.depth, model.num_hierarchies))
 
 
 def _encoder_shape(settings: PretrainSettings) -> Geometry:
     """Return the geometry without taps."""
+    if has_stages(settings):
+        image, patch, maps = stage_sizes(settings)
+        return Geometry(maps[-1][0], len(maps), image, patch, (image // patch,) * 2, (), maps)
     arguments = encoder_arguments(settings)
     if arguments["positions"] == "sincos":
         arguments["positions"] = "learned"  # Only shapes matter here; the table cannot be computed on `meta`.
@@ -101,12 +116,14 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
     except AssertionError as error:  # timm checks head counts with assert
         return [*problems, f"model.encoder_type {settings.model.encoder_type!r} cannot be built: {error}"]
     model, data = settings.model, settings.data
+    if geometry.maps:
+        problems += stage_problems(settings)
     if model.embed_dim is not None and model.embed_dim != geometry.dim:
         problems.append(f"model.embed_dim {model.embed_dim} disagrees with the {geometry.dim} of {model.encoder_type}")
     if geometry.image_size % geometry.patch_size:
         problems.append(f"the patch of {geometry.patch_size} does not divide the image of {geometry.image_size} pixels")
     for check in (
-        lambda: resolve_taps(model.taps, geometry.depth, model.num_hierarchies),
+        lambda: resolve_taps("depth" if geometry.maps else model.taps, geometry.depth, model.num_hierarchies),
         lambda: check_levels(geometry.grid, model.num_hierarchies),
     ):
         try:
@@ -116,7 +133,8 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
     problems += _problems_of_masks(settings, geometry)
     if data.stored_size is not None and data.stored_size < geometry.image_size:
         problems.append(
-            f"data.stored_size {data.stored_size} is smaller than the image of {geometry.image_size} pixels; leave it out"
+            f"data.stored_size {data.stored_size} is smaller than the image of {geometry.image_size} pixels; "
+            "leave it out"
         )
     return problems
 
@@ -128,9 +146,10 @@ def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[s
     most = geometry.most_context_tokens(masking)
     if most >= tokens:
         return [
-            f"masking.context_tokens {most} leaves nothing to predict on a grid of {rows}x{columns}; at most {tokens - 1}"
+            f"masking.context_tokens {most} leaves nothing to predict on a grid of {rows}x{columns}; "
+            f"at most {tokens - 1}"
         ]
-    problems = []
+    problems = masking_problems(masking, num_levels=model.num_hierarchies)
     block = int(masking.context_scale[1] * tokens)
     if most > block:
         problems.append(
@@ -151,7 +170,7 @@ def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[s
 def _problems_of_choices(settings: PretrainSettings) -> list[str]:
     """Return what does not fit together without looking at a network."""
     model, masking, train, data = settings.model, settings.masking, settings.train, settings.data
-    predictor, whole = model.predictor, train.whole_image
+    predictor = model.predictor
     problems = []
     if predictor.embed_dim % predictor.num_heads:
         problems.append(
@@ -180,16 +199,6 @@ def _problems_of_choices(settings: PretrainSettings) -> list[str]:
         problems.append(
             f"train.level_weights has {len(train.level_weights)} weights for {model.num_hierarchies} levels"
         )
-    if masking.num_hierarchies not in (None, model.num_hierarchies):
-        problems.append(
-            f"masking.num_hierarchies {masking.num_hierarchies} disagrees with the {model.num_hierarchies} of the model"
-        )
-    if masking.mask_ratio is not None and masking.context_tokens is not None:
-        problems.append("give masking.mask_ratio or masking.context_tokens, found both")
-    if masking.mask_ratio_end is not None and masking.mask_ratio is None:
-        problems.append("masking.mask_ratio_end needs masking.mask_ratio, where it begins")
-    if masking.saliency and masking.type == "random":
-        problems.append("masking.saliency moves blocks; masking.type random has none")
     problems += _problems_of_ranks(settings, started_ranks()[1])
     return problems + _problems_of_views(settings)
 

@@ -34,6 +34,22 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)])
 
 
+def average_running_statistics(network: nn.Module) -> None:
+    """Replace the running mean and variance of BatchNorm by their mean over ranks.
+
+    Deviation: the batch statistics of an encoder's BatchNorm are those of each rank's own images, as DDP has it;
+    those of the projector are of all images (`models.batch_norm`).
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    count = rank_and_count()[1]
+    if count == 1 or not norms:
+        return
+    running = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
+    flat = torch.cat(running)
+    dist.all_reduce(flat)
+    torch._foreach_copy_(running, list((flat / count).split([len(tensor) for tensor in running])))
+
+
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
     """Yield the gradients in groups of about 25 MiB."""
     bucket: list[Tensor] = []

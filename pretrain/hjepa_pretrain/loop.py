@@ -116,7 +116,7 @@ class _Run:
         self.transform = run_transform(settings, self.geometry)
         count = min(settings.data.max_samples or len(dataset), len(dataset))
         self.config = run_config(settings, self.geometry, self.transform, dataset, count)
-        self.alarms = Alarms(settings.diagnostics, widths=[self.geometry.dim] * settings.model.num_hierarchies)
+        self.alarms = Alarms(settings.diagnostics, widths=self.geometry.widths)
         self.seconds_before, self.steps_before, self.started = 0.0, 0, 0.0
         self.losses: dict[str, float] = {}
         self.diagnosis: dict[str, Any] = {}

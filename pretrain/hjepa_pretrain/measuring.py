@@ -31,7 +31,7 @@ def _measure(trainer: Trainer, context_encoder: ContextEncoder, target_encoder: 
         training = encoder.training
         encoder.eval()
         with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
-            levels = readouts(encoder, images.images.split(_BATCH), normalise=trainer.transform.normalise)
+            levels = readouts(encoder, torch.split(images.images, _BATCH), normalise=trainer.transform.normalise)
         encoder.train(training)
         return levels
 

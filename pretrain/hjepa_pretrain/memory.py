@@ -154,7 +154,9 @@ def _activations(model: HJEPA, settings: PretrainSettings, geometry: Geometry, i
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             outputs = _forward(model, settings, geometry, images)
-        loss, _ = training_loss(outputs, settings.train, step=0)
+        whole = settings.train.whole_image
+        directions = torch.zeros(whole.out_dim, whole.sigreg_slices) if whole.sigreg else None
+        loss, _ = training_loss(outputs, settings.train, directions=directions)
     del outputs
     # What no gradient needs was let go of meanwhile; the loss holds the rest.
     held = [size for name, (reference, size) in kept.items() if name not in own and not reference.expired()]
@@ -169,8 +171,9 @@ def _reference(tensor: Tensor) -> Any:
 
 def _forward(model: HJEPA, settings: PretrainSettings, geometry: Geometry, images: int) -> dict[str, Any]:
     """Run the forward pass of a training step; masks and views have the shapes of real ones, and no content."""
-    size = geometry.image_size
-    seen, asked = geometry.context_tokens(settings.masking), geometry.target_tokens(settings.masking)
+    size, data, masking = geometry.image_size, settings.data, settings.masking
+    seen = geometry.most_context_tokens(masking)
+    asked = geometry.target_tokens(masking, seen)
     context = torch.zeros(images, seen, dtype=torch.int64)
     masks = Masks(
         context,
@@ -179,13 +182,13 @@ def _forward(model: HJEPA, settings: PretrainSettings, geometry: Geometry, image
         torch.ones(images, geometry.num_patches, dtype=torch.bool),
     )
     view = torch.zeros(images, 3, size, size)
-    second = settings.data.augmentation == "asym+global"
+    others = 1 + data.local_views if data.augmentation == "asym+global" else 0
     outputs: dict[str, Any] = model(
         view,
         masks,
         target_images=view,
-        second_images=torch.zeros_like(view) if second else None,
-        second_context=context if second else None,
-        num_predicted=max(1, round(images * settings.train.predicted_share)),
+        other_images=view.expand(others, -1, -1, -1, -1).contiguous() if others else None,
+        other_context=context.expand(others, -1, -1).contiguous() if others else None,
+        num_predicted=round(images * settings.train.predicted_share),
     )
     return outputs

@@ -65,7 +65,7 @@ def run_config(
     return {
         "format_version": FORMAT_VERSION,
         "encoder": {
-            "vit": settings.model.encoder_type,
+            "stages" if geometry.maps else "vit": settings.model.encoder_type,
             "arguments": encoder_arguments(settings),
             "taps": list(geometry.taps),
         },

@@ -5,9 +5,6 @@ All are functions of tensors alone; the work is done in float64 where a mean is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -20,7 +20,7 @@ from hjepa_pretrain.checkpoint import Checkpoint
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.distributed import Ranks
 from hjepa_pretrain.geometry import resolve_geometry
-from hjepa_pretrain.gradients import average_gradients
+from hjepa_pretrain.gradients import average_gradients, average_running_statistics
 from hjepa_pretrain.models import create_hjepa_from_config
 from hjepa_pretrain.models.attention import use_plain_attention
 from hjepa_pretrain.models.encoders import ContextEncoder
@@ -30,8 +30,6 @@ from hjepa_pretrain.schedules import learning_rate
 from hjepa_pretrain.sharding import exchange_gradients, shard, spread_like, whole
 from hjepa_pretrain.step_inputs import StepInputMaker, StepInputs
 from hjepa_pretrain.training_data import TrainingData
-
-_ENCODERS = {"context_encoder.vit.": "context.", "target_encoder.vit.": "target."}
 
 
 class Trainer:
@@ -43,6 +41,7 @@ class Trainer:
         averaged: means over ranks of the terms of the steps between the last log and that exchange, in host memory.
         terms: names of those terms.
         in_step: whether a step is under way, so that weights and moments may not belong together.
+        saved_names: how names of the encoders' tensors begin, in the model and in a checkpoint's `encoder`.
     """
 
     def __init__(
@@ -72,6 +71,8 @@ class Trainer:
         self.model = create_hjepa_from_config(
             settings, total_steps=self.total_steps, steps_per_epoch=data.order.steps_per_epoch
         ).to(device)
+        network = self.model.context_encoder.network_name
+        self.saved_names = {f"{branch}_encoder.{network}.": f"{branch}." for branch in ("context", "target")}
         self.model.train()
         if device.type == "cpu":
             # Of both passes only the backward one is slow in the fused kernel; the target encoder has none.
@@ -118,6 +119,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(progress)
         self.optimizer.step()
+        average_running_statistics(self.model.context_encoder)
         self.model.update_target_encoder(self.step, progress=progress if self.total_steps is None else None)
         self.pending.append(torch.cat((torch.stack(rows).mean(dim=0), norm.detach().float().view(1))))
         self.step += 1
@@ -184,11 +186,11 @@ class Trainer:
         self._exchange_terms()
         for name, spread in self.model.state_dict().items():
             tensor = whole(spread)
-            prefix = next((prefix for prefix in _ENCODERS if name.startswith(prefix)), None)
+            prefix = next((prefix for prefix in self.saved_names if name.startswith(prefix)), None)
             if prefix is None:
                 trainer[f"model.{name}"] = tensor
             else:
-                encoder[_ENCODERS[prefix] + name.removeprefix(prefix)] = tensor
+                encoder[self.saved_names[prefix] + name.removeprefix(prefix)] = tensor
         trainer |= {f"optimizer.{name}": whole(tensor) for name, tensor in moments(self.optimizer, self.model).items()}
         if self.averaged:
             trainer["pending"] = torch.stack(self.averaged)
@@ -213,7 +215,7 @@ class Trainer:
         Raises:
             CheckpointError: its tensors do not fit; the first five are listed.
         """
-        short = {after: before for before, after in _ENCODERS.items()}
+        short = {after: before for before, after in self.saved_names.items()}
         state = {}
         for name, tensor in checkpoint.encoder.items():
             branch, _, rest = name.partition(".")

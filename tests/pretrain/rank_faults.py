@@ -1,6 +1,6 @@
-"""The program `hjepa` with a fault on one rank at one step, for `test_distributed`: FAULT=KIND FAULT_RANK=... FAULT_STEP=...
+"""The program `hjepa` with a fault on one rank at one step, for `test_distributed`.
 
-Every rank leaves the number of steps that it began in STEPS.RANK.
+The environment says which: FAULT, FAULT_RANK, FAULT_STEP. Every rank leaves in STEPS.RANK how many steps it began.
 """
 
 from __future__ import annotations

@@ -89,12 +89,15 @@ def test_best__is_that_of_the_best_level_and_levels_keep_their_own() -> None:
     watch = alarms()
     assert watch.best_so_far is None
     seen = []
+    # The third equals the best so far: of equal ones the later stays.
     for step, scores in ((1, [0.3, 0.2]), (2, [0.25, 0.35]), (3, [0.32, 0.35]), (4, [0.36, 0.1])):
         watch.check(step, 0.1, {}, diagnosis(knn=scores))
         seen.append(watch.improved)
-    assert seen == [True, True, False, True]
+    assert seen == [True, True, True, True]
     assert watch.best_so_far == {"knn": 0.36, "step": 4, "level": 0, "per_level": [0.36, 0.35]}
     watch.check(5, 0.1, {}, {})
+    assert not watch.improved
+    watch.check(6, 0.1, {}, diagnosis(knn=[0.3, 0.3]))
     assert not watch.improved
 
 
@@ -103,7 +106,7 @@ def test_patience__counts_measurements_without_a_better_one_and_says_why() -> No
     for step, score in ((1, 0.3), (2, 0.2), (3, 0.31), (4, 0.3)):
         watch.check(step, 0.1, {}, diagnosis(knn=[0.1, score]))
         assert watch.should_stop is None
-    watch.check(5, 0.1, {}, diagnosis(knn=[0.1, 0.31]))
+    watch.check(5, 0.1, {}, diagnosis(knn=[0.1, 0.30]))
     assert watch.should_stop == ("stopped early: no better kNN in 2 measurements; the best is 0.3100, level 1, step 3")
 
 

@@ -135,7 +135,7 @@ def test_ranks__two_learn_what_one_process_learns_from_the_same_draws(
     # Everything at once: two accumulated parts, every objective, batch norm. Only the order of sums differs, which
     # AdamW magnifies where a gradient is nearly zero: the learning rate is 1e-3, so 5 steps could part them by 5e-3.
     [alone] = steps(tmp_path, "alone", ranks=1, parts=2)
-    assert_near(alone, whole_weights[0], losses=2e-6, weights=1e-4)
+    assert_near(alone, whole_weights[0], losses=1e-5, weights=1e-4)
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_ranks__a_step_that_exchanges_statistics_is_one_compiled_graph(
 def test_fsdp__learns_what_whole_weights_do_and_holds_half_of_them(
     whole_weights: list[dict[str, Any]], sharded: list[dict[str, Any]]
 ) -> None:
-    assert_near(whole_weights[0], sharded[0], losses=2e-6, weights=1e-4)
+    assert_near(whole_weights[0], sharded[0], losses=1e-5, weights=1e-4)
     everything = whole_weights[0]["held"]
     assert sharded[0]["held"] + sharded[1]["held"] == everything
     assert max(rank["held"] for rank in sharded) < 0.51 * everything

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hjepa_pretrain.batches import load_images
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.loop import pretrain
+from hjepa_pretrain.sources import read_images
 from numpy.typing import NDArray
 
 from hjepa_eval.analysis.linear_map import linear_map_r2
@@ -27,7 +27,7 @@ def trained_readouts(folder: Path, *assignments: str) -> list[NDArray[np.float32
     dataset = load_dataset("digits", "train")
     pretrain(settings, dataset, run_dir=folder)
     encoder = load_run(folder, {}).eval()
-    images = encoder.transform.normalise(load_images(dataset, encoder.transform))
+    images = encoder.transform.normalise(read_images(dataset, encoder.transform, torch.arange(len(dataset)), workers=2))
     with torch.no_grad():
         return [tokens.mean(dim=1).numpy() for tokens in encoder(images)]
 

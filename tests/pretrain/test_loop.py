@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -36,18 +37,18 @@ DIGITS = {
     },
     "data": {"dataset": "digits", "augmentation": "asym+global", "flip": False, "max_samples": 160},
     "train": {
-        "epochs": 3,
+        "epochs": 4,
         "batch_size": 32,
         "log_interval": 2,
         "checkpoint_interval": 4,
         "whole_image": {"contrast": 1.0, "sigreg": 0.1, "hidden_dim": 32, "out_dim": 16},
     },
-    "diagnostics": {"bank": 64, "interval": 2, "held_out": 0.1},
+    "diagnostics": {"bank": 64, "interval": 8, "held_out": 0.1},
 }
 
 
-def settings(**train: Any) -> PretrainSettings:
-    return build(PretrainSettings, merge(DIGITS, {"train": train}), "test")
+def settings(*, diagnostics: dict[str, Any] | None = None, **train: Any) -> PretrainSettings:
+    return build(PretrainSettings, merge(DIGITS, {"train": train, "diagnostics": diagnostics or {}}), "test")
 
 
 def run(folder: Path, *, resume: bool = False, stop_at: int | None = None, said: list[str] | None = None) -> Summary:
@@ -83,17 +84,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pretrain__leaves_what_evaluation_reads(whole: Path) -> None:
     summary = json.loads((whole / "summary.json").read_text())
-    assert summary["steps"] == 15
+    assert summary["steps"] == 16
     assert summary["dataset"]["name"] == "digits"
     assert summary["dataset"]["num_images"] == 160
-    assert set(summary["losses"]) == {"loss", "level_0", "level_1", "contrast", "sigreg", "gradient_norm"}
+    terms = {"loss", "level_0", "level_1", "r2_0", "r2_1", "contrast", "sigreg", "gradient_norm"}
+    assert set(summary["losses"]) == terms
+    assert summary["best"]["step"] in (8, 16)
+    assert summary["best"]["knn"] == max(summary["best"]["per_level"])
     config = json.loads((whole / "config.json").read_text())
     assert config["encoder"]["vit"] == "vit_tiny_patch2_8"
     assert config["encoder"]["taps"] == [1, 2]
     assert "drop_path_rate" not in config["encoder"]["arguments"]
     encoder = load_run(whole, {})
     assert [level.grid for level in encoder.levels] == [(4, 4), (2, 2)]
-    assert [path.name for path in list_checkpoints(whole)] == ["step-00000012", "step-00000015"]
+    best = {f"step-{summary['best']['step']:08d}"}
+    assert {path.name for path in list_checkpoints(whole)} == {"step-00000012", "step-00000016"} | best
 
 
 def test_pretrain__the_encoder_before_the_first_step_is_rebuilt_by_its_arguments(tmp_path: Path) -> None:
@@ -151,23 +156,66 @@ import json
 settings = build(PretrainSettings, json.loads(sys.argv[2]), "test")
 def watch(state):
     print(state.step, flush=True)
-    if state.step == 10:
+    if state.step == int(sys.argv[4]):
         time.sleep(60)
 pretrain(settings, load_dataset("digits", "train"), run_dir=Path(sys.argv[1]), progress=watch)
 """
 
 
-def test_resume__after_kill_9_is_bit_identical(whole: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    command = [sys.executable, "-c", KILLED, str(folder), json.dumps(DIGITS), str(torch.get_num_threads())]
+def test_resume__after_kill_9_at_any_step_is_bit_identical(whole: Path, tmp_path: Path) -> None:
+    folder, step = tmp_path / "run", random.randrange(4, 16)  # before 4 there is no checkpoint yet
+    print(f"killed after step {step}")
+    command = [sys.executable, "-c", KILLED, str(folder), json.dumps(DIGITS), str(torch.get_num_threads()), str(step)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
-            if line.strip() == "10":
+            if line.strip() == str(step):
                 os.kill(process.pid, signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL
     run(folder, resume=True)
     assert_same_run(whole, folder)
+
+
+def test_resume__keeps_the_best_measurement_and_its_weights(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was best before the interruption is best after it, and its weights are what evaluation reads."""
+    import hjepa_pretrain.loop
+
+    real = hjepa_pretrain.loop.measure_levels
+
+    def falling(trainer: Any) -> dict[str, Any]:
+        return {**real(trainer), "knn": [0.9 - 0.01 * trainer.step, 0.1]}
+
+    monkeypatch.setattr(hjepa_pretrain.loop, "measure_levels", falling)
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, stop_at=13)
+    summary = run(folder, resume=True)
+    assert summary.best["step"] == 8
+    assert [path.name for path in list_checkpoints(folder)] == ["step-00000008", "step-00000013", "step-00000016"]
+    kept = load_file(folder / "checkpoints" / "step-00000008" / "encoder.safetensors")
+    for name, tensor in weights(folder).items():
+        assert torch.equal(tensor, kept[name]), name
+    assert any(not torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(folder).items())
+
+
+def test_pretrain__patience_ends_a_run_early_and_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hjepa_pretrain.loop
+
+    real = hjepa_pretrain.loop.measure_levels
+    monkeypatch.setattr(
+        hjepa_pretrain.loop,
+        "measure_levels",
+        lambda trainer: {**real(trainer), "knn": [0.9 - 0.01 * trainer.step, 0.1]},
+    )
+    said: list[str] = []
+    early = settings(diagnostics={"patience": 1, "interval": 2})
+    digits = load_dataset("digits", "train")
+    summary = pretrain(early, digits, run_dir=tmp_path / "run", say=said.append)
+    assert (summary.steps, summary.best["step"]) == (4, 2)
+    assert "stopped early: no better kNN" in said[-1]
+    assert (tmp_path / "run" / "encoder.safetensors").is_file()
 
 
 def test_resume__a_damaged_newest_checkpoint_falls_back_and_says_so(whole: Path, tmp_path: Path) -> None:
@@ -207,7 +255,7 @@ def test_resume__other_settings_or_data_are_refused_with_the_difference(whole: P
 def test_resume__a_finished_run_is_left_as_it_is(whole: Path) -> None:
     before = (whole / "encoder.safetensors").stat().st_mtime_ns
     said: list[str] = []
-    assert run(whole, resume=True, said=said).steps == 15
+    assert run(whole, resume=True, said=said).steps == 16
     assert "finished already" in said[0]
     assert (whole / "encoder.safetensors").stat().st_mtime_ns == before
 
@@ -238,10 +286,12 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
     import hjepa_pretrain.trainer
 
     real = hjepa_pretrain.trainer.training_loss
+    calls: list[Any] = []
 
-    def broken(outputs: Any, train: Any, *, step: int) -> Any:
-        loss, terms = real(outputs, train, step=step)
-        return (loss * math.nan, {**terms, "loss": loss * math.nan}) if step == 5 else (loss, terms)
+    def broken(outputs: Any, train: Any, *, directions: Any) -> Any:
+        loss, terms = real(outputs, train, directions=directions)
+        calls.append(loss)
+        return (loss * math.nan, {**terms, "loss": loss * math.nan}) if len(calls) == 6 else (loss, terms)
 
     monkeypatch.setattr(hjepa_pretrain.trainer, "training_loss", broken)
     with pytest.raises(TrainingError, match=r"step 5: the loss is not finite \(images \d+.*last good.*step-00000004"):
@@ -251,10 +301,12 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
 
 def test_pretrain__collapse_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="level 0 has collapsed"):
-        pretrain(settings(collapse_std=10.0), load_dataset("digits", "train"), run_dir=tmp_path / "run")
+        pretrain(
+            settings(diagnostics={"smallest_std": 10.0}), load_dataset("digits", "train"), run_dir=tmp_path / "run"
+        )
 
 
 def test_pretrain__too_few_images_for_a_batch_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="160 images do not fill a batch of 256"):
+    with pytest.raises(DataError, match="144 images do not fill a batch of 256"):
         pretrain(settings(batch_size=256), load_dataset("digits", "train"), run_dir=tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()

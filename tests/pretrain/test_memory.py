@@ -8,7 +8,7 @@ import pytest
 import torch
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.geometry import resolve_geometry
-from hjepa_pretrain.masks import MultiBlockMaskGenerator
+from hjepa_pretrain.masks import create_mask_generator
 from hjepa_pretrain.memory import StepMemory, describe_memory
 from hjepa_pretrain.models import create_hjepa_from_config
 from hjepa_pretrain.models.attention import use_plain_attention
@@ -51,18 +51,24 @@ def kept_by_a_real_step(chosen: PretrainSettings) -> int:
     model = create_hjepa_from_config(chosen).train()
     use_plain_attention(model.context_encoder)
     use_plain_attention(model.predictor)
-    generator = MultiBlockMaskGenerator(
-        geometry.image_size, geometry.patch_size, min_keep=geometry.context_tokens(masking), seed=0
+    seen = geometry.most_context_tokens(masking)
+    generator = create_mask_generator(
+        masking,
+        image_size=geometry.image_size,
+        patch_size=geometry.patch_size,
+        num_levels=chosen.model.num_hierarchies,
+        context_tokens=seen,
+        seed=0,
     )
     masks = generator.sample(
         train.batch_size,
         torch.device("cpu"),
         step=0,
-        context_tokens=geometry.context_tokens(masking),
-        target_tokens=geometry.target_tokens(masking),
+        context_tokens=seen,
+        target_tokens=geometry.target_tokens(masking, seen),
     )
     images = torch.rand(train.batch_size, 3, geometry.image_size, geometry.image_size)
-    second = images.flip(-1) if chosen.data.augmentation == "asym+global" else None
+    second = images.flip(-1).unsqueeze(0) if chosen.data.augmentation == "asym+global" else None
     own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
     found: dict[int, int] = {}
     alive: list[Tensor] = []
@@ -80,11 +86,13 @@ def kept_by_a_real_step(chosen: PretrainSettings) -> int:
                 images,
                 masks,
                 target_images=images,
-                second_images=second,
-                second_context=None if second is None else masks.context.clone(),
+                other_images=second,
+                other_context=None if second is None else masks.context.unsqueeze(0).clone(),
                 num_predicted=round(train.batch_size * train.predicted_share),
             )
-        training_loss(outputs, train, step=0)
+        whole = train.whole_image
+        directions = torch.randn(whole.out_dim, whole.sigreg_slices) if whole.sigreg else None
+        training_loss(outputs, train, directions=directions)
     return sum(found.values())
 
 

@@ -1,12 +1,28 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.masks import MultiBlockMaskGenerator, masks_from_masked
-from hjepa_pretrain.models import HJEPA, ContextEncoder, TargetEncoder, create_hjepa, create_hjepa_from_config
+from hjepa_pretrain.models import (
+    HJEPA,
+    ContextEncoder,
+    Predictor,
+    TargetEncoder,
+    create_hjepa,
+    create_hjepa_from_config,
+)
+from hjepa_pretrain.optimizer import make_optimizer
+from hjepa_pretrain.run_files import run_config, run_transform, write_config
+from safetensors.torch import save_file
 
+from hjepa_eval.config import build
+from hjepa_eval.datasets import load_dataset
+from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.vit import create_vit, pool_cells
 from hjepa_eval.errors import ConfigError, TrainingError, UnknownNameError
 
@@ -57,9 +73,10 @@ def test_update_target_encoder__returns_the_momentum_of_the_schedule() -> None:
     assert model.update_target_encoder(current_step=10) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("positions", ["learned", "rope"])
 @pytest.mark.parametrize("class_token", [False, True])
-def test_zero_mode__with_a_key_mask_equals_drop_mode(class_token: bool) -> None:
-    vit = create_vit("vit_tiny_patch4_32", depth=3, class_token=class_token, global_pool="").eval()
+def test_zero_mode__with_a_key_mask_equals_drop_mode(class_token: bool, positions: str) -> None:
+    vit = create_vit("vit_tiny_patch4_32", depth=3, class_token=class_token, global_pool="", positions=positions).eval()
     drop, zero = (ContextEncoder(vit, taps=(1, 2, 3), mask_mode=mode) for mode in ("drop", "zero"))
     context = torch.rand(4, 64, generator=torch.Generator().manual_seed(2)).topk(20).indices
     with torch.no_grad():
@@ -238,3 +255,214 @@ def test_forward__predicting_for_a_part_of_the_batch_gives_that_part() -> None:
         for a, b in zip(whole[name], part[name], strict=True):
             torch.testing.assert_close(a[:2], b, atol=1e-5, rtol=1e-4)
     assert [len(valid) for valid in part["valid"]] == [2, 2, 2]
+
+
+def sharpen(vit: Any) -> Any:
+    """Make fresh attention care about its scores: they are all nearly equal otherwise."""
+    with torch.no_grad():
+        for block in vit.blocks:
+            block.attn.qkv.weight *= 8
+    return vit.eval()
+
+
+@pytest.mark.parametrize(("positions", "matters"), [("rope", True), ("none", False)])
+def test_rope__where_patches_lie_changes_features(positions: str, matters: bool) -> None:
+    """Patches of one colour each, mirrored, are the same set of patches: without positions nothing would change."""
+    options = {"pos_embed": "none"} if positions == "none" else {"positions": positions}
+    vit = sharpen(create_vit("vit_tiny_patch4_32", depth=3, class_token=False, global_pool="", **options))
+    encoder = ContextEncoder(vit, taps=(3,))
+    colours = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    images = colours.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    with torch.no_grad():
+        change = (encoder(images)[-1].mean(dim=1) - encoder(images.flip(3))[-1].mean(dim=1)).abs().max()
+    assert change > 1e-2 if matters else change < 1e-5
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+def test_rope__a_run_round_trips_through_the_toolkit(tmp_path: Path, class_token: bool) -> None:
+    model = {"encoder_type": "vit_tiny_patch2_8", **SMALL, "positions": "rope", "class_token": class_token}
+    settings = build(PretrainSettings, {"model": model, "train": {"epochs": 1}}, "test")
+    hjepa = create_hjepa_from_config(settings).eval()
+    sharpen(hjepa.target_encoder.vit)
+    geometry, dataset = resolve_geometry(settings), load_dataset("digits", "train")
+    transform = run_transform(settings, geometry)
+    write_config(tmp_path, run_config(settings, geometry, transform, dataset, len(dataset)))
+    tensors = {f"target.{name}": tensor for name, tensor in hjepa.target_encoder.vit.state_dict().items()}
+    save_file(tensors, tmp_path / "encoder.safetensors")
+    loaded = load_encoder(str(tmp_path))
+    images = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        outputs = loaded(images)
+        expected = [hjepa.extract_features(images, level) for level in range(3)]
+    for level, (output, cells) in enumerate(zip(outputs, expected, strict=True)):
+        assert loaded.levels[level].prefix == class_token
+        torch.testing.assert_close(output[:, class_token:], cells, atol=1e-5, rtol=1e-5)
+
+
+def test_layer_scale__scales_every_branch_and_is_learned_without_decay() -> None:
+    model = small(layer_scale=1e-6)
+    scales = [scale for block in model.context_encoder.vit.blocks for scale in (block.ls1.gamma, block.ls2.gamma)]
+    assert len(scales) == 6
+    assert all((scale == 1e-6).all() and scale.requires_grad for scale in scales)
+    settings = build(PretrainSettings, {"train": {"epochs": 1}}, "test")
+    decayed, others = (group["params"] for group in make_optimizer(model, settings.train).param_groups)
+    assert {id(scale) for scale in scales} <= {id(parameter) for parameter in others}
+    assert len(decayed) > 0
+    vit = model.context_encoder.vit
+    with torch.no_grad():
+        output = model.context_encoder(photographs())[-1]
+        embedded = vit.norm(vit._pos_embed(vit.patch_embed(photographs())))
+        torch.testing.assert_close(output, embedded, atol=1e-4, rtol=1e-4)  # Branches that are scaled away.
+        assert (small().context_encoder(photographs())[-1] - embedded).abs().max() > 0.1
+
+
+def levels_moved_by(order: str, moved: int) -> list[bool]:
+    """Tell which levels' answers change when the queries of level `moved` do."""
+    predictor = small(predictor={**SMALL["predictor"], "order": order}).predictor
+    with torch.no_grad():
+        for block in predictor.blocks:
+            block.attn.qkv.weight *= 8
+        tokens, context = torch.randn(2, 5, 192), torch.arange(5).expand(2, -1)
+        asked = [torch.tensor([[10, 20], [30, 40]]), None, None]
+        before = predictor(tokens, context, asked)
+        predictor.level_embed[moved] += torch.randn(48)
+        after = predictor(tokens, context, asked)
+    return [bool((a - b).abs().max() > 1e-4) for a, b in zip(before, after, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("order", "moved", "expected"),
+    [
+        ("coarse_to_fine", 0, [True, False, False]),
+        ("coarse_to_fine", 1, [True, True, False]),
+        ("coarse_to_fine", 2, [True, True, True]),
+        ("parallel", 2, [False, False, True]),
+    ],
+)
+def test_order__fine_answers_see_coarse_queries_and_never_the_other_way(
+    order: str, moved: int, expected: list[bool]
+) -> None:
+    assert levels_moved_by(order, moved) == expected
+
+
+def test_order__coarse_to_fine_with_padding_equals_each_image_alone() -> None:
+    model = small(predictor={**SMALL["predictor"], "order": "coarse_to_fine"})
+    mask = half_masked(2)
+    mask[0, 10:32] = 0
+    with torch.no_grad():
+        both, alone = model(photographs(2), mask), model(photographs(2)[:1], mask[:1])
+    torch.testing.assert_close(both["predictions"][0][:1, :10], alone["predictions"][0], atol=1e-5, rtol=1e-4)
+    for level in (1, 2):
+        torch.testing.assert_close(both["predictions"][level][:1], alone["predictions"][level], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("global_query", [False, True])
+def test_fpn__an_answer_adds_that_of_the_cell_it_lies_in(global_query: bool) -> None:
+    """A 14x14 grid has 7x7 and 4x4 cells: those at the border hold fewer tokens."""
+    options = {"encoder_dim": 16, "grid": (14, 14), "num_levels": 3, "embed_dim": 48, "depth": 1, "num_heads": 3}
+    plain, pyramid = (Predictor(**options, fpn=fpn, global_query=global_query).eval() for fpn in (False, True))
+    pyramid.load_state_dict(plain.state_dict())
+    tokens, context = torch.randn(2, 5, 16), torch.arange(5).expand(2, -1)
+    asked = torch.tensor([[0, 17, 195], [14, 97, 182]])
+    with torch.no_grad():
+        own = plain(tokens, context, [asked, None, None])
+        summed = pyramid(tokens, context, [asked, None, None])
+    assert torch.equal(summed[2], own[2])
+    for cell in range(49):
+        parent = (cell // 7 // 2) * 4 + cell % 7 // 2
+        torch.testing.assert_close(summed[1][:, cell], own[1][:, cell] + own[2][:, parent])
+    for image in range(2):
+        for slot, token in enumerate(asked[image].tolist()):
+            parent = (token // 14 // 2) * 7 + token % 14 // 2
+            torch.testing.assert_close(summed[0][image, slot], own[0][image, slot] + summed[1][image, parent])
+    assert len(summed) == 3 + global_query
+    if global_query:
+        assert torch.equal(summed[3], own[3])
+
+
+def with_global_query() -> HJEPA:
+    config = {
+        "model": {"encoder_type": "vit_tiny_patch4_32", **SMALL},
+        "data": {"augmentation": "asym+global"},
+        "train": {"whole_image": {"predict": 1.0}},
+    }
+    return create_hjepa_from_config(config).eval()
+
+
+def test_global_query__predicts_the_mean_token_of_another_view() -> None:
+    model = with_global_query()
+    other = torch.randn(1, 4, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    seen = torch.arange(20, 44).expand(1, 4, -1)
+    outputs = model(photographs(), half_masked(), other_images=other, other_context=seen, num_predicted=3)
+    assert outputs["global_prediction"].shape == outputs["global_target"].shape == (3, 192)
+    with torch.no_grad():
+        mean = model.target_encoder(other[0, :3], seen[0, :3])[-1].mean(dim=1)
+        changed = model(photographs(), half_masked(), other_images=other + 1, other_context=seen, num_predicted=3)
+    torch.testing.assert_close(outputs["global_target"], torch.nn.functional.layer_norm(mean, (192,)))
+    assert (changed["global_target"] - outputs["global_target"]).abs().max() > 1e-3
+    torch.testing.assert_close(changed["global_prediction"], outputs["global_prediction"])
+    assert "global_target" not in model(photographs(), half_masked())
+
+
+def test_global_query__no_gradient_flows_into_the_target() -> None:
+    model = with_global_query()
+    other = torch.randn(1, 4, 3, 32, 32, requires_grad=True)
+    seen = torch.arange(24).expand(1, 4, -1)
+    outputs = model(photographs(), half_masked(), other_images=other, other_context=seen)
+    assert not outputs["global_target"].requires_grad
+    torch.nn.functional.mse_loss(outputs["global_prediction"], outputs["global_target"]).backward()
+    assert other.grad is None or not other.grad.any()
+    assert all(parameter.grad is None for parameter in model.target_encoder.parameters())
+    assert model.predictor.level_embed.grad[-1].any()
+    assert all(parameter.grad.any() for parameter in model.global_head.parameters())
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rope"])
+def test_checkpoint_activations__same_loss_and_gradients_with_dropped_paths(positions: str) -> None:
+    model = small(positions=positions, drop_path=0.5).train()
+    masks = MultiBlockMaskGenerator(32, 4, min_keep=24).sample(4, step=0, context_tokens=24, target_tokens=16)
+    passes: list[int] = []
+    model.context_encoder.vit.blocks[1].register_forward_pre_hook(lambda *_: passes.append(1))
+    model.predictor.blocks[1].register_forward_pre_hook(lambda *_: passes.append(2))
+
+    def losses_and_gradients(checkpointed: bool, seed: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        model.context_encoder.checkpoint_activations = model.predictor.checkpoint_activations = checkpointed
+        model.zero_grad(set_to_none=True)
+        passes.clear()
+        torch.manual_seed(seed)
+        outputs = model(photographs(), masks)
+        pairs = zip(outputs["predictions"], outputs["targets"], strict=True)
+        loss = torch.stack([torch.nn.functional.mse_loss(*pair) for pair in pairs]).sum()
+        loss.backward()
+        assert sorted(passes) == ([1, 1, 2, 2] if checkpointed else [1, 2])
+        return loss, [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+    plain, gradients = losses_and_gradients(False, seed=1)
+    loss, again = losses_and_gradients(True, seed=1)
+    assert torch.equal(loss, plain)
+    for mine, other in zip(again, gradients, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-7, rtol=1e-5)
+    assert not torch.equal(losses_and_gradients(True, seed=2)[0], plain)  # Other paths are dropped.
+
+
+@pytest.mark.parametrize("positions", ["sincos", "rope"])
+@pytest.mark.parametrize("class_token", [False, True])
+def test_saliency__is_the_attention_that_the_last_block_pays(class_token: bool, positions: str) -> None:
+    model = small(positions=positions, class_token=class_token)
+    encoder = model.target_encoder
+    attention = sharpen(encoder.vit).blocks[-1].attn
+    attention.fused_attn = False  # So that attention is computed, and passes by attn_drop.
+    paid: list[torch.Tensor] = []
+    hook = attention.attn_drop.register_forward_hook(lambda _, inputs, output: paid.append(inputs[0]))
+    with torch.no_grad():
+        encoder(photographs())
+        hook.remove()
+        saliency = encoder.saliency(photographs())
+    assert saliency.shape == (4, 64)
+    torch.testing.assert_close(saliency, paid[0].mean(dim=(1, 2))[:, class_token:], atol=1e-6, rtol=1e-4)
+    sums = saliency.sum(dim=1)
+    if class_token:
+        assert (sums < 1).all()
+    else:
+        torch.testing.assert_close(sums, torch.ones(4))
+    assert (saliency.max(dim=1).values > 1.5 / 64).all()

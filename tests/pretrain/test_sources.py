@@ -54,7 +54,7 @@ def test_order__ranks_share_a_batch() -> None:
 
 
 def test_order__too_few_images_is_an_error() -> None:
-    with pytest.raises(DataError, match="20 images do not fill a batch of 32; lower train.batch_size"):
+    with pytest.raises(DataError, match=r"20 images do not fill a batch of 32; lower train\.batch_size"):
         order_of(20)
 
 

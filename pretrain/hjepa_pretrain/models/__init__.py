@@ -5,6 +5,7 @@ from hjepa_pretrain.models.factory import create_hjepa, create_hjepa_from_config
 from hjepa_pretrain.models.hjepa import HJEPA
 from hjepa_pretrain.models.predictor import Predictor, PredictorBlock
 from hjepa_pretrain.models.projector import Projector
+from hjepa_pretrain.models.stages import StageEncoder, StageTarget
 
 __all__ = [
     "HJEPA",
@@ -12,6 +13,8 @@ __all__ = [
     "Predictor",
     "PredictorBlock",
     "Projector",
+    "StageEncoder",
+    "StageTarget",
     "TargetEncoder",
     "create_hjepa",
     "create_hjepa_from_config",

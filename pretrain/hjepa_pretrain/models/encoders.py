@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from hjepa_eval.encoders.rotary import rotation_of
+from hjepa_eval.encoders.vit import cells, pool_cells
 from hjepa_pretrain.models.attention import additive
 
 MaskMode = Literal["drop", "zero"]
@@ -30,7 +31,7 @@ def key_mask(valid: Tensor, prefix: int) -> Tensor:
     return additive(torch.cat((always, valid), dim=1)[:, None, None])
 
 
-def _flags(context: Tensor, valid: Tensor | None, num_patches: int) -> Tensor:
+def token_flags(context: Tensor, valid: Tensor | None, num_patches: int) -> Tensor:
     """Return bool `[B, N]`, True for the tokens `[B, K]` that are context; padding names token 0 and marks nothing."""
     listed = context if valid is None else torch.where(valid, context, num_patches)
     flags = torch.zeros(len(context), num_patches + 1, dtype=torch.bool, device=context.device)
@@ -38,7 +39,14 @@ def _flags(context: Tensor, valid: Tensor | None, num_patches: int) -> Tensor:
 
 
 class ContextEncoder(nn.Module):
-    """A ViT that sees the context tokens of an image and returns them after the blocks that levels tap."""
+    """A ViT that sees the context tokens of an image and returns them after the blocks that levels tap.
+
+    Attributes:
+        network_name: the attribute that holds the network; its state dict is what an evaluation loads.
+        widths: width of every level.
+    """
+
+    network_name: ClassVar[str] = "vit"
 
     def __init__(self, vit: VisionTransformer, *, taps: Sequence[int], mask_mode: MaskMode = "drop") -> None:
         """Wrap a `vit`.
@@ -56,7 +64,20 @@ class ContextEncoder(nn.Module):
         self.checkpoint_activations = False
         self.grid: tuple[int, int] = vit.patch_embed.grid_size
         self.prefix: int = vit.num_prefix_tokens
+        self.widths: tuple[int, ...] = (vit.embed_dim,) * len(self.taps)
         self.rotation = rotation_of(vit)
+
+    def moving_average(self) -> TargetEncoder:
+        """Return the target encoder that begins as a copy of this one."""
+        return TargetEncoder(self)
+
+    def level_shapes(self) -> list[tuple[int, int]]:
+        """Return rows and columns of every level."""
+        return [cells(self.grid, level) for level in range(len(self.taps))]
+
+    def pool(self, tokens: Tensor, level: int) -> Tensor:
+        """Return the cells `[B, T_l, D]` of a level for the tokens `[B, N, D]` at its tap, without prefix tokens."""
+        return pool_cells(tokens, self.grid, level)
 
     def forward(
         self,
@@ -82,7 +103,7 @@ class ContextEncoder(nn.Module):
         embedded = self.vit.patch_embed(images)
         if context is None:
             return self._blocks(self._positioned(embedded), None)
-        visible = _flags(context, valid, embedded.shape[1])
+        visible = token_flags(context, valid, embedded.shape[1])
         outputs = self._blocks(
             self._positioned(embedded * visible.unsqueeze(-1)), key_mask(visible, self.prefix) if hide_zeroed else None
         )
@@ -192,11 +213,12 @@ class TargetEncoder(ContextEncoder):
     def update(self, context_encoder: ContextEncoder, momentum: float) -> None:
         """Set every parameter to `momentum` times itself plus `1 - momentum` times the context encoder's.
 
-        Of parameters that are spread over ranks (`sharding`), each rank moves its own part.
+        Of parameters that are spread over ranks (`sharding`), each rank moves its own part. Buffers, such as the
+        running statistics of BatchNorm, are copied: they are averages already.
         """
-        ours, theirs = _own_parts(self.vit), _own_parts(context_encoder.vit)
+        ours, theirs = _own_parts(self), _own_parts(context_encoder)
         torch._foreach_lerp_(ours, theirs, 1.0 - momentum)
-        for mine, other in zip(self.vit.buffers(), context_encoder.vit.buffers(), strict=True):
+        for mine, other in zip(self.buffers(), context_encoder.buffers(), strict=True):
             mine.copy_(other)
 
 

@@ -9,14 +9,16 @@ import torch
 
 from hjepa_eval.config import build, merge
 from hjepa_eval.datasets.randomness import derive_seed
+from hjepa_eval.encoders.stages import create_stages
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.flat_keys import from_flat
-from hjepa_pretrain.geometry import encoder_arguments, resolve_geometry
+from hjepa_pretrain.geometry import Geometry, encoder_arguments, resolve_geometry
 from hjepa_pretrain.models.encoders import ContextEncoder
 from hjepa_pretrain.models.hjepa import HJEPA
 from hjepa_pretrain.models.predictor import Predictor
 from hjepa_pretrain.models.projector import Projector
+from hjepa_pretrain.models.stages import StageEncoder
 from hjepa_pretrain.schedules import EmaSchedule
 
 
@@ -32,7 +34,7 @@ def create_hjepa(
     """Return an H-JEPA with fresh weights.
 
     Args:
-        encoder_type: a timm ViT, or `vit_SIZE_patchP_IMAGE`.
+        encoder_type: a timm ViT, `vit_SIZE_patchP_IMAGE`, or a timm model with stages.
         img_size: side of the images in pixels; the ViT's own when not given.
         embed_dim: width of the ViT, if you want it checked.
         predictor_depth: blocks of the predictor.
@@ -63,7 +65,7 @@ def create_hjepa_from_config(
     settings = config if isinstance(config, PretrainSettings) else _settings(config)
     model, whole = settings.model, settings.train.whole_image
     geometry = resolve_geometry(settings)
-    vit = create_vit(model.encoder_type, drop_path_rate=model.drop_path, **encoder_arguments(settings))
+    context_encoder = _context_encoder(settings, geometry)
     ema = EmaSchedule(
         base=model.ema.momentum,
         end=model.ema.momentum_end,
@@ -73,7 +75,6 @@ def create_hjepa_from_config(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.train.seed, 0, "predictor"))
-        context_encoder = ContextEncoder(vit, taps=geometry.taps, mask_mode=model.mask_mode)
         predictor = Predictor(
             encoder_dim=geometry.dim,
             grid=geometry.grid,
@@ -94,9 +95,26 @@ def create_hjepa_from_config(
             if whole.projected
             else None
         )
-        return HJEPA(
+        hjepa = HJEPA(
             context_encoder, predictor, ema=ema, cell_coverage=settings.masking.cell_coverage, projector=projector
         )
+    if not settings.train.predicted_share:
+        # No loss reaches them: an optimiser would keep no moments of them, and a resumed run would miss those.
+        hjepa.predictor.requires_grad_(False)
+        hjepa.heads.requires_grad_(False)
+    return hjepa
+
+
+def _context_encoder(settings: PretrainSettings, geometry: Geometry) -> ContextEncoder:
+    """Return the context encoder with fresh weights."""
+    model, arguments = settings.model, encoder_arguments(settings)
+    if geometry.maps:
+        network = create_stages(model.encoder_type, drop_path=model.drop_path, **arguments)
+        return StageEncoder(
+            network, taps=geometry.taps, grid=geometry.grid, maps=geometry.maps, image_size=geometry.image_size
+        )
+    vit = create_vit(model.encoder_type, drop_path_rate=model.drop_path, **arguments)
+    return ContextEncoder(vit, taps=geometry.taps, mask_mode=model.mask_mode)
 
 
 def _settings(config: Mapping[str, Any]) -> PretrainSettings:

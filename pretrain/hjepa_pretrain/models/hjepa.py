@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hjepa_eval.encoders.vit import cells, check_levels, pool_cells
+from hjepa_eval.encoders.vit import check_levels, pool_cells
 from hjepa_eval.errors import UnknownNameError
 from hjepa_pretrain.masks.indices import Masks, masks_from_masked
-from hjepa_pretrain.models.encoders import ContextEncoder, TargetEncoder
+from hjepa_pretrain.models.encoders import ContextEncoder
 from hjepa_pretrain.models.predictor import Predictor
 from hjepa_pretrain.models.projector import Projector
 from hjepa_pretrain.schedules import EmaSchedule
@@ -41,12 +41,11 @@ class HJEPA(nn.Module):
         super().__init__()
         self.grid, self.taps = context_encoder.grid, context_encoder.taps
         check_levels(self.grid, len(self.taps))
-        dim: int = context_encoder.vit.embed_dim
         self.context_encoder = context_encoder
-        self.target_encoder = TargetEncoder(context_encoder)
+        self.target_encoder = context_encoder.moving_average()
         self.predictor = predictor
-        self.heads = nn.ModuleList(_head(dim) for _ in self.taps)
-        self.global_head = _head(dim) if predictor.global_query else None
+        self.heads = nn.ModuleList(_head(width) for width in context_encoder.widths)
+        self.global_head = _head(context_encoder.widths[-1]) if predictor.global_query else None
         self.projector = projector
         self.ema = ema
         self.cell_coverage = cell_coverage
@@ -89,7 +88,9 @@ class HJEPA(nn.Module):
         """
         masks = mask if isinstance(mask, Masks) else masks_from_masked(mask)
         levels = range(self.num_levels if return_all_levels else 1)
-        seen, others = self._encode_context(images, masks, other_images, other_context)
+        # Without a projector nothing looks at what the context encoder says of other views.
+        shown = (None, None) if self.projector is None else (other_images, other_context)
+        seen, others = self._encode_context(images, masks, *shown)
         count = len(images) if num_predicted is None else num_predicted
         outputs: dict[str, Any] = {"predictions": [], "targets": [], "valid": []}
         if count:
@@ -113,14 +114,13 @@ class HJEPA(nn.Module):
         """Return the last block's tokens `[B, prefix + K, D]` of every view, in one pass where possible."""
         if other_images is None or other_context is None:
             return self.context_encoder(images, masks.context, valid=masks.context_valid)[-1], ()
-        views, batch = len(other_images), len(images)
+        batch = len(images)
         others, indices = other_images.flatten(0, 1), other_context.flatten(0, 1)
         if masks.context_valid is not None or masks.context.shape[1] != indices.shape[1]:
             first = self.context_encoder(images, masks.context, valid=masks.context_valid)[-1]
             return first, self.context_encoder(others, indices)[-1].split(batch)
         tokens = self.context_encoder(torch.cat((images, others)), torch.cat((masks.context, indices)))[-1]
         first, *rest = tokens.split(batch)
-        assert len(rest) == views
         return first, tuple(rest)
 
     @torch.no_grad()
@@ -167,7 +167,7 @@ class HJEPA(nn.Module):
             raise UnknownNameError(f"unknown level {level}; known: {names}")
         network = self.target_encoder if encoder == "target" else self.context_encoder
         tokens = network(images)[level][:, network.prefix :]
-        pooled = pool_cells(tokens, self.grid, level)
+        pooled = network.pool(tokens, level)
         return self.heads[level](pooled) if head else pooled
 
     def update_target_encoder(self, current_step: int, *, progress: float | None = None) -> float:
@@ -196,7 +196,7 @@ class HJEPA(nn.Module):
 
     def level_shapes(self) -> list[tuple[int, int]]:
         """Return rows and columns of every level."""
-        return [cells(self.grid, level) for level in range(self.num_levels)]
+        return self.context_encoder.level_shapes()
 
 
 def _head(dim: int) -> nn.Sequential:

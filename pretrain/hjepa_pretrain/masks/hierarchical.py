@@ -1,0 +1,247 @@
+"""Hierarchical masks: every level has masks of its own, with blocks as large as what that level is about.
+
+What document 001 asks for holds after targets are taken out of the context, which needs three choices:
+
+- *Scale.* Level l draws blocks of `base_scale` times 2^l (geometric: 5-15, 10-30, 20-60 %) or times l + 1 (linear, for
+  which the document gives no numbers: 5-15, 10-30, 15-45 %), never above 60 %. They lie on the level's own
+  cells; where those are too large for the scale, on the coarsest finer lattice that has such a block.
+- *Gathering.* Four blocks of 20-60 % apart would hide nearly everything. The blocks of an image and level share one
+  size, as in I-JEPA, and are placed so that their union leaves the level's share of context wherever that is possible.
+- *Context.* That share rises from the finest to the coarsest level (`context_share`). The context block of an image
+  is as large as leaves it on average: share / (1 - union), sides rounded at random so that the mean is exact.
+
+Aspects are drawn from `aspect_ratio_range` to a power that doubles with the level (1/2, 1, 2 for three): fine blocks
+are squarer. On a lattice sizes are few, so the aspect decides between them before the area does. Tests assert both
+orders for three levels on 8x8 and 14x14 tokens; a fourth level may have a single size (a square on 24x24).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hjepa_eval.datasets.randomness import seeded_generator
+from hjepa_pretrain.masks.blocks import (
+    Range,
+    SizeTable,
+    block_sizes,
+    check_count,
+    check_keep,
+    check_range,
+    check_share,
+    grid_of,
+    paint,
+    sizes_in_scale,
+)
+from hjepa_pretrain.masks.contexts import fixed_masks, separate
+from hjepa_pretrain.masks.indices import Masks
+from hjepa_pretrain.masks.level_scales import level_lattice, level_scales
+from hjepa_pretrain.masks.placement import gathered_blocks
+from hjepa_pretrain.masks.statistics import mask_statistics
+from hjepa_pretrain.masks.torus import roll, roll_places, unroll
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_ASPECT_WEIGHT = 8.0
+
+
+class HierarchicalMaskGenerator:
+    """Draws masks for every level; each image gets its own, and the same (seed, step) the same."""
+
+    def __init__(
+        self,
+        input_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        num_hierarchies: int = 3,
+        num_target_masks: int = 4,
+        scale_progression: str = "geometric",
+        base_scale: Range = (0.05, 0.15),
+        aspect_ratio_range: Range = (0.75, 1.5),
+        max_attempts: int = 10,
+        *,
+        context_share: Range = (0.34, 0.42),
+        min_keep: int = 1,
+        roll: float = 0.0,
+        saliency: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Prepare the block sizes of every level.
+
+        Args:
+            input_size: image side in pixels, or (height, width).
+            patch_size: patch side in pixels.
+            num_hierarchies: levels `L`; 0 is the finest.
+            num_target_masks: target blocks `M` per image and level.
+            scale_progression: `geometric` or `linear`.
+            base_scale: smallest and largest share of the grid that a block of level 0 covers.
+            aspect_ratio_range: smallest and largest rows / columns of a block of the middle level.
+            max_attempts: accepted for the documented signature; placing needs no attempts.
+            context_share: context of the finest and of the coarsest level after removal, as a share of the grid.
+            min_keep: context tokens that every image has at least.
+            roll: share of images whose masks are rolled around the grid, by whole cells.
+            saliency: how much targets prefer salient tokens, as in `MultiBlockMaskGenerator`.
+            seed: of the generator.
+
+        Raises:
+            ConfigError: the patch does not divide the image, a range is none, there is no such progression, blocks
+                leave no context, or the levels are none.
+        """
+        self.grid = grid_of(input_size, patch_size)
+        self.num_patches = math.prod(self.grid)
+        check_count("num_hierarchies", num_hierarchies)
+        check_count("num_target_masks", num_target_masks)
+        check_keep("min_keep", min_keep, self.num_patches)
+        check_range("aspect_ratio_range", aspect_ratio_range)
+        check_range("context_share", context_share, most=1)
+        check_share("roll", roll)
+        self.num_levels, self.num_target_masks, self.max_attempts = num_hierarchies, num_target_masks, max_attempts
+        self.aspect_ratio_range = aspect_ratio_range
+        self.min_keep, self.roll, self.saliency, self.seed = min_keep, roll, saliency, seed
+        self.scales = level_scales(base_scale, scale_progression, num_hierarchies)
+        low, high = context_share
+        steps = max(num_hierarchies - 1, 1)
+        self.context_shares = [high - (high - low) * (num_hierarchies - 1 - level) / steps for level in self.levels]
+        self.cells = [level_lattice(self.grid, level, self.scales[level]) for level in self.levels]
+        self._sizes = [self._table(level) for level in self.levels]
+        self.step = 0
+
+    @property
+    def levels(self) -> range:
+        """Numbers of the levels."""
+        return range(self.num_levels)
+
+    def aspect_range(self, level: int) -> Range:
+        """Return the range of rows / columns that a level draws from."""
+        power = 2.0 ** (level - (self.num_levels - 1) / 2)
+        return self.aspect_ratio_range[0] ** power, self.aspect_ratio_range[1] ** power
+
+    def _table(self, level: int) -> SizeTable:
+        scale, aspect, cell = self.scales[level], self.aspect_range(level), self.cells[level]
+        allowed = sizes_in_scale(self.grid, scale, cell=cell)
+        if not len(allowed):
+            allowed = block_sizes(self.grid, scale, aspect, cell=cell)
+        return SizeTable(allowed, grid=self.grid, scale=scale, aspect=aspect, aspect_weight=_ASPECT_WEIGHT)
+
+    def __call__(
+        self,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        *,
+        step: int | None = None,
+        saliency: Tensor | None = None,
+    ) -> dict[str, dict[str, Tensor]]:
+        """Return `{"level_0": {"context": [B, N], "targets": [B, M, N]}, ...}`, boolean with True = use.
+
+        Args:
+            batch_size: images `B`.
+            device: where the masks are made.
+            step: draws the masks of that step; without it, the generator counts its calls.
+            saliency: `[B, N]`, not negative, or None.
+        """
+        step = self.step if step is None else step
+        self.step = step + 1
+        masks = {}
+        for level in self.levels:
+            box, targets = self._blocks(batch_size, device, step, level, saliency)
+            generator = seeded_generator(self.seed, step, f"kept {level}", device)
+            context, targets = separate(box, targets, keep=self.min_keep, generator=generator)
+            masks[f"level_{level}"] = {"context": context, "targets": targets}
+        return masks
+
+    def sample(
+        self,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        *,
+        step: int,
+        context_tokens: int,
+        target_tokens: int,
+        saliency: Tensor | None = None,
+    ) -> Masks:
+        """Return the masks of a `step` with fixed counts; image i is masked for level (i + step) modulo `L`.
+
+        The count of context tokens is the same for every level, so that shapes are: only which tokens they are
+        differs. A batch, and any beginning of it, holds all levels in equal parts.
+
+        Raises:
+            ConfigError: the counts leave nothing to see or to predict.
+        """
+        level = (torch.arange(batch_size, device=device) + step) % self.num_levels
+        box = torch.empty(batch_size, self.num_patches, dtype=torch.bool, device=device)
+        union = torch.empty_like(box)
+        for number in self.levels:
+            own = slice((number - step) % self.num_levels, None, self.num_levels)
+            count = len(range(batch_size)[own])
+            if not count:
+                continue
+            salient = None if saliency is None else saliency[own]
+            context, targets = self._blocks(count, device, step, number, salient)
+            box[own], union[own] = context, targets.any(dim=1)
+        return fixed_masks(
+            box,
+            union,
+            context_tokens=context_tokens,
+            target_tokens=target_tokens,
+            seed=self.seed,
+            step=step,
+            level=level,
+        )
+
+    def get_hierarchical_statistics(self, masks: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Any]]:
+        """Return the statistics of every level; see `mask_statistics`."""
+        return {name: mask_statistics(each["context"], each["targets"], self.grid) for name, each in masks.items()}
+
+    def visualize_hierarchical_masks(
+        self, masks: dict[str, dict[str, Tensor]], *, count: int = 4, save_path: Path | str | None = None
+    ) -> Any:
+        """Return a matplotlib figure with a row per level, of the first `count` images and the whole batch."""
+        from hjepa_pretrain.masks.figures import draw_levels
+
+        return draw_levels(masks, self.grid, cells=self.cells, count=count, save_path=save_path)
+
+    def visualize_combined_view(
+        self, masks: dict[str, dict[str, Tensor]], *, count: int = 4, save_path: Path | str | None = None
+    ) -> Any:
+        """Return a matplotlib figure of the first `count` images in which all levels lie over each other."""
+        from hjepa_pretrain.masks.figures import draw_combined
+
+        return draw_combined(masks, self.grid, count=count, save_path=save_path)
+
+    def _blocks(
+        self, batch: int, device: torch.device | str, step: int, level: int, saliency: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the context block `[B, N]` and the target blocks `[B, M, N]`, which may share tokens."""
+        generator = seeded_generator(self.seed, step, f"masks {level}", device)
+        cell = torch.full((batch,), self.cells[level], dtype=torch.int64, device=generator.device)
+        places = roll_places(self.grid, cell, share=self.roll, seed=self.seed, step=step, stream=f"roll {level}")
+        if saliency is not None:
+            saliency = unroll(saliency, places) if self.saliency else None
+        targets = gathered_blocks(
+            self.grid,
+            self._sizes[level].draw(batch, generator=generator),
+            cell,
+            count=self.num_target_masks,
+            least=math.ceil(self.scales[level][0] * self.num_patches - 1e-6),
+            most=math.floor((1 - self.context_shares[level]) * self.num_patches),
+            generator=generator,
+            saliency=saliency,
+            strength=self.saliency,
+        ).flatten(2)
+        box = self._context_block(targets, level, generator).flatten(1)
+        return roll(box, places), roll(targets, places)
+
+    def _context_block(self, targets: Tensor, level: int, generator: torch.Generator) -> Tensor:
+        """Return bool `[B, rows, columns]`: a block with the proportions of the grid that leaves the level's share."""
+        free = (~targets.any(dim=1)).float().mean(dim=1)
+        share = (self.context_shares[level] / free.clamp(min=1e-6)).clamp(max=1)
+        draws = torch.rand(len(targets), 4, generator=generator, device=generator.device)
+        sides, corners = [], []
+        for axis, side in enumerate(self.grid):
+            length = (side * share.sqrt() + draws[:, axis]).long().clamp(min=1, max=side)
+            sides.append(length)
+            corners.append((draws[:, 2 + axis] * (side - length + 1)).long())
+        return paint(self.grid, torch.stack(corners, dim=1), torch.stack(sides, dim=1))

@@ -1,0 +1,180 @@
+"""Where blocks go: anywhere, where it is salient, apart from each other, or gathered so that they leave room.
+
+Corners lie on each image's own lattice, `cell` int64 `[B]` tokens apart. One draw decides every corner: a Gumbel
+number plus the logarithm of its weight, the greatest wins, so that no image waits for another.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hjepa_pretrain.masks.blocks import Grid, paint
+
+
+def random_corners(grid: Grid, sizes: Tensor, cell: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Return int64 `[B, M, 2]`, a uniform corner for every block of `sizes` `[B, M, 2]`."""
+    device = generator.device
+    draws = torch.rand(sizes.shape, generator=generator, device=device)
+    cell = cell.view(-1, 1, 1)
+    sides = _on_device(grid, device)
+    # Rounded up, so that a block may reach the last row when the lattice does not divide the grid.
+    room = (sides + cell - 1) // cell - sizes // cell + 1
+    return (draws * room).long() * cell
+
+
+def salient_corners(
+    grid: Grid, sizes: Tensor, cell: Tensor, saliency: Tensor, *, strength: float, generator: torch.Generator
+) -> Tensor:
+    """Return int64 `[B, M, 2]`, corners whose probability is the summed saliency inside, to the power of `strength`.
+
+    Args:
+        grid: rows and columns.
+        sizes: int64 `[B, M, 2]`.
+        cell: int64 `[B]`.
+        saliency: `[B, N]`, not negative; its unit does not matter.
+        strength: 0 is uniform.
+        generator: draws.
+    """
+    batch, blocks, _ = sizes.shape
+    flat = sizes.reshape(-1, 2)
+    image = torch.arange(batch * blocks, device=sizes.device) // blocks
+    weights = _log_saliency(saliency.view(-1, *grid)[image], flat, strength)
+    allowed = lattice_places(grid, flat, cell[image])
+    return _draw(grid, allowed, weights, generator=generator).view(batch, blocks, 2)
+
+
+def gathered_blocks(
+    grid: Grid,
+    size: Tensor,
+    cell: Tensor,
+    *,
+    count: int,
+    least: int,
+    most: int,
+    generator: torch.Generator,
+    saliency: Tensor | None = None,
+    strength: float = 0.0,
+) -> Tensor:
+    """Return blocks `[B, count, rows, columns]` whose union holds at most `most` tokens, where the size allows that.
+
+    One block after another goes to a corner that keeps the union small enough; when there is none, to where it
+    adds the fewest tokens.
+
+    Args:
+        grid: rows and columns.
+        size: int64 `[B, 2]`, the same for all blocks of an image.
+        cell: int64 `[B]`.
+        count: blocks per image.
+        least: tokens of a block that lie on the grid at least, unless no corner has so many.
+        most: tokens of the union.
+        generator: draws.
+        saliency: `[B, N]`, or None.
+        strength: of the preference for saliency.
+    """
+    taken = torch.zeros(len(size), *grid, device=size.device)
+    whole = inside_sums(torch.ones_like(taken), size)
+    places = lattice_places(grid, size, cell)
+    fullest = whole.masked_fill(~places, 0).amax(dim=(1, 2), keepdim=True)
+    places &= whole >= fullest.clamp(max=least)
+    weights = None if saliency is None else _log_saliency(saliency.view(-1, *grid), size, strength)
+    painted = []
+    for _ in range(count):
+        added = (whole - inside_sums(taken, size)).masked_fill(~places, torch.inf)
+        room = most - taken.sum(dim=(1, 2), keepdim=True)
+        allowed = added <= torch.maximum(room, added.amin(dim=(1, 2), keepdim=True))
+        block = paint(grid, _draw(grid, allowed, weights, generator=generator), size)
+        taken = torch.maximum(taken, block.to(taken.dtype))
+        painted.append(block)
+    return torch.stack(painted, dim=1)
+
+
+def separate_blocks(
+    grid: Grid,
+    sizes: Tensor,
+    cell: Tensor,
+    *,
+    shrink: bool,
+    generator: torch.Generator,
+    saliency: Tensor | None = None,
+    strength: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Return blocks without overlap `[B, M, rows, columns]`, and which images kept all their sizes `[B]`.
+
+    Args:
+        grid: rows and columns.
+        sizes: int64 `[B, M, 2]`.
+        cell: int64 `[B]`.
+        shrink: whether a block that fits nowhere loses a row or column of cells until it does; else it is empty.
+        generator: draws.
+        saliency: `[B, N]`, or None.
+        strength: of the preference for saliency.
+    """
+    batch, blocks, _ = sizes.shape
+    taken = torch.zeros(batch, *grid, device=sizes.device)
+    complete = torch.ones(batch, dtype=torch.bool, device=sizes.device)
+    painted = []
+    for number in range(blocks):
+        size = sizes[:, number].clone()
+        places = _free_places(grid, taken, size, cell)
+        complete &= places.any(dim=(1, 2))
+        while shrink:
+            stuck = ~places.any(dim=(1, 2)) & (size > cell.unsqueeze(1)).any(dim=1)
+            if not bool(stuck.any()):
+                break
+            longer = F.one_hot(size.argmax(dim=1), 2) * cell.unsqueeze(1)
+            size = size - longer * stuck.unsqueeze(1)
+            places = _free_places(grid, taken, size, cell)
+        weights = None if saliency is None else _log_saliency(saliency.view(-1, *grid), size, strength)
+        block = paint(grid, _draw(grid, places, weights, generator=generator), size)
+        block &= places.any(dim=(1, 2)).view(-1, 1, 1)
+        taken = torch.maximum(taken, block.to(taken.dtype))
+        painted.append(block)
+    return torch.stack(painted, dim=1), complete
+
+
+def lattice_places(grid: Grid, size: Tensor, cell: Tensor) -> Tensor:
+    """Return bool `[B, rows, columns]`: corners where a block of `size` `[B, 2]` lies on the lattice."""
+    sides, cell = _on_device(grid, size.device), cell.view(-1, 1)
+    last = -(-sides // cell) * cell - size  # [B, 2]
+    top, left = (torch.arange(side, device=size.device).unsqueeze(0) for side in grid)
+    rows = (top % cell == 0) & (top <= last[:, :1])
+    columns = (left % cell == 0) & (left <= last[:, 1:])
+    return rows.unsqueeze(2) & columns.unsqueeze(1)
+
+
+def inside_sums(values: Tensor, size: Tensor) -> Tensor:
+    """Return `[B, rows, columns]`: the sum of `values` inside a block of `size` `[B, 2]` with its corner there."""
+    rows, columns = values.shape[1:]
+    sums = F.pad(values.cumsum(1).cumsum(2), (1, 0, 1, 0))
+    top, left = torch.arange(rows, device=size.device), torch.arange(columns, device=size.device)
+    bottom = (top + size[:, :1]).clamp(max=rows).unsqueeze(2).expand(-1, -1, columns + 1)
+    right = (left + size[:, 1:]).clamp(max=columns).unsqueeze(1).expand(-1, rows, -1)
+    strips = sums.gather(1, bottom) - sums[:, :-1]
+    return strips.gather(2, right) - strips[..., :-1]
+
+
+def _free_places(grid: Grid, taken: Tensor, size: Tensor, cell: Tensor) -> Tensor:
+    return lattice_places(grid, size, cell) & (inside_sums(taken, size) == 0)
+
+
+def _log_saliency(saliency: Tensor, size: Tensor, strength: float) -> Tensor:
+    # Relative to the image's mean, so that the floor means the same for every unit.
+    saliency = saliency.float().clamp(min=0)
+    relative = saliency / saliency.mean(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    return strength * inside_sums(relative, size).clamp(min=1e-6).log()
+
+
+def _draw(grid: Grid, allowed: Tensor, weights: Tensor | None, *, generator: torch.Generator) -> Tensor:
+    """Return int64 `[B, 2]`, a corner among the `allowed` `[B, rows, columns]`, by log-weights or uniformly."""
+    draws = torch.rand(allowed.shape, generator=generator, device=generator.device)
+    if weights is not None:
+        draws = weights - (-draws.clamp(min=1e-12).log()).clamp(min=1e-12).log()
+    place = draws.masked_fill(~allowed, -torch.inf).flatten(1).argmax(dim=1)
+    return torch.stack((place // grid[1], place % grid[1]), dim=1)
+
+
+def _on_device(grid: Grid, device: torch.device) -> Tensor:
+    """Return int64 `[2]` without a copy that would wait for the device."""
+    return torch.stack([torch.full((), side, dtype=torch.int64, device=device) for side in grid])

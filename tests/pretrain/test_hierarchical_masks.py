@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hjepa_pretrain.masks import HierarchicalMaskGenerator, MultiBlockMaskGenerator
+
+from hjepa_eval.encoders.vit import pool_cells
+from hjepa_eval.errors import ConfigError
+
+GRIDS = [(4, 4), (5, 7), (8, 8), (14, 14), (24, 24)]
+
+
+def generator(grid: tuple[int, int], **options: object) -> HierarchicalMaskGenerator:
+    return HierarchicalMaskGenerator((grid[0] * 4, grid[1] * 4), 4, **options)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+def test_hierarchical__every_level_has_context_and_targets_that_share_no_token(
+    grid: tuple[int, int], levels: int
+) -> None:
+    masks = generator(grid, num_hierarchies=levels, min_keep=2)(64)
+    assert list(masks) == [f"level_{level}" for level in range(levels)]
+    for each in masks.values():
+        context, targets = each["context"], each["targets"]
+        assert context.shape == (64, grid[0] * grid[1])
+        assert targets.shape == (64, 4, grid[0] * grid[1])
+        assert context.dtype == targets.dtype == torch.bool
+        assert not (context & targets.any(dim=1)).any()
+        assert context.sum(dim=1).min() >= 2
+        assert targets.any(dim=(1, 2)).all()
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (8, 8)])
+@pytest.mark.parametrize("roll", [0.0, 0.5])
+def test_hierarchical__context_grows_and_blocks_become_longer_with_the_level(
+    grid: tuple[int, int], roll: float
+) -> None:
+    masks = generator(grid, roll=roll)
+    found = list(masks.get_hierarchical_statistics(masks(2000)).values())
+    context = [each["context_coverage"] for each in found]
+    elongation = [each["target_elongation"] for each in found]
+    assert context[0] + 0.03 < context[1] < context[2] - 0.03
+    assert elongation[0] + 0.03 < elongation[1] < elongation[2] - 0.03
+    assert [each["context_target_overlap"] for each in found] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (8, 8)])
+def test_hierarchical__blocks_of_a_level_have_its_scale(grid: tuple[int, int]) -> None:
+    masks = generator(grid)
+    found = masks.get_hierarchical_statistics(masks(1000)).values()
+    for each, (low, high) in zip(found, [(0.05, 0.15), (0.1, 0.3), (0.2, 0.6)], strict=True):
+        assert each["achieved_scale"][0] >= low
+        assert each["achieved_scale"][1] <= high
+
+
+def test_hierarchical__linear_scales_grow_by_the_base_scale() -> None:
+    scales = generator((14, 14), scale_progression="linear").scales
+    assert [[round(bound, 6) for bound in scale] for scale in scales] == [[0.05, 0.15], [0.1, 0.3], [0.15, 0.45]]
+
+
+@pytest.mark.parametrize(("grid", "roll"), [((8, 8), 1.0), ((14, 14), 0.0), ((14, 14), 1.0), ((5, 7), 1.0)])
+def test_hierarchical__blocks_are_made_of_whole_cells_of_their_lattice(grid: tuple[int, int], roll: float) -> None:
+    masks = generator(grid, roll=roll)
+    assert masks.cells == [1, 2, 4]
+    for level, each in enumerate(masks(256).values()):
+        share = pool_cells(each["targets"].reshape(-1, grid[0] * grid[1], 1).float(), grid, level)
+        assert ((share < 1e-6) | (share > 1 - 1e-6)).all()
+
+
+def test_hierarchical__cells_too_large_for_the_scale_give_way_to_finer_ones() -> None:
+    assert generator((8, 8), num_hierarchies=4).cells == [1, 2, 4, 4]
+    assert generator((4, 4)).cells == [1, 2, 2]
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (8, 8), (14, 14)])
+def test_hierarchical__every_token_is_a_target_and_context_at_every_level(grid: tuple[int, int]) -> None:
+    for each in generator(grid)(2000).values():
+        assert each["targets"].any(dim=1).any(dim=0).all()
+        assert each["context"].any(dim=0).all()
+
+
+def test_hierarchical__levels_and_images_have_masks_of_their_own_and_the_seed_decides() -> None:
+    masks = generator((14, 14), seed=5)
+    first, again = masks(32, step=3), generator((14, 14), seed=5)(32, step=3)
+    for name, each in first.items():
+        assert torch.equal(each["context"], again[name]["context"])
+        assert torch.equal(each["targets"], again[name]["targets"])
+    assert len(torch.unique(first["level_0"]["targets"].flatten(1), dim=0)) == 32
+    other = generator((14, 14), seed=6)(32, step=3)
+    assert not torch.equal(first["level_0"]["targets"], other["level_0"]["targets"])
+    assert not torch.equal(first["level_0"]["targets"], masks(32, step=4)["level_0"]["targets"])
+
+
+def test_sample__deals_all_levels_over_any_beginning_of_the_batch() -> None:
+    masks = generator((8, 8))
+    for step in range(3):
+        sampled = masks.sample(32, step=step, context_tokens=24, target_tokens=40)
+        assert sampled.level.tolist() == [(image + step) % 3 for image in range(32)]
+        assert sampled.first(6).level.bincount().tolist() == [2, 2, 2]
+        assert sampled.context.shape == (32, 24)
+        assert not sampled.target_flags.gather(1, sampled.context).any()
+        valid = [sampled.valid((8, 8), level).any(dim=1) for level in range(3)]
+        assert torch.equal(torch.stack(valid).int().argmax(dim=0), sampled.level)
+        assert (torch.stack(valid).sum(dim=0) == 1).all()
+
+
+def test_sample__a_batch_smaller_than_the_levels_works() -> None:
+    assert generator((8, 8)).sample(2, step=4, context_tokens=24, target_tokens=40).level.tolist() == [1, 2]
+
+
+def test_sample__each_image_hides_blocks_of_its_own_level() -> None:
+    sampled = generator((14, 14)).sample(999, step=0, context_tokens=60, target_tokens=136)
+    union = sampled.target_flags.float().mean(dim=1)
+    means = [float(union[sampled.level == level].mean()) for level in range(3)]
+    assert means[0] < 0.36 < 0.45 < means[1] < 0.6
+    share = pool_cells(sampled.target_flags.float().unsqueeze(-1), (14, 14), 2).squeeze(-1)[sampled.level == 2]
+    assert ((share < 1e-6) | (share > 1 - 1e-6)).float().mean() > 0.9
+
+
+def test_hierarchical__what_cannot_be_is_an_error() -> None:
+    for options, message in [
+        ({"scale_progression": "geometrical"}, "did you mean 'geometric'.*known: geometric, linear"),
+        ({"base_scale": (0.2, 0.4)}, "blocks of level 2 cover 80% or more"),
+        ({"base_scale": (0.4, 0.2)}, "base_scale"),
+        ({"num_hierarchies": 0}, "num_hierarchies 0"),
+        ({"min_keep": 64}, "min_keep 64"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            generator((8, 8), **options)
+
+
+def test_documented_calls__give_the_documented_shapes() -> None:
+    """Document 001's two usage examples, on the CPU."""
+    blocks = MultiBlockMaskGenerator(
+        input_size=224,
+        patch_size=16,
+        num_target_masks=4,
+        target_scale=(0.15, 0.2),
+        context_scale=(0.85, 1.0),
+        aspect_ratio_range=(0.75, 1.5),
+    )
+    context, targets = blocks(batch_size=8, device="cpu")
+    assert context.shape == (8, 196)
+    assert targets.shape == (8, 4, 196)
+    levels = HierarchicalMaskGenerator(
+        input_size=224,
+        patch_size=16,
+        num_hierarchies=3,
+        num_target_masks=4,
+        scale_progression="geometric",
+        base_scale=(0.05, 0.15),
+    )
+    masks = levels(batch_size=8, device="cpu")
+    assert sorted(masks) == ["level_0", "level_1", "level_2"]
+    for each in masks.values():
+        assert each["context"].shape == (8, 196)
+        assert each["targets"].shape == (8, 4, 196)
+    assert HierarchicalMaskGenerator(384, 16)(2)["level_2"]["context"].shape == (2, 576)
+
+
+def test_documented_statistics__are_reached_where_they_can_be() -> None:
+    """Statistics that document 001 prints, of 1,000 masks on 14x14 tokens.
+
+    Reached: no shared token; the context of multi-block masks, 40.75 +- 13.59 %, lies within one deviation of ours; the
+    targets of level 0, 10.65 %; the mean context of the three levels, 36.1 %. Out of reach: 13.28 % for a block that
+    is drawn from 15 to 20 %, and 14.01 and 16.09 % where the documented scales say 10-30 and 20-60 % (means of 20 and
+    40): those come from the small block that the original falls back to when it finds no place. And a context that
+    grows with the level, which 34.12, 38.14 and 35.97 % do not: ours does.
+    """
+    blocks = MultiBlockMaskGenerator()
+    found = blocks.get_mask_statistics(*blocks(1000))
+    assert found["context_target_overlap"] == 0
+    assert abs(found["context_coverage"] - 0.4075) < 0.1359
+    assert 0.15 <= found["target_coverage"] <= 0.2
+    levels = HierarchicalMaskGenerator()
+    each = list(levels.get_hierarchical_statistics(levels(1000)).values())
+    assert each[0]["target_coverage"] == pytest.approx(0.1065, abs=0.01)
+    assert sum(level["context_coverage"] for level in each) / 3 == pytest.approx(0.361, abs=0.02)
+    assert each[1]["target_coverage"] == pytest.approx(0.2, abs=0.01)
+    assert each[2]["target_coverage"] == pytest.approx(0.4, abs=0.02)
