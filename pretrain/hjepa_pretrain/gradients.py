@@ -30,7 +30,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for bucket, flat, work in under_way:
         work.wait()
         flat /= count
-        parts = flat.split([gradient.numel() for gradient in bucket])
+        parts = torch.split(flat, [gradient.numel() for gradient in bucket])
         torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)])
 
 
@@ -47,7 +47,7 @@ def average_running_statistics(network: nn.Module) -> None:
     running = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
     flat = torch.cat(running)
     dist.all_reduce(flat)
-    torch._foreach_copy_(running, list((flat / count).split([len(tensor) for tensor in running])))
+    torch._foreach_copy_(running, list(torch.split(flat / count, [len(tensor) for tensor in running])))
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
