@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hjepa_eval.cli.console import Talk, guarded, print_json
-from hjepa_eval.errors import CheckpointError, ConfigError
+from hjepa_eval.cli.ranks import read_ranks
+from hjepa_eval.errors import CheckpointError, ConfigError, HjepaError
+
+_MOMENT = 5.0  # seconds in which rank 0 finds and says the same as others, and a launcher ends them
 
 
 def pretraining() -> Any:
@@ -48,9 +52,10 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
     from hjepa_eval.features.cache import default_cache_dir, memo_dir
 
     root = Path(settings.data.root) if settings.data.root else None
-    dataset = load_dataset(
-        settings.data.dataset, "train", root=root, download=download, memo=memo_dir(default_cache_dir())
-    )
+    with leader_first():
+        dataset = load_dataset(
+            settings.data.dataset, "train", root=root, download=download, memo=memo_dir(default_cache_dir())
+        )
     images = f"{dataset.name}, {len(dataset):,} images"
     talk.note(f"pretraining on {images}, into {run_dir}")
     try:
@@ -60,6 +65,23 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the last checkpoint stays; go on with: hjepa pretrain --resume {run_dir}") from None
+
+
+@contextmanager
+def leader_first() -> Iterator[None]:
+    """Let rank 0 say first what is wrong, which ends the other ranks; one that is still there has its own trouble.
+
+    Raises:
+        HjepaError: of the body.
+    """
+    try:
+        yield
+    except HjepaError as error:
+        ranks = read_ranks()
+        if ranks.rank == 0:
+            raise
+        time.sleep(_MOMENT)
+        raise type(error)(f"rank {ranks.rank} of {ranks.world_size}: {error}") from None
 
 
 def register(app: typer.Typer) -> None:
@@ -91,27 +113,32 @@ def register(app: typer.Typer) -> None:
 
         Without --config it is the digits preset, which takes about a minute.
         """
-        talk = Talk(quiet=quiet)
+        leader = read_ranks().rank == 0
+        talk = Talk(quiet=quiet, leader=leader)
         given = list(assignments or [])
         flags = {
             "data": _given(dataset=dataset, root=None if root is None else root.expanduser()),
             "train": _given(seed=seed),
         }
-        if resume is not None:
-            settings = _settings_of(resume, config, given, flags)
-            run_dir = resume
-        else:
-            settings = load_pretrain_settings(config or "digits", given, flags=flags)
-            run_dir = out or Path("runs") / f"{Path(config or 'digits').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-            if not show_settings and (run_dir / "config.json").exists():
-                raise ConfigError(f"{run_dir} holds a run; go on with --resume {run_dir}, or name another --out")
+        with leader_first():
+            if resume is not None:
+                settings = _settings_of(resume, config, given, flags)
+                run_dir = resume
+            else:
+                settings = load_pretrain_settings(config or "digits", given, flags=flags)
+                run_dir = out or Path("runs") / f"{Path(config or 'digits').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+                if not show_settings and (run_dir / "config.json").exists():
+                    raise ConfigError(f"{run_dir} holds a run; go on with --resume {run_dir}, or name another --out")
+            if download and pretraining().distributed.started_ranks()[1] > 1:
+                raise ConfigError("--download is for one process; fetch the data before torchrun or srun")
         if show_settings:
-            print_json(settings.model_dump(mode="json"))
+            if leader:
+                print_json(settings.model_dump(mode="json"))
             return
         summary = run_pretraining(settings, run_dir, talk, resume=resume is not None, download=download)
-        if as_json:
+        if as_json and leader:
             print_json(summary.to_json())
-        else:
+        elif leader:
             print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s")
             print(f"next: hjepa eval --model {run_dir}")
 

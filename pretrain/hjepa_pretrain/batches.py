@@ -31,9 +31,13 @@ def split_images(count: int, share: float) -> Split:
 class BatchOrder:
     """Which images a step works on: a new permutation every epoch, a function of (seed, step) alone."""
 
-    def __init__(self, positions: Tensor, batch_size: int, *, seed: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self, positions: Tensor, batch_size: int, *, seed: int, rank: int = 0, ranks: int = 1, parts: int = 1
+    ) -> None:
         """Prepare batches of `batch_size` images at `positions` `[N]`, of which this of all `ranks` takes its part.
 
+        A batch is computed in `parts`, one after another; each is shared by all ranks, so a part has the same images
+        for any number of ranks.
         The rest of an epoch that fills no batch is left out of that epoch.
 
         Raises:
@@ -42,7 +46,7 @@ class BatchOrder:
         if len(positions) < batch_size:
             raise DataError(f"{len(positions)} images do not fill a batch of {batch_size}; lower train.batch_size")
         self.positions, self.batch_size, self.seed = positions, batch_size, seed
-        self.rank, self.per_rank = rank, batch_size // ranks
+        self.rank, self.ranks, self.parts = rank, ranks, parts
         self.steps_per_epoch = len(positions) // batch_size
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
@@ -57,5 +61,5 @@ class BatchOrder:
         return self._order[batch * self.batch_size : (batch + 1) * self.batch_size]
 
     def indices(self, step: int) -> Tensor:
-        """Return int64 `[batch_size / ranks]`, the images of a `step` for this rank."""
-        return self.whole(step)[self.rank * self.per_rank : (self.rank + 1) * self.per_rank]
+        """Return int64 `[batch_size / ranks]`, the images of a `step` for this rank, one part after another."""
+        return self.whole(step).view(self.parts, self.ranks, -1)[:, self.rank].flatten()

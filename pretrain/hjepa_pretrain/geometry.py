@@ -9,6 +9,7 @@ import torch
 
 from hjepa_eval.encoders.vit import check_levels, create_vit, resolve_taps
 from hjepa_eval.errors import HjepaError
+from hjepa_pretrain.distributed import started_ranks
 from hjepa_pretrain.masks.generator import context_count, masking_problems
 from hjepa_pretrain.stage_geometry import has_stages, stage_arguments, stage_problems, stage_sizes
 
@@ -198,9 +199,21 @@ def _problems_of_choices(settings: PretrainSettings) -> list[str]:
         problems.append(
             f"train.level_weights has {len(train.level_weights)} weights for {model.num_hierarchies} levels"
         )
-    if train.batch_size % train.accumulate:
-        problems.append(f"train.accumulate {train.accumulate} does not divide train.batch_size {train.batch_size}")
+    problems += _problems_of_ranks(settings, started_ranks()[1])
     return problems + _problems_of_views(settings)
+
+
+def _problems_of_ranks(settings: PretrainSettings, ranks: int) -> list[str]:
+    """Return why batches cannot be shared by so many `ranks`."""
+    train, problems = settings.train, []
+    if train.batch_size % (train.accumulate * ranks):
+        times = f" times {ranks} ranks" if ranks > 1 else ""
+        problems.append(
+            f"train.accumulate {train.accumulate}{times} does not divide train.batch_size {train.batch_size}"
+        )
+    if ranks > 1 and train.parallel == "fsdp" and settings.masking.saliency:
+        problems.append("masking.saliency needs the target encoder on every rank; set train.parallel to ddp")
+    return problems
 
 
 def _problems_of_views(settings: PretrainSettings) -> list[str]:

@@ -1,4 +1,10 @@
-"""A pretraining run: from settings and a dataset to a run directory, which can be left and gone on with at any time."""
+"""A pretraining run: from settings and a dataset to a run directory, which can be left and gone on with at any time.
+
+Under torchrun or srun all ranks call `pretrain` with the same settings. They do the same steps: the leader's clock and
+measurements count for all. The leader alone writes, reports and speaks; every rank reads the checkpoint to go on from.
+With as many ranks as before, a run goes on bit for bit; with more or fewer of them the order of the images stays, but
+draws are others, and sums are rounded otherwise.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,6 @@ from typing import Any
 import torch
 
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.precision import resolve_device
 from hjepa_eval.errors import TrainingError, first_few
 from hjepa_eval.features.fingerprint import differences, hash_json
 from hjepa_pretrain import memory as memory  # not used here: whoever imports the loop has all of pretraining
@@ -20,6 +25,7 @@ from hjepa_pretrain.alarms import Alarms
 from hjepa_pretrain.checkpoint import Checkpoint, folder, newest_checkpoint, read_checkpoint, save_checkpoint
 from hjepa_pretrain.compiling import resolve_compile
 from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.distributed import Ranks, ranks_together
 from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.interrupts import interrupt_between_steps
 from hjepa_pretrain.logs import Logs, check_logs, open_logs
@@ -29,12 +35,14 @@ from hjepa_pretrain.run_files import Summary, read_summary, run_config, run_tran
 from hjepa_pretrain.trainer import Trainer
 from hjepa_pretrain.training_data import load_training_data
 
-# What may change between two sessions of one run, because it does not change what is computed.
+# What may change between two sessions of one run, because it does not change what is computed (parallel: but for
+# rounding).
 _FREE = (
     "train.log_interval",
     "train.checkpoint_interval",
     "train.keep_checkpoints",
     "train.device",
+    "train.parallel",
     "data.root",
     "data.placement",
     "data.workers",
@@ -57,23 +65,33 @@ def pretrain(
     Args:
         settings: what is computed.
         dataset: images; labels are used by diagnostics alone.
-        run_dir: `config.json`, `metrics.jsonl` and `checkpoints/` from the start, `encoder.safetensors` (that of the
-            best checkpoint, by held-out kNN) and `summary.json` at the end.
+        run_dir: that of the leader counts; `config.json`, `metrics.jsonl` and `checkpoints/` from the start,
+            `encoder.safetensors` (that of the best checkpoint, by held-out kNN) and `summary.json` at the end.
         resume: go on from the newest whole checkpoint.
-        progress: told after every step.
-        say: told in words about what the user should know, such as a damaged checkpoint; stderr by default.
+        progress: told after every step, by the leader.
+        say: told by the leader in words about what the user should know, such as a damaged checkpoint; stderr by
+            default.
 
     Raises:
         TrainingError: a loss is not finite, an alarm fired, or a resumed run has other settings or data.
         CheckpointError: there is nothing to resume.
         DataError: an image cannot be read, or there are too few or too many of them.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
+        SystemExit: this is not the rank that tells the user why all of them stop (see `endings`).
     """
-    return _Run(settings, dataset, run_dir, progress or (lambda _: None), say or _to_stderr).go(resume=resume)
+    with ranks_together(settings.train.device) as ranks:
+        run_dir = Path(ranks.share(str(run_dir)))
+        tell = (say or _to_stderr) if ranks.leader else _nothing
+        report = progress if progress is not None and ranks.leader else _nothing
+        return _Run(settings, dataset, run_dir, report, tell, ranks).go(resume=resume)
 
 
 def _to_stderr(message: str) -> None:
     print(message, file=sys.stderr)
+
+
+def _nothing(_: object) -> None:
+    """Say nothing."""
 
 
 class _Run:
@@ -89,7 +107,9 @@ class _Run:
         run_dir: Path,
         progress: Callable[[Progress], None],
         say: Callable[[str], None],
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.settings, self.dataset, self.run_dir = settings, dataset, run_dir
         self.report, self.say = progress, say
         self.geometry = resolve_geometry(settings)
@@ -104,37 +124,49 @@ class _Run:
 
     def go(self, *, resume: bool) -> Summary:
         """Train to the end and return the summary."""
-        checkpoint = newest_checkpoint(self.run_dir, say=self.say) if resume else None
+        checkpoint = self._newest() if resume else None
         if checkpoint is not None:
             self._check_same(checkpoint.config)
         elif (self.run_dir / "checkpoints").is_dir() or (self.run_dir / "summary.json").exists():
             raise TrainingError(f"{self.run_dir} holds a run already; resume it, or name another folder")
-        if resume and (finished := read_summary(self.run_dir)) is not None:
+        if resume and (finished := self.ranks.share(read_summary(self.run_dir))) is not None:
             self.say(f"{self.run_dir} is finished already")
             return finished
         check_logs(self.settings.diagnostics)
         with torch.random.fork_rng(devices=[]):
             self._prepare(checkpoint)
-            write_config(self.run_dir, self.config)
             step, config = self.trainer.step, self.config["settings"]
-            self.logs = open_logs(self.run_dir, self.settings.diagnostics, step=step, config=config)
+            self.logs = Logs([])
+            self.ranks.wait_for_all()  # What others look for in the folder is not what the leader writes now.
+            if self.ranks.leader:
+                write_config(self.run_dir, self.config)
+                self.logs = open_logs(self.run_dir, self.settings.diagnostics, step=step, config=config)
             try:
                 return self._train()
             finally:
                 self.logs.close()
 
+    def _newest(self) -> Checkpoint:
+        """Return the newest whole checkpoint by the leader's judgement."""
+        ranks = self.ranks
+        found = newest_checkpoint(self.run_dir, say=self.say) if ranks.leader else None
+        step = ranks.share(0 if found is None else int(found.state["step"]))
+        return read_checkpoint(folder(self.run_dir, step)) if found is None else found
+
     def _prepare(self, checkpoint: Checkpoint | None) -> None:
         """Read the data and build the trainer, as it was when the checkpoint was written."""
-        device = resolve_device(self.settings.train.device)
-        data = load_training_data(self.settings, self.dataset, self.transform, device=device)
+        ranks, device = self.ranks, self.ranks.device
+        data = load_training_data(
+            self.settings, self.dataset, self.transform, device=device, rank=ranks.rank, ranks=ranks.count
+        )
         epochs = self.settings.train.epochs
         steps = None if epochs is None else round(epochs * data.order.steps_per_epoch)
         if checkpoint is None:
-            compiled = resolve_compile(self.settings.train, device, total_steps=steps, say=self.say)
+            compiled = ranks.share(resolve_compile(self.settings.train, device, total_steps=steps, say=self.say))
         else:
             # Compiled steps round differently: a run goes on as it began.
             compiled = bool(checkpoint.state["compiled"])
-        self.trainer = Trainer(self.settings, data, self.transform, device=device, compiled=compiled)
+        self.trainer = Trainer(self.settings, data, self.transform, device=device, compiled=compiled, ranks=ranks)
         if checkpoint is not None:
             self._restore(checkpoint)
 
@@ -155,6 +187,9 @@ class _Run:
         self.seconds_before = float(checkpoint.state["seconds"])
         self.losses, self.diagnosis = dict(checkpoint.state["losses"]), dict(checkpoint.state["diagnosis"])
         self.alarms.restore(checkpoint.state["alarms"])
+        before = int(checkpoint.state.get("ranks", 1))
+        if before != self.ranks.count:
+            self.say(f"the run goes on with {self.ranks.count} ranks instead of {before}: other draws from here on")
         self.last_saved = path.name
         self.steps_before = self.trainer.step
 
@@ -173,23 +208,36 @@ class _Run:
     def _train(self) -> Summary:
         trainer, train = self.trainer, self.settings.train
         self.started = time.monotonic()
+        stop = False
         try:
-            with interrupt_between_steps() as check:
-                while (done := self.fraction) < 1.0 and not self.alarms.should_stop:
+            with interrupt_between_steps() as asked:
+                done = self.ranks.agree(self.fraction)
+                while done < 1.0 and not self.alarms.should_stop:
                     trainer.train_step(done)
                     self._look(done)
                     if trainer.step % train.checkpoint_interval == 0:
                         self._save()
-                    self.report(self._progress())
-                    check()
+                    done, stop = self.ranks.meet(self.fraction, stop=self._report() or asked())
+                    if stop:
+                        raise KeyboardInterrupt
         except KeyboardInterrupt:
-            # In the middle of a step weights and moments may not belong together: then the last checkpoint stands.
-            if not trainer.in_step and trainer.step > self.steps_before:
+            # In the middle of a step weights and moments may not belong together: then the last checkpoint stands. So
+            # it does when one of several ranks stops by itself, since all of them take part in saving.
+            together = stop or self.ranks.count == 1
+            if together and not trainer.in_step and trainer.step > self.steps_before:
                 self._save()
             raise
         if self.alarms.should_stop:
             self.say(self.alarms.should_stop)
         return self._finish()
+
+    def _report(self) -> bool:
+        """Report progress, and tell whether Ctrl-C came meanwhile."""
+        try:
+            self.report(self._progress())
+        except KeyboardInterrupt:
+            return True
+        return False
 
     def _look(self, done: float, *, last: bool = False) -> None:
         """Log, measure and heed the alarms when it is time to."""
@@ -197,7 +245,7 @@ class _Run:
         measuring = bool(self.settings.diagnostics.bank) and (last or step % self.settings.diagnostics.interval == 0)
         if not (measuring or last or step % self.settings.train.log_interval == 0):
             return
-        if self.trainer.pending:
+        if self.trainer.pending or self.trainer.averaged:
             self.losses = self.trainer.take_losses(last_good=self.last_saved)
         if measuring:
             self.diagnosis = measure_levels(self.trainer)
@@ -254,16 +302,18 @@ class _Run:
             "diagnosis": self.diagnosis,
             "alarms": self.alarms.state(),
             "compiled": self.trainer.compiled,
+            "ranks": self.ranks.count,
         }
         return Checkpoint(self.config, encoder, tensors, state)
 
     def _save(self) -> None:
         """Write a checkpoint, unless a loss since the last log was not finite."""
-        if self.trainer.pending and not bool(torch.stack(self.trainer.pending).isfinite().all()):
+        if not self.trainer.all_finite():
             self.trainer.take_losses(last_good=self.last_saved)
-        keep = self.settings.train.keep_checkpoints
-        path = save_checkpoint(self.run_dir, self._checkpoint(), keep=keep, best=self._best_step())
-        self.last_saved = path.name
+        checkpoint, keep = self._checkpoint(), self.settings.train.keep_checkpoints
+        if self.ranks.leader:
+            save_checkpoint(self.run_dir, checkpoint, keep=keep, best=self._best_step())
+        self.last_saved = folder(self.run_dir, self.trainer.step).name
 
     def _best_step(self) -> int | None:
         """Return the step of the best measurement; None before the first."""
@@ -275,7 +325,7 @@ class _Run:
         self._save()
         best = self._best_step()
         checkpoint = self._checkpoint()
-        if best is not None and best != trainer.step:
+        if self.ranks.leader and best is not None and best != trainer.step:
             checkpoint = read_checkpoint(folder(self.run_dir, best))
         summary = Summary(
             run=str(self.run_dir),
@@ -289,5 +339,7 @@ class _Run:
             dataset=self.config["dataset"],
             settings_hash=hash_json(self.config["settings"]),
         )
-        write_finished(self.run_dir, checkpoint, summary)
-        return summary
+        if self.ranks.leader:
+            write_finished(self.run_dir, checkpoint, summary)
+        self.ranks.wait_for_all()  # The run is finished on no rank before its files are.
+        return self.ranks.share(summary)

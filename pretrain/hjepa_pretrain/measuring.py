@@ -16,8 +16,16 @@ _BATCH = 256
 
 
 def measure_levels(trainer: Trainer) -> dict[str, Any]:
-    """Return the diagnosis of both encoders' levels; weights, modes and random numbers stay as they are."""
-    model, bank, held_out = trainer.model, trainer.data.bank, trainer.data.held_out
+    """Return the diagnosis of both encoders' levels; weights, modes and random numbers stay as they are.
+
+    All ranks must ask. The leader measures, and all get what it found.
+    """
+    encoders = trainer.whole_encoders()
+    return trainer.ranks.share(_measure(trainer, *encoders) if trainer.ranks.leader else {})
+
+
+def _measure(trainer: Trainer, context_encoder: ContextEncoder, target_encoder: ContextEncoder) -> dict[str, Any]:
+    bank, held_out = trainer.data.bank, trainer.data.held_out
 
     def read(encoder: ContextEncoder, images: LabelledImages) -> list[LevelFeatures]:
         training = encoder.training
@@ -27,7 +35,7 @@ def measure_levels(trainer: Trainer) -> dict[str, Any]:
         encoder.train(training)
         return levels
 
-    target = read(model.target_encoder, bank)
-    unseen = read(model.target_encoder, held_out) if len(held_out.labels) else None
-    context = read(model.context_encoder, bank)
+    target = read(target_encoder, bank)
+    unseen = read(target_encoder, held_out) if len(held_out.labels) else None
+    context = read(context_encoder, bank)
     return diagnose(target, bank.labels, context=context, held_out=unseen, held_out_labels=held_out.labels)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hjepa_eval.errors import CheckpointError, first_few
 from hjepa_pretrain.config import TrainSettings
+from hjepa_pretrain.sharding import spread_like
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 _NEVER_DECAYED = ("pos_embed", "cls_token", "reg_token", "mask_token", "level_embed")
@@ -40,6 +41,12 @@ def moments(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Ten
     }
 
 
+def _place(tensor: Tensor, parameter: nn.Parameter, moment: str) -> Tensor:
+    """Return a copy of a moment where its parameter lies; the number of steps is whole on every rank."""
+    copy = tensor.clone().to(parameter.device)
+    return copy if moment == "step" else spread_like(copy, parameter)
+
+
 def restore_moments(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Set the optimizer's state from what `moments` returned; an empty mapping is the state before the first step.
 
@@ -54,5 +61,5 @@ def restore_moments(optimizer: torch.optim.Optimizer, model: nn.Module, tensors:
         raise CheckpointError(f"the checkpoint lacks optimizer tensors: {first_few(missing)}")
     for name, parameter in names.items():
         optimizer.state[parameter] = {
-            moment: tensors[f"{moment}.{name}"].clone().to(parameter.device) for moment in _MOMENTS
+            moment: _place(tensors[f"{moment}.{name}"], parameter, moment) for moment in _MOMENTS
         }

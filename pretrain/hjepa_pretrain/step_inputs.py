@@ -1,7 +1,7 @@
 """Everything random that a step needs, drawn before it: views, masks, seen tokens, directions.
 
-All of it is a function of (seed, number of the batch), so an interrupted run goes on exactly, and what remains of the
-step is a pure function of tensors that can be compiled.
+All of it is a function of (seed, number of the part of a batch), so an interrupted run goes on exactly, and what
+remains of the step is a pure function of tensors that can be compiled. Parts on different ranks have different numbers.
 """
 
 from __future__ import annotations
@@ -57,14 +57,18 @@ class StepInputMaker:
             seed=settings.train.seed,
         )
 
-    def __call__(self, images: Tensor, model: HJEPA, *, number: int, progress: float) -> StepInputs:
+    def __call__(
+        self, images: Tensor, model: HJEPA, *, number: int, progress: float, shared: int | None = None
+    ) -> StepInputs:
         """Return the inputs for uint8 images `[B, 3, H, H]`.
 
         Args:
             images: on the device.
             model: asked what it attends to when masks follow saliency.
-            number: of the batch, which no other batch of the run has.
+            number: of this part of a batch, which no other part has, in no step and on no rank.
             progress: share of the training that is done, for mask ratios that change.
+            shared: the number that the parts of all ranks have together, for what must be the same on all of them;
+                `number` when there is one rank.
         """
         seed, masking, device = self.settings.train.seed, self.settings.masking, images.device
         views = make_views(images, self.settings.data, self.transform, seed=seed, number=number)
@@ -84,6 +88,6 @@ class StepInputMaker:
             other_context = random_tokens(len(views.others), len(images), patches, count, generator=generator)
         whole, directions = self.settings.train.whole_image, None
         if whole.sigreg:
-            generator = seeded_generator(seed, number, "sigreg", device)
+            generator = seeded_generator(seed, number if shared is None else shared, "sigreg", device)
             directions = sigreg_directions(whole.out_dim, whole.sigreg_slices, generator=generator)
         return StepInputs(views, masks, other_context, directions)

@@ -1,4 +1,8 @@
-"""One training step after another: inputs, loss, optimiser, moving average. No file is touched here."""
+"""One training step after another: inputs, loss, optimiser, moving average. No file is touched here.
+
+Of several ranks each computes its part of a batch; gradients and logged terms are means over ranks, so weights are the
+same on all of them, bit for bit. The draws of R ranks are those of one process with R times `train.accumulate`.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,16 @@ from hjepa_eval.encoders.weights import load_strict
 from hjepa_eval.errors import TrainingError, first_few
 from hjepa_pretrain.checkpoint import Checkpoint
 from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.distributed import Ranks
 from hjepa_pretrain.geometry import resolve_geometry
+from hjepa_pretrain.gradients import average_gradients, average_running_statistics
 from hjepa_pretrain.models import create_hjepa_from_config
 from hjepa_pretrain.models.attention import use_plain_attention
+from hjepa_pretrain.models.encoders import ContextEncoder
 from hjepa_pretrain.objective import training_loss
 from hjepa_pretrain.optimizer import make_optimizer, moments, restore_moments
 from hjepa_pretrain.schedules import learning_rate
+from hjepa_pretrain.sharding import exchange_gradients, shard, spread_like, whole
 from hjepa_pretrain.step_inputs import StepInputMaker, StepInputs
 from hjepa_pretrain.training_data import TrainingData
 
@@ -29,7 +37,8 @@ class Trainer:
 
     Attributes:
         step: steps done.
-        pending: logged terms of the steps since the last log, `[terms]` each, on the device.
+        pending: logged terms of this rank in the steps since the last exchange, `[terms]` each, on the device.
+        averaged: means over ranks of the terms of the steps between the last log and that exchange, in host memory.
         terms: names of those terms.
         in_step: whether a step is under way, so that weights and moments may not belong together.
         saved_names: how names of the encoders' tensors begin, in the model and in a checkpoint's `encoder`.
@@ -43,13 +52,18 @@ class Trainer:
         *,
         device: torch.device,
         compiled: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         """Build everything for `data`, on `device`, with the loss and its gradients `compiled` or not.
+
+        Under several `ranks` all of them build one, with the same settings.
 
         Raises:
             HjepaError: the parts do not fit together.
         """
         self.settings, self.data, self.transform, self.device = settings, data, transform, device
+        self.ranks = ranks or Ranks()
+        self.sharded = settings.train.parallel == "fsdp" and self.ranks.count > 1
         self.precision = resolve_precision(settings.train.precision, device)
         epochs = settings.train.epochs
         self.total_steps = None if epochs is None else max(1, round(epochs * data.order.steps_per_epoch))
@@ -64,13 +78,17 @@ class Trainer:
             # Of both passes only the backward one is slow in the fused kernel; the target encoder has none.
             use_plain_attention(self.model.context_encoder)
             use_plain_attention(self.model.predictor)
+        self.ranks.copy_leaders([*self.model.parameters(), *self.model.buffers()])
+        if self.sharded:
+            shard(self.model, device, compiled=compiled)
         self.inputs = StepInputMaker(settings, self.geometry, transform)
         self.optimizer = make_optimizer(self.model, settings.train)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.compiled = compiled
-        self.loss = torch.compile(self._loss, dynamic=False) if compiled else self._loss
+        self.loss = torch.compile(self._loss, dynamic=False) if compiled and not self.sharded else self._loss
         self.step = 0
         self.pending: list[Tensor] = []
+        self.averaged: list[Tensor] = []
         self.terms: list[str] = []
         self.in_step = False
 
@@ -91,14 +109,17 @@ class Trainer:
         self.in_step = True
         parts = self.settings.train.accumulate
         self.optimizer.zero_grad(set_to_none=True)
-        rows = [
-            self._backward(images, number=self.step * parts + part, progress=progress)
-            for part, images in enumerate(self.data.source.batch(self.step).chunk(parts))
-        ]
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.train.clip)
+        rows = []
+        for part, images in enumerate(self.data.source.batch(self.step).chunk(parts)):
+            exchange_gradients(self.model, part == parts - 1)
+            rows.append(self._backward(images, number=self.step * parts + part, progress=progress))
+        if not self.sharded:
+            average_gradients(self.parameters)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.train.clip))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(progress)
         self.optimizer.step()
+        average_running_statistics(self.model.context_encoder)
         self.model.update_target_encoder(self.step, progress=progress if self.total_steps is None else None)
         self.pending.append(torch.cat((torch.stack(rows).mean(dim=0), norm.detach().float().view(1))))
         self.step += 1
@@ -106,9 +127,10 @@ class Trainer:
 
     def _backward(self, images: Tensor, *, number: int, progress: float) -> Tensor:
         """Add the gradients of a part of a batch, uint8 `[B, 3, H, H]`, and return its terms `[terms]`."""
-        inputs = self.inputs(images, self.model, number=number, progress=progress)
+        own = number * self.ranks.count + self.ranks.rank  # A number that no other part has, on no rank.
+        inputs = self.inputs(images, self.model, number=own, progress=progress, shared=number)
         # Dropped paths draw from the global generator, which has no place in a checkpoint.
-        torch.manual_seed(derive_seed(self.settings.train.seed, number, "dropped paths"))
+        torch.manual_seed(derive_seed(self.settings.train.seed, own, "dropped paths"))
         loss, terms = self.loss(inputs)
         torch.autograd.backward(loss / self.settings.train.accumulate)
         self.terms = [*terms, "gradient_norm"]
@@ -129,12 +151,13 @@ class Trainer:
         return training_loss(outputs, self.settings.train, directions=inputs.directions)
 
     def take_losses(self, *, last_good: str) -> dict[str, float]:
-        """Return the mean of each term since the last call, and forget them.
+        """Return the mean of each term over steps and ranks since the last call, and forget them; all ranks must ask.
 
         Raises:
             TrainingError: a loss was not finite; the message names the step, its images and the last good checkpoint.
         """
-        rows = torch.stack(self.pending).cpu()
+        self._exchange_terms()
+        rows = torch.stack(self.averaged)
         bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
         if len(bad):
             step = self.step - len(rows) + int(bad[0])
@@ -143,22 +166,48 @@ class Trainer:
                 f"step {step}: the loss is not finite (images {indices}); last good checkpoint: {last_good}; "
                 "lower train.lr or train.clip, or try train.precision=fp32"
             )
-        self.pending = []
+        self.averaged = []
         return dict(zip(self.terms, (round(float(value), 7) for value in rows.mean(dim=0)), strict=True))
 
+    def all_finite(self) -> bool:
+        """Tell whether every loss since the last log was finite, on every rank; all ranks must ask."""
+        self._exchange_terms()
+        return not self.averaged or bool(torch.stack(self.averaged).isfinite().all())
+
+    def _exchange_terms(self) -> None:
+        """Turn this rank's pending terms into means over ranks. Once per log or checkpoint, for it waits."""
+        if self.pending:
+            self.averaged += self.ranks.mean(torch.stack(self.pending).cpu()).unbind()
+            self.pending = []
+
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the tensors of the encoders, and all others that are needed to go on."""
+        """Return the tensors of the encoders, and all others that are needed to go on, whole; all ranks must ask."""
         encoder, trainer = {}, {}
-        for name, tensor in self.model.state_dict().items():
+        self._exchange_terms()
+        for name, spread in self.model.state_dict().items():
+            tensor = whole(spread)
             prefix = next((prefix for prefix in self.saved_names if name.startswith(prefix)), None)
             if prefix is None:
                 trainer[f"model.{name}"] = tensor
             else:
                 encoder[self.saved_names[prefix] + name.removeprefix(prefix)] = tensor
-        trainer |= {f"optimizer.{name}": tensor for name, tensor in moments(self.optimizer, self.model).items()}
-        if self.pending:
-            trainer["pending"] = torch.stack(self.pending)
+        trainer |= {f"optimizer.{name}": whole(tensor) for name, tensor in moments(self.optimizer, self.model).items()}
+        if self.averaged:
+            trainer["pending"] = torch.stack(self.averaged)
         return encoder, trainer
+
+    def whole_encoders(self) -> tuple[ContextEncoder, ContextEncoder]:
+        """Return context and target encoder with whole weights, to be read only; all ranks must ask.
+
+        Weights that are spread over ranks are gathered into copies, one of each encoder on each rank for as long as
+        they are kept.
+        """
+        if not self.sharded:
+            return self.model.context_encoder, self.model.target_encoder
+        state = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        copy = create_hjepa_from_config(self.settings).to(self.device)
+        copy.load_state_dict(state)
+        return copy.context_encoder.eval(), copy.target_encoder
 
     def restore(self, checkpoint: Checkpoint, *, source: str) -> None:
         """Go back to where a checkpoint was written.
@@ -173,10 +222,14 @@ class Trainer:
             state[short.get(f"{branch}.", f"{branch}.") + rest] = tensor
         own = {name: tensor for name, tensor in checkpoint.trainer.items() if name.startswith("model.")}
         state |= {name.removeprefix("model."): tensor for name, tensor in own.items()}
-        load_strict(self.model, state, source=source)
+        pattern = self.model.state_dict()
+        load_strict(
+            self.model, {name: spread_like(tensor, pattern.get(name)) for name, tensor in state.items()}, source=source
+        )
         kept = {name: tensor for name, tensor in checkpoint.trainer.items() if name.startswith("optimizer.")}
         named = {name.removeprefix("optimizer."): tensor for name, tensor in kept.items()}
         restore_moments(self.optimizer, self.model, named)
-        self.pending = list(checkpoint.trainer["pending"].to(self.device)) if "pending" in checkpoint.trainer else []
+        self.pending = []
+        self.averaged = list(checkpoint.trainer["pending"].unbind()) if "pending" in checkpoint.trainer else []
         self.step = int(checkpoint.state["step"])
         self.terms = list(checkpoint.state["terms"])

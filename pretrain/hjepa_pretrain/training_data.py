@@ -65,7 +65,7 @@ def load_training_data(
     count = min(data.max_samples or len(dataset), len(dataset))
     measured = settings.diagnostics.bank > 0
     split = split_images(count, settings.diagnostics.held_out if measured else 0.0)
-    order = BatchOrder(split.trained, train.batch_size, seed=train.seed, rank=rank, ranks=ranks)
+    order = BatchOrder(split.trained, train.batch_size, seed=train.seed, rank=rank, ranks=ranks, parts=train.accumulate)
     stored = data.stored_size or transform.size
     kept = replace(transform, size=stored, resize=stored)
     source = image_source(dataset, kept, order, settings=data, count=count, device=device)

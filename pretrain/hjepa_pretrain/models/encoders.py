@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from timm.models import VisionTransformer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from hjepa_eval.encoders.rotary import rotation_of
@@ -212,10 +213,15 @@ class TargetEncoder(ContextEncoder):
     def update(self, context_encoder: ContextEncoder, momentum: float) -> None:
         """Set every parameter to `momentum` times itself plus `1 - momentum` times the context encoder's.
 
-        Buffers, such as the running statistics of BatchNorm, are copied: they are averages already.
+        Of parameters that are spread over ranks (`sharding`), each rank moves its own part. Buffers, such as the
+        running statistics of BatchNorm, are copied: they are averages already.
         """
-        ours: list[Tensor] = list(self.parameters())
-        theirs: list[Tensor] = list(context_encoder.parameters())
+        ours, theirs = _own_parts(self), _own_parts(context_encoder)
         torch._foreach_lerp_(ours, theirs, 1.0 - momentum)
         for mine, other in zip(self.buffers(), context_encoder.buffers(), strict=True):
             mine.copy_(other)
+
+
+def _own_parts(network: nn.Module) -> list[Tensor]:
+    """Return what lies on this rank of every parameter."""
+    return [parameter.to_local() if isinstance(parameter, DTensor) else parameter for parameter in network.parameters()]

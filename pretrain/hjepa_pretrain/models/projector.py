@@ -5,15 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hjepa_pretrain.models.batch_norm import BatchNormOverRanks
+
 
 class Projector(nn.Module):
-    """Mean of an image's context tokens, then Linear, BatchNorm, GELU, Linear; BatchNorm sees each view alone."""
+    """Mean of an image's context tokens, then Linear, BatchNorm, GELU, Linear.
+
+    BatchNorm sees each view alone, of the images of all ranks.
+    """
 
     def __init__(self, *, encoder_dim: int, hidden_dim: int, out_dim: int) -> None:
         """Build a projector from width `encoder_dim` over `hidden_dim` to `out_dim`."""
         super().__init__()
         self.hidden = nn.Linear(encoder_dim, hidden_dim, bias=False)
-        self.norm = nn.BatchNorm1d(hidden_dim)
+        self.norm = BatchNormOverRanks(hidden_dim)
         self.out = nn.Linear(hidden_dim, out_dim)
 
     def forward(self, views: list[Tensor]) -> Tensor:
