@@ -8,9 +8,7 @@ draws are others, and sums are rounded otherwise.
 
 from __future__ import annotations
 
-import math
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,12 @@ from typing import Any
 import torch
 
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.errors import TrainingError, first_few
-from hjepa_eval.features.fingerprint import differences, hash_json
+from hjepa_eval.errors import TrainingError
+from hjepa_eval.features.fingerprint import hash_json
 from hjepa_pretrain import memory as memory  # not used here: whoever imports the loop has all of pretraining
 from hjepa_pretrain.alarms import Alarms
-from hjepa_pretrain.checkpoint import Checkpoint, folder, newest_checkpoint, read_checkpoint, save_checkpoint
+from hjepa_pretrain.checkpoint import Checkpoint, folder, read_checkpoint, save_checkpoint
+from hjepa_pretrain.clock import Clock
 from hjepa_pretrain.compiling import resolve_compile
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.distributed import Ranks, ranks_together
@@ -31,24 +30,10 @@ from hjepa_pretrain.interrupts import interrupt_between_steps
 from hjepa_pretrain.logs import Logs, check_logs, open_logs
 from hjepa_pretrain.measuring import measure_levels
 from hjepa_pretrain.progress import Progress
+from hjepa_pretrain.resuming import check_same, newest_for_all
 from hjepa_pretrain.run_files import Summary, read_summary, run_config, run_transform, write_config, write_finished
 from hjepa_pretrain.trainer import Trainer
 from hjepa_pretrain.training_data import load_training_data
-
-# What may change between two sessions of one run, because it does not change what is computed (parallel: but for
-# rounding).
-_FREE = (
-    "train.log_interval",
-    "train.checkpoint_interval",
-    "train.keep_checkpoints",
-    "train.device",
-    "train.parallel",
-    "data.root",
-    "data.placement",
-    "data.workers",
-    "diagnostics.tensorboard",
-    "diagnostics.wandb",
-)
 
 
 def pretrain(
@@ -98,6 +83,7 @@ class _Run:
     """The run that `pretrain` does: trainer, clock and files."""
 
     trainer: Trainer
+    clock: Clock
     logs: Logs
 
     def __init__(
@@ -117,16 +103,16 @@ class _Run:
         count = min(settings.data.max_samples or len(dataset), len(dataset))
         self.config = run_config(settings, self.geometry, self.transform, dataset, count)
         self.alarms = Alarms(settings.diagnostics, widths=self.geometry.widths)
-        self.seconds_before, self.steps_before, self.started = 0.0, 0, 0.0
         self.losses: dict[str, float] = {}
         self.diagnosis: dict[str, Any] = {}
         self.last_saved = "none yet"
+        self.measured_at: int | None = None
 
     def go(self, *, resume: bool) -> Summary:
         """Train to the end and return the summary."""
-        checkpoint = self._newest() if resume else None
+        checkpoint = newest_for_all(self.run_dir, self.ranks, say=self.say) if resume else None
         if checkpoint is not None:
-            self._check_same(checkpoint.config)
+            check_same(self.run_dir, checkpoint.config, self.config)
         elif (self.run_dir / "checkpoints").is_dir() or (self.run_dir / "summary.json").exists():
             raise TrainingError(f"{self.run_dir} holds a run already; resume it, or name another folder")
         if resume and (finished := self.ranks.share(read_summary(self.run_dir))) is not None:
@@ -146,13 +132,6 @@ class _Run:
             finally:
                 self.logs.close()
 
-    def _newest(self) -> Checkpoint:
-        """Return the newest whole checkpoint by the leader's judgement."""
-        ranks = self.ranks
-        found = newest_checkpoint(self.run_dir, say=self.say) if ranks.leader else None
-        step = ranks.share(0 if found is None else int(found.state["step"]))
-        return read_checkpoint(folder(self.run_dir, step)) if found is None else found
-
     def _prepare(self, checkpoint: Checkpoint | None) -> None:
         """Read the data and build the trainer, as it was when the checkpoint was written."""
         ranks, device = self.ranks, self.ranks.device
@@ -167,64 +146,43 @@ class _Run:
             # Compiled steps round differently: a run goes on as it began.
             compiled = bool(checkpoint.state["compiled"])
         self.trainer = Trainer(self.settings, data, self.transform, device=device, compiled=compiled, ranks=ranks)
+        self.clock = Clock(total_steps=self.trainer.total_steps, minutes=self.settings.train.minutes)
         if checkpoint is not None:
             self._restore(checkpoint)
-
-    def _check_same(self, old: dict[str, Any]) -> None:
-        """Check that a resumed run has the settings and data that it began with."""
-        parts = ("settings", "dataset", "encoder")
-        changed = differences({key: old.get(key) for key in parts}, {key: self.config[key] for key in parts})
-        changed = [change for change in changed if not change.startswith(tuple(f"settings.{name}:" for name in _FREE))]
-        if changed:
-            raise TrainingError(
-                f"{self.run_dir} began with other settings or data: {first_few(changed)}; go on with what it began "
-                "with, or begin another run"
-            )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         path = folder(self.run_dir, int(checkpoint.state["step"]))
         self.trainer.restore(checkpoint, source=str(path))
-        self.seconds_before = float(checkpoint.state["seconds"])
+        self.clock.seconds_before, self.clock.steps_before = float(checkpoint.state["seconds"]), self.trainer.step
         self.losses, self.diagnosis = dict(checkpoint.state["losses"]), dict(checkpoint.state["diagnosis"])
         self.alarms.restore(checkpoint.state["alarms"])
+        self.measured_at = checkpoint.state["measured_at"]
         before = int(checkpoint.state.get("ranks", 1))
         if before != self.ranks.count:
             self.say(f"the run goes on with {self.ranks.count} ranks instead of {before}: other draws from here on")
         self.last_saved = path.name
-        self.steps_before = self.trainer.step
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training over all sessions."""
-        return self.seconds_before + time.monotonic() - self.started
-
-    @property
-    def fraction(self) -> float:
-        """Share of the run that is done."""
-        if self.trainer.total_steps is not None:
-            return min(self.trainer.step / self.trainer.total_steps, 1.0)
-        return min(self.seconds / (60.0 * (self.settings.train.minutes or math.inf)), 1.0)
 
     def _train(self) -> Summary:
         trainer, train = self.trainer, self.settings.train
-        self.started = time.monotonic()
+        self.clock.start()
         stop = False
         try:
             with interrupt_between_steps() as asked:
-                done = self.ranks.agree(self.fraction)
+                done = self.ranks.agree(self.clock.fraction(trainer.step))
                 while done < 1.0 and not self.alarms.should_stop:
                     trainer.train_step(done)
                     self._look(done)
                     if trainer.step % train.checkpoint_interval == 0:
                         self._save()
-                    done, stop = self.ranks.meet(self.fraction, stop=self._report() or asked())
+                    fraction = self.clock.fraction(trainer.step)
+                    done, stop = self.ranks.meet(fraction, stop=self._report() or asked())
                     if stop:
                         raise KeyboardInterrupt
         except KeyboardInterrupt:
             # In the middle of a step weights and moments may not belong together: then the last checkpoint stands. So
             # it does when one of several ranks stops by itself, since all of them take part in saving.
             together = stop or self.ranks.count == 1
-            if together and not trainer.in_step and trainer.step > self.steps_before:
+            if together and not trainer.in_step and trainer.step > self.clock.steps_before:
                 self._save()
             raise
         if self.alarms.should_stop:
@@ -243,15 +201,17 @@ class _Run:
         """Log, measure and heed the alarms when it is time to."""
         step = self.trainer.step
         measuring = bool(self.settings.diagnostics.bank) and (last or step % self.settings.diagnostics.interval == 0)
-        if not (measuring or last or step % self.settings.train.log_interval == 0):
+        if self.measured_at == step or not (measuring or last or step % self.settings.train.log_interval == 0):
             return
         if self.trainer.pending or self.trainer.averaged:
             self.losses = self.trainer.take_losses(last_good=self.last_saved)
-        if measuring:
-            self.diagnosis = measure_levels(self.trainer)
-            self.alarms.check(step, done, self.losses, self.diagnosis)
-        self._log(done, self.diagnosis if measuring else {})
-        if measuring and self.alarms.improved:
+        if not measuring:
+            self._log(done, {})
+            return
+        self.diagnosis, self.measured_at = measure_levels(self.trainer), step
+        self._log(done, self.diagnosis)  # Before the alarms, so that what they saw stays to be looked at.
+        self.alarms.check(step, done, self.losses, self.diagnosis)
+        if self.alarms.improved:
             self._save()
 
     def _log(self, done: float, diagnosis: dict[str, Any]) -> None:
@@ -267,28 +227,22 @@ class _Run:
                 "momentum": trainer.model.ema.momentum(trainer.step - 1, progress=done if timed else None),
                 **diagnosis,
                 "images_per_second": round(state.images_per_second, 1),
-                "seconds": round(self.seconds, 2),
+                "seconds": round(self.clock.seconds, 2),
             }
         )
 
     def _progress(self) -> Progress:
-        trainer = self.trainer
-        spent = max(time.monotonic() - self.started, 1e-9)
-        steps = trainer.step - self.steps_before
-        if trainer.total_steps is None:
-            eta = 60.0 * (self.settings.train.minutes or 0.0) - self.seconds
-        else:
-            eta = (trainer.total_steps - trainer.step) * spent / max(steps, 1)
+        trainer, clock = self.trainer, self.clock
         return Progress(
             step=trainer.step,
             total_steps=trainer.total_steps,
-            fraction=self.fraction,
+            fraction=clock.fraction(trainer.step),
             losses=self.losses,
             diagnosis=self.diagnosis,
             best=self.alarms.best_so_far,
-            images_per_second=steps * self.settings.train.batch_size / spent,
-            eta_seconds=max(eta, 0.0) if steps else None,
-            elapsed=self.seconds,
+            images_per_second=clock.steps_per_second(trainer.step) * self.settings.train.batch_size,
+            eta_seconds=clock.seconds_left(trainer.step),
+            elapsed=clock.seconds,
             epoch=round(trainer.step / trainer.data.order.steps_per_epoch, 4),
         )
 
@@ -296,31 +250,35 @@ class _Run:
         encoder, tensors = self.trainer.tensors()
         state = {
             "step": self.trainer.step,
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds,
             "terms": self.trainer.terms,
             "losses": self.losses,
             "diagnosis": self.diagnosis,
             "alarms": self.alarms.state(),
             "compiled": self.trainer.compiled,
             "ranks": self.ranks.count,
+            "measured_at": self.measured_at,
         }
         return Checkpoint(self.config, encoder, tensors, state)
 
     def _save(self) -> None:
-        """Write a checkpoint, unless a loss since the last log was not finite."""
+        """Write a checkpoint of this step, unless there is one, or a loss since the last log was not finite."""
+        name = folder(self.run_dir, self.trainer.step).name
+        if self.last_saved == name:
+            return
         if not self.trainer.all_finite():
             self.trainer.take_losses(last_good=self.last_saved)
         checkpoint, keep = self._checkpoint(), self.settings.train.keep_checkpoints
         if self.ranks.leader:
             save_checkpoint(self.run_dir, checkpoint, keep=keep, best=self._best_step())
-        self.last_saved = folder(self.run_dir, self.trainer.step).name
+        self.last_saved = name
 
     def _best_step(self) -> int | None:
         """Return the step of the best measurement; None before the first."""
         return None if self.alarms.best_so_far is None else self.alarms.best_step
 
     def _finish(self) -> Summary:
-        seconds, trainer = self.seconds, self.trainer
+        seconds, trainer = self.clock.seconds, self.trainer
         self._look(1.0, last=True)
         self._save()
         best = self._best_step()
