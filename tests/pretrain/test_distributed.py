@@ -118,7 +118,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def convolutions(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Ranks with BatchNorm in the encoder."""
-    model = {"encoder_type": "resnet10t", "mask_mode": "zero", "class_token": False}
+    model = {"encoder_type": "resnet10t", "mask_mode": "zero", "class_token": False, "encoder_depth": None}
     train = {"predicted_share": 0, "whole_image": {"predict": 0}}
     sections = {"model": model, "data": {"image_size": 32}, "train": train}
     return steps(tmp_path_factory.mktemp("stages"), "stages", sections=sections)
