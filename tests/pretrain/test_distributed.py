@@ -85,11 +85,12 @@ def lines_of(said: str) -> list[str]:
 
 
 def steps(
-    folder: Path, name: str, *, ranks: int = 2, parts: int = 1, backend: str = "", **train: Any
+    folder: Path, name: str, *, ranks: int = 2, parts: int = 1, backend: str = "", sections: Any = None, **train: Any
 ) -> list[dict[str, Any]]:
     """Return tensors and losses of every rank after five steps."""
     launcher = TORCHRUN if ranks == 2 else []
-    settings = json.dumps(merge(DIGITS, {"train": {"accumulate": 2, **train}, "diagnostics": {"bank": 0}}))
+    accumulated = merge(DIGITS, {"train": {"accumulate": 2, **train}, "diagnostics": {"bank": 0}})
+    settings = json.dumps(merge(accumulated, sections or {}))
     finish(start([*launcher, HERE / "rank_steps.py", settings, folder / name, 5, parts, backend]))
     return [torch.load(folder / f"{name}.{rank}") for rank in range(ranks)]
 
@@ -114,8 +115,17 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return steps(tmp_path_factory.mktemp("fsdp"), "fsdp", parallel="fsdp")
 
 
+@pytest.fixture(scope="module")
+def convolutions(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Ranks with BatchNorm in the encoder."""
+    model = {"encoder_type": "resnet10t", "mask_mode": "zero", "class_token": False, "encoder_depth": None}
+    train = {"predicted_share": 0, "whole_image": {"predict": 0}}
+    sections = {"model": model, "data": {"image_size": 32}, "train": train}
+    return steps(tmp_path_factory.mktemp("stages"), "stages", sections=sections)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["whole_weights", "sharded"])
+@pytest.mark.parametrize("kind", ["whole_weights", "sharded", "convolutions"])
 def test_ranks__have_the_same_bits_in_weights_moments_and_moving_average(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
@@ -123,9 +133,8 @@ def test_ranks__have_the_same_bits_in_weights_moments_and_moving_average(
     assert first["losses"] == second["losses"]
     for name, tensor in first["tensors"].items():
         assert torch.equal(tensor, second["tensors"][name]), name
-    assert not torch.equal(
-        first["tensors"]["context.blocks.0.mlp.fc1.weight"], first["tensors"]["target.blocks.0.mlp.fc1.weight"]
-    )
+    matrix = "layer1.0.conv1.weight" if kind == "convolutions" else "blocks.0.mlp.fc1.weight"
+    assert not torch.equal(first["tensors"][f"context.{matrix}"], first["tensors"][f"target.{matrix}"])
 
 
 @pytest.mark.slow
