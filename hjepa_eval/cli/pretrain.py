@@ -158,4 +158,5 @@ def _settings_of(run_dir: Path, config: str | None, given: list[str], flags: Map
     if config is not None:
         return load_pretrain_settings(config, given, flags=flags)
     own = read_run_config(run_dir).get("settings", {})
-    return build(pretraining().config.PretrainSettings, merge(own, parse_assignments(given), flags), str(run_dir))
+    assigned = pretraining().flat_keys.from_flat(parse_assignments(given), source="--set")
+    return build(pretraining().config.PretrainSettings, merge(own, assigned, flags), str(run_dir))

@@ -256,14 +256,15 @@ class DiagnosticsSettings(Settings):
     interval: int = Field(default=500, ge=1, description="steps between measurements of features")
     held_out: Share = Field(
         default=0.1,
-        description="share of train that is never trained on, at most 5,000 images: for kNN and the best checkpoint",
+        description="share of train that is never trained on, at most 5,000 images: for kNN and the best checkpoint; "
+        "none when nothing is measured",
     )
     bank: int = Field(
         default=5000, ge=0, description="trained images that vote in kNN and whose rank is measured; 0: no measurements"
     )
     smallest_std: float = Field(default=1e-3, ge=0, description="stop when a level's features deviate less; 0: never")
     smallest_rank: float = Field(
-        default=0.0, ge=0, lt=1, description="stop when a level's RankMe is a smaller share of its width; 0: never"
+        default=0.05, ge=0, lt=1, description="stop when a level's RankMe is a smaller share of its width; 0: never"
     )
     rank_drop: Share = Field(
         default=0.5,
@@ -277,6 +278,12 @@ class DiagnosticsSettings(Settings):
     )
     tensorboard: bool = Field(default=False, description="whether a TensorBoard log is written into the run as well")
     wandb: str | None = Field(default=None, description="project of Weights & Biases to log to as well (extra wandb)")
+
+    @model_validator(mode="after")
+    def _judges_what_is_measured(self) -> DiagnosticsSettings:
+        if not self.bank and (self.patience is not None or self.milestones):
+            raise ValueError("patience and milestones judge kNN, which diagnostics.bank 0 never measures; give a bank")
+        return self
 
 
 class PretrainSettings(Settings):

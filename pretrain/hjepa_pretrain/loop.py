@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders.run import read_run_config
 from hjepa_eval.errors import TrainingError
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_pretrain import memory as memory  # not used here: whoever imports the loop has all of pretraining
@@ -30,7 +31,7 @@ from hjepa_pretrain.interrupts import interrupt_between_steps
 from hjepa_pretrain.logs import Logs, check_logs, open_logs
 from hjepa_pretrain.measuring import measure_levels
 from hjepa_pretrain.progress import Progress
-from hjepa_pretrain.resuming import check_same, newest_for_all
+from hjepa_pretrain.resuming import check_machine, check_same, newest_for_all
 from hjepa_pretrain.run_files import Summary, read_summary, run_config, run_transform, write_config, write_finished
 from hjepa_pretrain.trainer import Trainer
 from hjepa_pretrain.training_data import load_training_data
@@ -111,8 +112,9 @@ class _Run:
     def go(self, *, resume: bool) -> Summary:
         """Train to the end and return the summary."""
         checkpoint = newest_for_all(self.run_dir, self.ranks, say=self.say) if resume else None
-        if checkpoint is not None:
-            check_same(self.run_dir, checkpoint.config, self.config)
+        if resume:
+            old = read_run_config(self.run_dir) if checkpoint is None else checkpoint.config
+            check_same(self.run_dir, old, self.config)
         elif (self.run_dir / "checkpoints").is_dir() or (self.run_dir / "summary.json").exists():
             raise TrainingError(f"{self.run_dir} holds a run already; resume it, or name another folder")
         if resume and (finished := self.ranks.share(read_summary(self.run_dir))) is not None:
@@ -151,12 +153,14 @@ class _Run:
             self._restore(checkpoint)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        path = folder(self.run_dir, int(checkpoint.state["step"]))
+        path, trainer = folder(self.run_dir, int(checkpoint.state["step"])), self.trainer
+        if said := check_machine(checkpoint.state, precision=trainer.precision, device=trainer.device):
+            self.say(said)
         self.trainer.restore(checkpoint, source=str(path))
         self.clock.seconds_before, self.clock.steps_before = float(checkpoint.state["seconds"]), self.trainer.step
         self.losses, self.diagnosis = dict(checkpoint.state["losses"]), dict(checkpoint.state["diagnosis"])
         self.alarms.restore(checkpoint.state["alarms"])
-        self.measured_at = checkpoint.state["measured_at"]
+        self.measured_at = checkpoint.state.get("measured_at")
         before = int(checkpoint.state.get("ranks", 1))
         if before != self.ranks.count:
             self.say(f"the run goes on with {self.ranks.count} ranks instead of {before}: other draws from here on")
@@ -178,6 +182,11 @@ class _Run:
                     done, stop = self.ranks.meet(fraction, stop=self._report() or asked())
                     if stop:
                         raise KeyboardInterrupt
+        except torch.OutOfMemoryError:
+            raise TrainingError(
+                f"{trainer.device} has not enough memory for a step; raise train.accumulate, set "
+                f"train.checkpoint_activations, or lower train.batch_size; last good checkpoint: {self.last_saved}"
+            ) from None
         except KeyboardInterrupt:
             # In the middle of a step weights and moments may not belong together: then the last checkpoint stands. So
             # it does when one of several ranks stops by itself, since all of them take part in saving.
@@ -210,7 +219,8 @@ class _Run:
             return
         self.diagnosis, self.measured_at = measure_levels(self.trainer), step
         self._log(done, self.diagnosis)  # Before the alarms, so that what they saw stays to be looked at.
-        self.alarms.check(step, done, self.losses, self.diagnosis)
+        reached = self.ranks.agree(self.clock.fraction(step))
+        self.alarms.check(step, reached, self.losses, self.diagnosis)
         if self.alarms.improved:
             self._save()
 
@@ -256,6 +266,8 @@ class _Run:
             "diagnosis": self.diagnosis,
             "alarms": self.alarms.state(),
             "compiled": self.trainer.compiled,
+            "precision": self.trainer.precision,
+            "device": self.trainer.device.type,
             "ranks": self.ranks.count,
             "measured_at": self.measured_at,
         }

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from hjepa_eval.encoders.inference import can_compile
 from hjepa_eval.errors import TrainingError, first_few
 from hjepa_eval.features.fingerprint import differences
-from hjepa_pretrain.checkpoint import Checkpoint, folder, newest_checkpoint, read_checkpoint
+from hjepa_pretrain.checkpoint import Checkpoint, folder, list_checkpoints, newest_checkpoint, read_checkpoint
 from hjepa_pretrain.distributed import Ranks
 
-# What may change between two sessions of one run, because it does not change what is computed (parallel: but for
-# rounding).
+# What may change between two sessions of one run: where it is computed and looked at, and when it stops, but not what
+# is computed (device and parallel: but for rounding, and draws on another kind of device).
 _FREE = (
     "train.log_interval",
     "train.checkpoint_interval",
@@ -22,20 +25,57 @@ _FREE = (
     "data.root",
     "data.placement",
     "data.workers",
+    "diagnostics.smallest_std",
+    "diagnostics.smallest_rank",
+    "diagnostics.rank_drop",
+    "diagnostics.milestones",
+    "diagnostics.patience",
     "diagnostics.tensorboard",
     "diagnostics.wandb",
 )
 
 
-def newest_for_all(run_dir: Path, ranks: Ranks, *, say: Callable[[str], None]) -> Checkpoint:
-    """Return the newest whole checkpoint by the leader's judgement.
+def newest_for_all(run_dir: Path, ranks: Ranks, *, say: Callable[[str], None]) -> Checkpoint | None:
+    """Return the newest whole checkpoint by the leader's judgement; None when the run was left before its first one.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: all checkpoints are damaged, or the folder holds no run.
     """
+    begun = (run_dir / "config.json").is_file() and not list_checkpoints(run_dir)
+    if ranks.share(begun):
+        say(f"{run_dir} was left before its first checkpoint: it begins again at step 0")
+        return None
     found = newest_checkpoint(run_dir, say=say) if ranks.leader else None
     step = ranks.share(0 if found is None else int(found.state["step"]))
     return read_checkpoint(folder(run_dir, step)) if found is None else found
+
+
+def check_machine(state: Mapping[str, Any], *, precision: str, device: torch.device) -> str | None:
+    """Check that this machine can go on with a run; return what the user should know of it, or None.
+
+    Args:
+        state: of the checkpoint.
+        precision: of steps here.
+        device: of steps here.
+
+    Raises:
+        TrainingError: steps would be computed in another precision, or cannot be compiled here as they were.
+    """
+    before = state.get("precision", precision)
+    if before != precision:
+        raise TrainingError(
+            f"the run computes in {before}, which here would be {precision}; go on on a machine like the first, or "
+            f"begin another run with train.precision={precision}"
+        )
+    if state["compiled"] and not can_compile(device):
+        raise TrainingError(
+            f"the run's steps are compiled and there is no compiler for {device} here; install one (g++ for CPUs), or "
+            "begin another run with train.compile=off"
+        )
+    kind = state.get("device", device.type)
+    return (
+        None if kind == device.type else f"the run goes on on {device.type} instead of {kind}: other draws from here on"
+    )
 
 
 def check_same(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from hjepa_eval.config import build, merge
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.encoders.run import load_run
 from hjepa_eval.encoders.vit import create_vit
-from hjepa_eval.errors import CheckpointError, DataError, TrainingError
+from hjepa_eval.errors import CheckpointError, ConfigError, DataError, TrainingError
 
 DIGITS = {
     "model": {
@@ -163,7 +163,7 @@ pretrain(settings, load_dataset("digits", "train"), run_dir=Path(sys.argv[1]), p
 
 
 def test_resume__after_kill_9_at_any_step_is_bit_identical(whole: Path, tmp_path: Path) -> None:
-    folder, step = tmp_path / "run", random.randrange(4, 16)  # before 4 there is no checkpoint yet
+    folder, step = tmp_path / "run", random.randrange(1, 16)  # before 4 there is no checkpoint yet: it begins again
     print(f"killed after step {step}")
     command = [sys.executable, "-c", KILLED, str(folder), json.dumps(DIGITS), str(torch.get_num_threads()), str(step)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -250,6 +250,43 @@ def test_resume__other_settings_or_data_are_refused_with_the_difference(whole: P
         pretrain(settings(lr=0.5), load_dataset("digits", "train"), run_dir=whole, resume=True)
     with pytest.raises(TrainingError, match=r"dataset\.fingerprint"):
         pretrain(settings(), load_dataset("digits", "test"), run_dir=whole, resume=True)
+
+
+def test_resume__other_thresholds_are_welcome_and_other_machines_refused_or_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hjepa_pretrain.resuming
+
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, stop_at=9)
+    digits = load_dataset("digits", "train")
+    state = list_checkpoints(folder)[-1] / "state.json"
+    was = state.read_text()
+    other = {"bf16": "fp32", "fp32": "bf16"}[json.loads(was)["precision"]]
+    state.write_text(json.dumps({**json.loads(was), "precision": other}))
+    with pytest.raises(TrainingError, match=f"computes in {other}, which here would be"):
+        run(folder, resume=True)
+    state.write_text(json.dumps({**json.loads(was), "compiled": True}))
+    monkeypatch.setattr(hjepa_pretrain.resuming, "can_compile", lambda _: False)
+    with pytest.raises(TrainingError, match="there is no compiler for cpu here"):
+        run(folder, resume=True)
+    state.write_text(json.dumps({**json.loads(was), "device": "cuda"}))
+    said: list[str] = []
+    patient = settings(diagnostics={"patience": 50, "milestones": [[1.0, 0.0]]})
+    assert pretrain(patient, digits, run_dir=folder, resume=True, say=said.append).steps == 16
+    assert "goes on on cpu instead of cuda" in said[0]
+
+
+def test_milestone__at_the_end_is_due_at_the_end(tmp_path: Path) -> None:
+    late = settings(diagnostics={"milestones": [[1.0, 0.99]]})
+    with pytest.raises(TrainingError, match=r"step 16: .*0\.99 was due at 100%"):
+        pretrain(late, load_dataset("digits", "train"), run_dir=tmp_path / "run")
+
+
+def test_settings__alarms_on_what_is_never_measured_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"diagnostics\.bank 0 never measures"):
+        settings(diagnostics={"bank": 0, "patience": 3})
 
 
 def test_resume__a_finished_run_is_left_as_it_is(whole: Path) -> None:
