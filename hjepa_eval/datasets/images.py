@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -64,7 +64,7 @@ def image_batches(
 def load_batches(
     dataset: ImageDataset,
     transform: Transform,
-    parts: Sequence[Sequence[int]],
+    parts: Iterable[Sequence[int]],
     *,
     workers: int,
     skip_bad: bool = False,
@@ -75,7 +75,7 @@ def load_batches(
     Args:
         dataset: where the images come from.
         transform: how they are resized and cropped.
-        parts: positions in the dataset of each batch.
+        parts: positions in the dataset of each batch; taken one by one as decoding goes on, so they need not end.
         workers: decoding threads; torchvision releases the interpreter lock while it decodes.
         skip_bad: leave out what cannot be decoded instead of raising.
         pin: put batches in page-locked memory, from where a CUDA device copies without waiting.
@@ -105,12 +105,11 @@ def load_batches(
     yield from _ahead(load, parts, workers=max(1, workers))
 
 
-def _ahead(load: Callable[[Sequence[int]], Batch], parts: Sequence[Sequence[int]], *, workers: int) -> Iterator[Batch]:
+def _ahead(load: Callable[[Sequence[int]], Batch], parts: Iterable[Sequence[int]], *, workers: int) -> Iterator[Batch]:
     pending: deque[Future[Batch]] = deque()
-    remaining = iter(parts)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         try:
-            for part in remaining:
+            for part in parts:
                 pending.append(pool.submit(load, part))
                 if len(pending) > workers:
                     yield pending.popleft().result()
@@ -121,19 +120,26 @@ def _ahead(load: Callable[[Sequence[int]], Batch], parts: Sequence[Sequence[int]
                 future.cancel()
 
 
-def stack_images(dataset: ImageDataset, transform: Transform, *, workers: int = 4) -> Tensor:
-    """Return all images of a dataset as one uint8 tensor `[N, 3, size, size]`.
+def stack_images(
+    dataset: ImageDataset, transform: Transform, *, indices: Sequence[int] | None = None, workers: int = 4
+) -> Tensor:
+    """Return images of a dataset as one uint8 tensor `[N, 3, size, size]`.
+
+    Args:
+        dataset: where they come from.
+        transform: how they are resized and cropped.
+        indices: which of them, in this order; all when not given.
+        workers: decoding threads.
 
     Raises:
         DataError: an image cannot be decoded; the message names it.
     """
     import torch
 
-    images = torch.empty(len(dataset), 3, transform.size, transform.size, dtype=torch.uint8)
+    wanted = range(len(dataset)) if indices is None else indices
+    images = torch.empty(len(wanted), 3, transform.size, transform.size, dtype=torch.uint8)
     start = 0
-    for batch, kept, _ in image_batches(
-        dataset, transform, indices=range(len(dataset)), batch_size=256, workers=workers
-    ):
+    for batch, kept, _ in image_batches(dataset, transform, indices=wanted, batch_size=256, workers=workers):
         images[start : start + len(kept)] = batch
         start += len(kept)
     return images

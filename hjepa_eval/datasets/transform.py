@@ -29,8 +29,13 @@ class Transform:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images `[B, 3, H, W]` as float32, scaled to [0, 1], minus the mean, over the deviation."""
-        import torch
-
-        mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
+        mean, std = (_per_channel(values, images) for values in (self.mean, self.std))
         return (images.float() / 255 - mean) / std
+
+
+def _per_channel(values: tuple[float, float, float], images: Tensor) -> Tensor:
+    """Return float32 `[1, 3, 1, 1]` on the images' device, filled there: a copy from the host would wait for it."""
+    import torch
+
+    filled = [torch.full((1, 1, 1), value, dtype=torch.float32, device=images.device) for value in values]
+    return torch.stack(filled, dim=1)

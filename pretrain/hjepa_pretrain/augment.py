@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from hjepa_eval.datasets import augment
 from hjepa_eval.datasets.augment import DRAWS, Crops
 
-_LUMA = (0.299, 0.587, 0.114)
+_YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def jitter_colours(images: Tensor, augmentation: Augmentation, *, generator: tor
     batch, device = len(images), images.device
     draws = torch.rand(6, batch, 1, 1, 1, generator=generator, device=device)
     brightness, contrast, saturation, hue = augmentation.jitter
-    luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
+    luma = _yiq(device)[0][0].view(1, 3, 1, 1)
 
     def factor(index: int, strength: float) -> Tensor:
         return 1 + (2 * draws[index] - 1) * strength
@@ -72,10 +73,18 @@ def jitter_colours(images: Tensor, augmentation: Augmentation, *, generator: tor
 
 def _hue_rotation(angles: Tensor) -> Tensor:
     """Return `[B, 3, 3]`, RGB to RGB, that turn the chroma of YIQ by `angles` `[B]` and keep the luma."""
-    to_yiq = torch.tensor(
-        [_LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)], device=angles.device
-    )
+    to_yiq, to_rgb = _yiq(angles.device)
     cosine, sine, zero, one = angles.cos(), angles.sin(), torch.zeros_like(angles), torch.ones_like(angles)
     turn = torch.stack((one, zero, zero, zero, cosine, -sine, zero, sine, cosine), dim=1).view(-1, 3, 3)
-    rotation: Tensor = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    return rotation
+    return to_rgb @ turn @ to_yiq
+
+
+@functools.cache
+def _yiq(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return `[3, 3]` from RGB to YIQ, whose first row is the luma, and back, float32 on a device.
+
+    They are kept: each copy from the host's memory makes it wait for the device, as an inverse does there.
+    """
+    to_yiq = torch.tensor(_YIQ, dtype=torch.float64)
+    to_rgb: Tensor = torch.linalg.inv(to_yiq)
+    return to_yiq.float().to(device), to_rgb.float().to(device)

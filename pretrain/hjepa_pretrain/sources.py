@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from hjepa_eval.datasets.images import image_batches, load_batches
+from hjepa_eval.cli.ranks import read_ranks
+from hjepa_eval.datasets.images import load_batches, stack_images
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import DataError
 from hjepa_pretrain.batches import BatchOrder
 from hjepa_pretrain.config import DataSettings
+from hjepa_pretrain.host_memory import available_memory
 
 _RESIDENT_SHARE = 0.4  # of a CUDA device's free memory; the rest is for weights and activations
-_HOST_SHARE = 0.7
+_HOST_SHARE = 0.7  # of this machine's free memory; decoding and measurements need some too
 
 
 class ImageSource(Protocol):
@@ -66,21 +68,23 @@ class DecodedImages:
         return next(self._batches).to(self.device, non_blocking=True)
 
     def _from(self, step: int) -> Iterator[Tensor]:
-        while True:
-            last = (step // self.order.steps_per_epoch + 1) * self.order.steps_per_epoch
-            parts = [self.order.indices(number).tolist() for number in range(step, last)]
-            pin = self.device.type == "cuda"
-            for images, _, _ in load_batches(self.dataset, self.transform, parts, workers=self.workers, pin=pin):
-                yield images
-            step = last
+        # Without an end, so that decoding goes on ahead over the ends of epochs.
+        parts = (self.order.indices(number).tolist() for number in itertools.count(step))
+        pin = self.device.type == "cuda"
+        for images, _, _ in load_batches(self.dataset, self.transform, parts, workers=self.workers, pin=pin):
+            yield images
 
 
-def fits(count: int, size: int, device: torch.device) -> bool:
-    """Tell whether `count` uint8 images of `size` pixels have room in the device's memory beside a training run."""
-    needed = count * 3 * size**2
-    if device.type == "cuda":
-        return needed <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-    return needed <= _HOST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def room(device: torch.device, *, ranks: int = 1) -> int:
+    """Return the bytes of images that may be kept on `device` now, beside a training run of so many `ranks`.
+
+    Images pass through the host's memory on their way to a CUDA device, and ranks on one machine share it.
+    """
+    sharers = min(ranks, read_ranks().local_world_size)
+    host = int(_HOST_SHARE * available_memory() / sharers)
+    if device.type != "cuda":
+        return host
+    return min(host, int(_RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]))
 
 
 def image_source(
@@ -103,31 +107,20 @@ def image_source(
         device: where batches are needed.
 
     Raises:
-        DataError: an image cannot be decoded, or `placement: device` asks for more memory than there is.
+        DataError: an image cannot be decoded, or `placement: device` asks for more memory than images may take.
     """
-    resident = settings.placement == "device" or (settings.placement == "auto" and fits(count, transform.size, device))
-    if not resident:
+    needed = count * 3 * transform.size**2
+    there = 0 if settings.placement == "loader" else room(device, ranks=order.ranks)
+    if settings.placement == "loader" or (settings.placement == "auto" and needed > there):
         return DecodedImages(dataset, transform, order, workers=settings.workers, device=device)
-    if not fits(count, transform.size, device):
+    if needed > there:
+        limits = f"{_HOST_SHARE:.0%} of this machine's free memory, shared by its ranks"
+        if device.type == "cuda":
+            limits += f", and {_RESIDENT_SHARE:.0%} of the GPU's"
         raise DataError(
-            f"{count:,} images of {transform.size} pixels need {count * 3 * transform.size**2 / 1e9:.0f} GB, more than "
-            f"there is on {device}; set data.placement to loader, or lower data.max_samples or data.image_size"
+            f"{count:,} images of {transform.size} pixels need {needed / 1e9:.3g} GB, but images on {device} may take "
+            f"{there / 1e9:.3g} GB now ({limits}); set data.placement to loader, or lower data.max_samples or "
+            f"{'data.image_size' if settings.stored_size is None else 'data.stored_size'}"
         )
-    images = read_images(dataset, transform, torch.arange(count), workers=settings.workers)
+    images = stack_images(dataset, transform, indices=range(count), workers=settings.workers)
     return ResidentImages(images.to(device), order)
-
-
-def read_images(dataset: ImageDataset, transform: Transform, positions: Tensor, *, workers: int) -> Tensor:
-    """Return the images at `positions` `[N]` as uint8 `[N, 3, S, S]` in the host's memory.
-
-    Raises:
-        DataError: an image cannot be decoded; the message names it.
-    """
-    images = torch.empty(len(positions), 3, transform.size, transform.size, dtype=torch.uint8)
-    start = 0
-    for batch, kept, _ in image_batches(
-        dataset, transform, indices=positions.tolist(), batch_size=256, workers=max(1, workers)
-    ):
-        images[start : start + len(kept)] = batch
-        start += len(kept)
-    return images

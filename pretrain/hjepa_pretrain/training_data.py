@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from hjepa_eval.datasets.images import stack_images
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_pretrain.batches import BatchOrder, split_images
 from hjepa_pretrain.config import PretrainSettings
-from hjepa_pretrain.sources import ImageSource, ResidentImages, image_source, read_images
+from hjepa_pretrain.sources import ImageSource, ResidentImages, image_source
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class TrainingData:
     Attributes:
         order: which images a step works on.
         source: their pixels.
-        bank: trained images that vote and whose rank is measured.
-        held_out: images that are never trained on.
+        bank: trained images that vote and whose rank is measured; none but on the leader, rank 0, which measures.
+        held_out: images that are never trained on; likewise.
     """
 
     order: BatchOrder
@@ -74,8 +75,12 @@ def load_training_data(
     def labelled(positions: Tensor) -> LabelledImages:
         if isinstance(source, ResidentImages) and kept == transform:
             return LabelledImages(source.images[positions.to(device)], labels[positions])
-        return LabelledImages(read_images(dataset, transform, positions, workers=data.workers), labels[positions])
+        images = stack_images(dataset, transform, indices=positions.tolist(), workers=data.workers)
+        return LabelledImages(images, labels[positions])
 
     few = torch.linspace(0, len(split.trained) - 1, min(settings.diagnostics.bank, len(split.trained)))
-    bank = split.trained[few.long()]
-    return TrainingData(order, source, labelled(bank), labelled(split.held_out))
+    bank, held_out = split.trained[few.long()], split.held_out
+    if rank != 0:
+        # The leader measures for all: nobody else would look at them.
+        bank, held_out = bank[:0], held_out[:0]
+    return TrainingData(order, source, labelled(bank), labelled(held_out))

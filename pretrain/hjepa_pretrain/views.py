@@ -31,8 +31,12 @@ class Views:
 def make_views(images: Tensor, settings: DataSettings, transform: Transform, *, seed: int, number: int) -> Views:
     """Return the views of uint8 images `[B, 3, H, H]`, a function of (seed, number) alone.
 
+    Deviation: RandomResizedCrop cuts from the original image; these crops are cut from the square that resizing the
+    short side to `data.stored_size` and a centre crop left, so what lies outside that square is never seen, and a small
+    crop is enlarged.
+
     Args:
-        images: as they are stored, on any device.
+        images: as they are stored, on any device; `H` much larger than `S` would alias.
         settings: augmentation.
         transform: its `size` is the side `S` of a view; mean and deviation normalise.
         seed: of the run.

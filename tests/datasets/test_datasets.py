@@ -162,6 +162,8 @@ def test_image_batches__order_does_not_depend_on_workers(cifar10_sample: Path) -
     one = stack_images(dataset, SAME, workers=1)
     assert one.shape == (200, 3, 32, 32)
     assert torch.equal(one, stack_images(dataset, SAME, workers=4))
+    assert torch.equal(stack_images(dataset, SAME, indices=[7, 0, 7]), one[[7, 0, 7]])
+    assert stack_images(dataset, SAME, indices=[]).shape == (0, *one.shape[1:])
     assert torch.equal(one[17], dataset.image(17))
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.loop import pretrain
-from hjepa_pretrain.sources import read_images
 from numpy.typing import NDArray
 
 from hjepa_eval.analysis.linear_map import linear_map_r2
 from hjepa_eval.config import find_preset, load
 from hjepa_eval.datasets import load_dataset
+from hjepa_eval.datasets.images import stack_images
 from hjepa_eval.encoders.run import load_run
 
 
@@ -27,7 +27,7 @@ def trained_readouts(folder: Path, *assignments: str) -> list[NDArray[np.float32
     dataset = load_dataset("digits", "train")
     pretrain(settings, dataset, run_dir=folder)
     encoder = load_run(folder, {}).eval()
-    images = encoder.transform.normalise(read_images(dataset, encoder.transform, torch.arange(len(dataset)), workers=2))
+    images = encoder.transform.normalise(stack_images(dataset, encoder.transform, workers=2))
     with torch.no_grad():
         return [tokens.mean(dim=1).numpy() for tokens in encoder(images)]
 

@@ -9,11 +9,12 @@ import torch
 from hjepa_pretrain import sources
 from hjepa_pretrain.batches import MOST_HELD_OUT, BatchOrder, split_images
 from hjepa_pretrain.config import DataSettings, PretrainSettings
-from hjepa_pretrain.sources import DecodedImages, ResidentImages, image_source, read_images
+from hjepa_pretrain.sources import DecodedImages, ResidentImages, image_source, room
 from hjepa_pretrain.training_data import load_training_data
 
 from hjepa_eval.config import build
 from hjepa_eval.datasets import load_dataset
+from hjepa_eval.datasets.images import stack_images
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import DataError
 
@@ -60,10 +61,26 @@ def test_order__too_few_images_is_an_error() -> None:
 
 def test_decoded__gives_the_batches_of_resident_images_from_any_step_on(cifar10_sample: Path) -> None:
     dataset = load_dataset("cifar10", "train", root=cifar10_sample)
-    resident = ResidentImages(read_images(dataset, SQUARE, torch.arange(400), workers=2), order_of(400))
+    resident = ResidentImages(stack_images(dataset, SQUARE), order_of(400))
     decoded = DecodedImages(dataset, SQUARE, order_of(400), workers=2, device=CPU)
-    for step in (0, 1, 2, 10, 11, 12, 13, 5):  # over the end of an epoch at 12, and back, as after a resume
+    for step in (0, 1, 2, 10, 11, 12, 13, 23, 24, 25, 5):  # over the end of an epoch at 12, and back, as after a resume
         assert torch.equal(decoded.batch(step), resident.batch(step)), step
+
+
+def test_decoded__goes_on_ahead_over_the_end_of_an_epoch_and_not_further(cifar10_sample: Path) -> None:
+    class Spied(BatchOrder):
+        def indices(self, step: int) -> torch.Tensor:
+            asked.append(step)
+            return super().indices(step)
+
+    asked: list[int] = []
+    dataset = load_dataset("cifar10", "train", root=cifar10_sample)
+    decoded = DecodedImages(dataset, SQUARE, Spied(torch.arange(400), 32, seed=3), workers=2, device=CPU)
+    decoded.batch(0)
+    assert asked == [0, 1, 2]
+    for step in range(1, 12):
+        decoded.batch(step)
+    assert asked == list(range(14))  # An epoch has 12 steps.
 
 
 def test_source__is_resident_when_it_fits_and_decoded_when_not(
@@ -77,15 +94,31 @@ def test_source__is_resident_when_it_fits_and_decoded_when_not(
 
     assert isinstance(made(), ResidentImages)
     assert isinstance(made(placement="loader"), DecodedImages)
-    monkeypatch.setattr(sources, "fits", lambda *_: False)
+    monkeypatch.setattr(sources, "available_memory", lambda: 1_500_000)
     assert isinstance(made(), DecodedImages)
-    with pytest.raises(DataError, match=r"400 images of 32 pixels need .* set data.placement to loader"):
+    expected = (
+        r"400 images of 32 pixels need 0\.00123 GB, but images on cpu may take 0\.00105 GB now \(70% of this machine's "
+        r"free memory, shared by its ranks\); set data\.placement to loader, or lower data\.max_samples or data\."
+    )
+    with pytest.raises(DataError, match=expected + "image_size$"):
         made(placement="device")
+    with pytest.raises(DataError, match=expected + "stored_size$"):
+        made(placement="device", stored_size=32)
+    monkeypatch.setattr(sources, "available_memory", lambda: 2_000_000)
+    assert isinstance(made(), ResidentImages)
 
 
-def test_fits__asks_the_memory_of_this_machine() -> None:
-    assert sources.fits(60_000, 32, CPU)
-    assert not sources.fits(10**9, 224, CPU)
+def test_room__is_shared_by_the_ranks_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "available_memory", lambda: 80 * 10**9)
+    for name, value in {"RANK": 3, "WORLD_SIZE": 8, "LOCAL_RANK": 3, "LOCAL_WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    assert room(CPU, ranks=8) == 14 * 10**9
+    assert room(CPU) == 56 * 10**9  # a process that runs alone, whatever started it
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (20 * 10**9, 80 * 10**9))
+    assert room(torch.device("cuda"), ranks=8) == 8 * 10**9
+    assert room(torch.device("cuda"), ranks=8) < room(CPU, ranks=8)
+    monkeypatch.setattr(sources, "available_memory", lambda: 10**9)
+    assert room(torch.device("cuda")) == 7 * 10**8  # images pass through the host's memory
 
 
 def test_decoded__an_unreadable_image_is_named(cifar10_sample: Path, tmp_path: Path) -> None:
@@ -97,7 +130,7 @@ def test_decoded__an_unreadable_image_is_named(cifar10_sample: Path, tmp_path: P
     victim.write_bytes(victim.read_bytes()[:100])
     dataset = load_dataset(f"folder:{copy}", "train")
     with pytest.raises(DataError, match=victim.name):
-        read_images(dataset, SQUARE, torch.arange(len(dataset)), workers=2)
+        stack_images(dataset, SQUARE)
     decoded = DecodedImages(dataset, SQUARE, order_of(len(dataset)), workers=2, device=CPU)
     with pytest.raises(DataError, match=victim.name):
         read_epoch(decoded)
@@ -118,7 +151,7 @@ def test_training_data__held_out_images_are_never_trained_on(cifar10_sample: Pat
     assert len(data.bank.labels) == 50
     assert len(data.held_out.labels) == 80
     held_out = sorted(set(range(400)) - set(trained))
-    assert torch.equal(data.held_out.images, read_images(dataset, SQUARE, torch.tensor(held_out), workers=1))
+    assert torch.equal(data.held_out.images, stack_images(dataset, SQUARE, indices=held_out))
     assert data.held_out.labels.tolist() == dataset.labels[held_out].tolist()
     stepped = {index for step in range(data.order.steps_per_epoch) for index in data.order.indices(step).tolist()}
     assert stepped <= set(trained)
@@ -135,3 +168,26 @@ def test_training_data__images_may_be_kept_larger_than_the_network_sees_them(cif
     data = load_training_data(build(PretrainSettings, values, "test"), dataset, small, device=CPU)
     assert data.source.batch(0).shape == (32, 3, 32, 32)
     assert data.bank.images.shape[1:] == (3, 16, 16)
+
+
+@pytest.mark.parametrize("stored", [None, 40])
+def test_training_data__the_leader_alone_reads_what_it_measures_with(
+    cifar10_sample: Path, monkeypatch: pytest.MonkeyPatch, stored: int | None
+) -> None:
+    dataset = load_dataset("cifar10", "train", root=cifar10_sample)
+    values = {
+        "model": {"encoder_type": "vit_tiny_patch4_32"},
+        "data": {"placement": "loader", "stored_size": stored},
+        "train": {"epochs": 1, "batch_size": 32},
+        "diagnostics": {"bank": 50, "held_out": 0.2},
+    }
+    settings, decode, decoded = build(PretrainSettings, values, "test"), dataset.image, []
+    monkeypatch.setattr(dataset, "image", lambda index: decoded.append(index) or decode(index))
+    other = load_training_data(settings, dataset, SQUARE, device=CPU, rank=1, ranks=2)
+    assert decoded == []
+    for images in (other.bank, other.held_out):
+        assert images.images.shape == (0, 3, 32, 32)
+        assert len(images.labels) == 0
+    leader = load_training_data(settings, dataset, SQUARE, device=CPU, rank=0, ranks=2)
+    assert len(decoded) == len(leader.bank.images) + len(leader.held_out.images) == 130
+    assert torch.equal(other.order.whole(3), leader.order.whole(3))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hjepa_eval.encoders.vit import check_levels, pool_cells
 from hjepa_eval.errors import UnknownNameError
 from hjepa_pretrain.masks.indices import Masks, masks_from_masked
-from hjepa_pretrain.models.encoders import ContextEncoder
+from hjepa_pretrain.models.encoders import ContextEncoder, gather_tokens
 from hjepa_pretrain.models.predictor import Predictor
 from hjepa_pretrain.models.projector import Projector
 from hjepa_pretrain.schedules import EmaSchedule
@@ -132,7 +132,7 @@ class HJEPA(nn.Module):
         for level, tokens in enumerate(taps):
             pooled = pool_cells(tokens[:, prefix:].float(), self.grid, level)
             if level == 0:
-                pooled = pooled.gather(1, masks.targets.unsqueeze(-1).expand(-1, -1, pooled.shape[-1]))
+                pooled = gather_tokens(pooled, masks.targets)
             targets.append(F.layer_norm(pooled, pooled.shape[-1:]))
         return targets
 
