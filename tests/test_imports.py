@@ -32,7 +32,7 @@ COMMANDS = [
     "cache",
 ]
 
-CORE = ["errors", "config", "features", "metrics"]
+CORE = ["errors", "config", "ranks", "features", "metrics"]
 LEFT = ["datasets", "encoders", "extract", "finetune"]
 RIGHT = ["probes", "analysis", "results", "report"]
 MAY_IMPORT = {part: set(CORE[: place + 1]) for place, part in enumerate(CORE)}

@@ -28,8 +28,8 @@ def register(app: typer.Typer) -> None:
         and exported. Several processes split the work: start the command more than once, or with torchrun
         --nproc-per-node N -m hjepa_eval extract.
         """
-        from hjepa_eval.cli.ranks import read_ranks
         from hjepa_eval.cli.workflow import collect_features, resolve
+        from hjepa_eval.ranks import read_ranks
 
         first = read_ranks().rank == 0
         features = collect_features(resolve(settings), Talk(quiet=settings.quiet, leader=first), repair=True)

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from hjepa_eval.cli.console import Talk, guarded, print_json
-from hjepa_eval.cli.ranks import read_ranks
 from hjepa_eval.errors import CheckpointError, ConfigError, HjepaError
+from hjepa_eval.ranks import read_ranks
 
 _MOMENT = 5.0  # seconds in which rank 0 finds and says the same as others, and a launcher ends them
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hjepa_eval.cli.console import Talk
-from hjepa_eval.cli.ranks import read_ranks
 from hjepa_eval.cli.settings import ExtractionSettings, ImageSettings
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
@@ -22,6 +21,7 @@ from hjepa_eval.errors import unknown
 from hjepa_eval.extract import Extraction, ExtractSettings, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.manifest import StoredLevel
+from hjepa_eval.ranks import read_ranks
 from hjepa_eval.results import DatasetInfo, Extracted, ModelInfo
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,14 +64,32 @@ def weights_folder(run: Path) -> Path:
     """Return the folder with the run's weights: the run itself when finished, else its newest checkpoint.
 
     Raises:
-        CheckpointError: there are no weights yet.
+        CheckpointError: there are no weights yet, or those of the newest checkpoint are not what was written.
     """
     if (run / "encoder.safetensors").is_file():
         return run
     checkpoints = sorted(run.glob("checkpoints/step-*/encoder.safetensors"))
     if not checkpoints:
         raise CheckpointError(f"{run} has no encoder.safetensors and no checkpoint; let the run go on with --resume")
-    return checkpoints[-1].parent
+    newest = checkpoints[-1].parent
+    if not _as_written(newest):
+        raise CheckpointError(
+            f"{newest} is damaged; name an older checkpoint beside it, or let the run go on with --resume"
+        )
+    return newest
+
+
+def _as_written(checkpoint: Path) -> bool:
+    """Tell whether the encoder's weights in a checkpoint have the sha256 that its `state.json` gives."""
+    try:
+        expected = json.loads((checkpoint / "state.json").read_bytes())["sha256"]["encoder.safetensors"]
+        found = hashlib.sha256()
+        with (checkpoint / "encoder.safetensors").open("rb") as file:
+            while part := file.read(2**20):
+                found.update(part)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(found.hexdigest() == expected)
 
 
 def _build(run: Path, name: str) -> ViTEncoder | StageEncoder:

@@ -65,6 +65,9 @@ def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
 def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2, best: int | None = None) -> Path:
     """Write a checkpoint so that it is there whole or not at all; the newest `keep` stay, and that of step `best`.
 
+    What lies after its step goes: a run that could not read those went on from an older one. So does what a process
+    that was killed while it wrote has left.
+
     Raises:
         CheckpointError: the folder cannot be written or the disk is full; older checkpoints stay.
     """
@@ -77,6 +80,8 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2, bes
     }
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     contents["state.json"] = to_json({**checkpoint.state, "sha256": hashes})
+    for left in target.parent.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -84,9 +89,7 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2, bes
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        if target.exists():
-            shutil.rmtree(target)
-        unfinished.rename(target)
+        _put(unfinished, target)
     except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         if isinstance(error, OSError):
@@ -96,10 +99,20 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2, bes
             ) from None
         raise
     spared = None if best is None else folder(run_dir, best)
-    for old in list_checkpoints(run_dir)[:-keep]:
-        if old != spared:
-            shutil.rmtree(old)
+    earlier = [path for path in list_checkpoints(run_dir) if path.name <= target.name]
+    for path in list_checkpoints(run_dir):
+        if path not in (*earlier[-keep:], spared):
+            shutil.rmtree(path)
     return target
+
+
+def _put(new: Path, target: Path) -> None:
+    """Rename a folder to `target`, with no more than a moment between an old one there and the new one."""
+    replaced = target.with_name(f".{target.name}.replaced")
+    if target.exists():
+        target.rename(replaced)
+    new.rename(target)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -134,3 +147,17 @@ def newest_checkpoint(run_dir: Path, *, say: Callable[[str], None]) -> Checkpoin
             say(f"{error}; trying the checkpoint before it")
     damaged = f"; all {len(found)} are damaged" if found else ""
     raise CheckpointError(f"{run_dir} has no checkpoint to go on from{damaged}; start again without --resume")
+
+
+def best_or_last(run_dir: Path, last: Checkpoint, *, best: int | None, say: Callable[[str], None]) -> Checkpoint:
+    """Return the checkpoint of step `best`; when there is none, or it is damaged or gone, which `say` is told, `last`.
+
+    The step in the `state` of what is returned tells which of the two it is.
+    """
+    if best is None or best == last.state["step"]:
+        return last
+    try:
+        return read_checkpoint(folder(run_dir, best))
+    except CheckpointError as error:
+        say(f"{error}; the run ends with the weights of its last step, {last.state['step']}, instead of its best")
+        return last

@@ -86,7 +86,7 @@ def _ending(error: BaseException, said: dict[int, str], rank: int, count: int) -
         who = (
             f"rank {', '.join(gone)} of {count} ended without a word, as when killed" if gone else "a connection broke"
         )
-        return TrainingError(f"{who}; start again with --resume to go on from the last checkpoint")
+        return TrainingError(f"{who} ({_reason(error)}); start again with --resume to go on from the last checkpoint")
     if own == _LOST:
         return SystemExit(130 if INTERRUPTED in told.values() else 2)
     if not isinstance(error, HjepaError | KeyboardInterrupt):
@@ -94,3 +94,10 @@ def _ending(error: BaseException, said: dict[int, str], rank: int, count: int) -
     if len(told) == count and set(told.values()) == {own}:
         return error if rank == 0 else SystemExit(130 if own == INTERRUPTED else 2)
     return error if own == INTERRUPTED else TrainingError(f"rank {rank} of {count}: {own}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of an error, and the last one where nccl says there what it met."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    at = lines.index("Last error:") + 1 if "Last error:" in lines else len(lines)
+    return " ".join(lines[:1] + lines[at : at + 1])

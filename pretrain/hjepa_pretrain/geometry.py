@@ -9,7 +9,7 @@ import torch
 
 from hjepa_eval.encoders.vit import check_levels, create_vit, resolve_taps
 from hjepa_eval.errors import HjepaError
-from hjepa_pretrain.distributed import started_ranks
+from hjepa_pretrain.launcher import started_ranks
 from hjepa_pretrain.masks.generator import context_count, masking_problems
 from hjepa_pretrain.stage_geometry import has_stages, stage_arguments, stage_problems, stage_sizes
 

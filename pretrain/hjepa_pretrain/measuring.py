@@ -21,7 +21,7 @@ def measure_levels(trainer: Trainer) -> dict[str, Any]:
     All ranks must ask. The leader measures, and all get what it found.
     """
     encoders = trainer.whole_encoders()
-    return trainer.ranks.share(_measure(trainer, *encoders) if trainer.ranks.leader else {})
+    return trainer.ranks.share({} if encoders is None else _measure(trainer, *encoders))
 
 
 def _measure(trainer: Trainer, context_encoder: ContextEncoder, target_encoder: ContextEncoder) -> dict[str, Any]:

@@ -64,7 +64,8 @@ class EmaSchedule:
     def momentum(self, step: int, *, progress: float | None = None) -> float:
         """Return the momentum at `step`; `progress` in [0, 1] replaces step / total_steps.
 
-        Without a progress and without `total_steps` the momentum stays at `base`.
+        Without a progress and without `total_steps` the momentum stays at `base`. With a progress the schedule begins
+        after the warm-up too: the share that the warm-up took is what so many steps take at the speed so far.
         """
         if step < self.warmup_steps:
             return self.base
@@ -73,6 +74,11 @@ class EmaSchedule:
                 return self.base
             span = max(self.total_steps - 1 - self.warmup_steps, 1)
             progress = (step - self.warmup_steps) / span
+        elif self.warmup_steps:
+            # (p - q) / (1 - q) with q = p * warmup / step. It is 0 when the warm-up ends and 1 at the end, and rises
+            # with step and progress at any speed; nothing need be remembered, so a resumed run goes on with it.
+            share = min(max(progress, 0.0), 1.0)
+            progress = share * (step - self.warmup_steps) / max(step - share * self.warmup_steps, 1e-12)
         progress = min(max(progress, 0.0), 1.0)
         rest = (1.0 + math.cos(math.pi * progress)) / 2.0 if self.shape == "cosine" else 1.0 - progress
         return self.end - (self.end - self.base) * rest

@@ -6,6 +6,7 @@ blocks is one more group. Checkpoints hold whole tensors, so they do not know ho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,6 +45,23 @@ def exchange_gradients(model: nn.Module, wanted: bool) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor that may be spread over ranks as a whole one; all ranks must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Return `tensors` as whole ones where `keep` says so, else none of them; all ranks must ask.
+
+    Those that are spread over ranks are gathered one after another, and those kept go to the host's memory at once, so
+    that no device ever holds more than one whole tensor. Others stay where they are.
+    """
+    gathered = {name: _gathered(tensor, keep) for name, tensor in tensors.items()}
+    return {name: tensor for name, tensor in gathered.items() if tensor is not None}
+
+
+def _gathered(tensor: Tensor, keep: bool) -> Tensor | None:
+    made = whole(tensor)
+    if not keep:
+        return None
+    return made.cpu() if isinstance(tensor, DTensor) else made
 
 
 def spread_like(tensor: Tensor, pattern: Tensor | None) -> Tensor:

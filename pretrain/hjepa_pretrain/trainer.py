@@ -6,6 +6,7 @@ same on all of them, bit for bit. The draws of R ranks are those of one process 
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from hjepa_pretrain.models.encoders import ContextEncoder
 from hjepa_pretrain.objective import training_loss
 from hjepa_pretrain.optimizer import make_optimizer, moments, restore_moments
 from hjepa_pretrain.schedules import learning_rate
-from hjepa_pretrain.sharding import exchange_gradients, shard, spread_like, whole
+from hjepa_pretrain.sharding import exchange_gradients, gather, shard, spread_like, whole
 from hjepa_pretrain.step_inputs import StepInputMaker, StepInputs
 from hjepa_pretrain.training_data import TrainingData
 
@@ -154,16 +155,19 @@ class Trainer:
         """Return the mean of each term over steps and ranks since the last call, and forget them; all ranks must ask.
 
         Raises:
-            TrainingError: a loss was not finite; the message names the step, its images and the last good checkpoint.
+            TrainingError: a term was not finite; the message names it, the step, its images and the last good
+                checkpoint.
         """
         self._exchange_terms()
         rows = torch.stack(self.averaged)
         bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
         if len(bad):
-            step = self.step - len(rows) + int(bad[0])
+            row = int(bad[0])
+            step = self.step - len(rows) + row
+            terms = [term for term, value in zip(self.terms, rows[row].tolist(), strict=True) if not isfinite(value)]
             indices = first_few(self.data.order.whole(step).tolist(), 8)
             raise TrainingError(
-                f"step {step}: the loss is not finite (images {indices}); last good checkpoint: {last_good}; "
+                f"step {step}: not finite: {first_few(terms)} (images {indices}); last good checkpoint: {last_good}; "
                 "lower train.lr or train.clip, or try train.precision=fp32"
             )
         self.averaged = []
@@ -181,33 +185,43 @@ class Trainer:
             self.pending = []
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the tensors of the encoders, and all others that are needed to go on, whole; all ranks must ask."""
-        encoder, trainer = {}, {}
+        """Return the tensors of the encoders, and all others that are needed to go on, whole; all ranks must ask.
+
+        The leader gets them; on other ranks both are empty.
+        """
+        leader = self.ranks.leader
         self._exchange_terms()
-        for name, spread in self.model.state_dict().items():
-            tensor = whole(spread)
+        encoder, trainer = {}, {}
+        for name, tensor in gather(self.model.state_dict(), keep=leader).items():
             prefix = next((prefix for prefix in self.saved_names if name.startswith(prefix)), None)
             if prefix is None:
                 trainer[f"model.{name}"] = tensor
             else:
                 encoder[self.saved_names[prefix] + name.removeprefix(prefix)] = tensor
-        trainer |= {f"optimizer.{name}": whole(tensor) for name, tensor in moments(self.optimizer, self.model).items()}
-        if self.averaged:
+        kept = gather(moments(self.optimizer, self.model), keep=leader)
+        trainer |= {f"optimizer.{name}": tensor for name, tensor in kept.items()}
+        if leader and self.averaged:
             trainer["pending"] = torch.stack(self.averaged)
         return encoder, trainer
 
-    def whole_encoders(self) -> tuple[ContextEncoder, ContextEncoder]:
+    def whole_encoders(self) -> tuple[ContextEncoder, ContextEncoder] | None:
         """Return context and target encoder with whole weights, to be read only; all ranks must ask.
 
-        Weights that are spread over ranks are gathered into copies, one of each encoder on each rank for as long as
-        they are kept.
+        The leader gets them, other ranks None. Weights that are spread over ranks are gathered into copies, which take
+        the leader's memory for as long as they are kept.
         """
+        leader, model = self.ranks.leader, self.model
         if not self.sharded:
-            return self.model.context_encoder, self.model.target_encoder
-        state = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
-        copy = create_hjepa_from_config(self.settings).to(self.device)
-        copy.load_state_dict(state)
-        return copy.context_encoder.eval(), copy.target_encoder
+            return (model.context_encoder, model.target_encoder) if leader else None
+        spread = (model.context_encoder, model.target_encoder)
+        states = [gather(encoder.state_dict(), keep=leader) for encoder in spread]
+        if not leader:
+            return None
+        copy = create_hjepa_from_config(self.settings)
+        for encoder, state in zip((copy.context_encoder, copy.target_encoder), states, strict=True):
+            encoder.load_state_dict(state)
+            encoder.to(self.device).eval()
+        return copy.context_encoder, copy.target_encoder
 
     def restore(self, checkpoint: Checkpoint, *, source: str) -> None:
         """Go back to where a checkpoint was written.

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
-from hjepa_eval.cli.ranks import Ranks, read_ranks
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.features import read_features, read_labels
+from hjepa_eval.ranks import Ranks, read_ranks
 
 MODEL = ("--model", "random:vit_tiny_patch8_32?levels=2", "--dataset", "digits", "--max-samples", 60)
 

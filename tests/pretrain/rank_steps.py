@@ -15,7 +15,9 @@ from hjepa_pretrain.distributed import ranks_together
 from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.masks import Masks
 from hjepa_pretrain.models import HJEPA
+from hjepa_pretrain.optimizer import moments
 from hjepa_pretrain.run_files import run_transform
+from hjepa_pretrain.sharding import gather
 from hjepa_pretrain.step_inputs import StepInputMaker, StepInputs
 from hjepa_pretrain.trainer import Trainer
 from hjepa_pretrain.training_data import load_training_data
@@ -75,8 +77,11 @@ def main(settings_json: str, out: str, steps: str, parts: str = "1", backend: st
             trainer.train_step(step / int(steps))
             losses.append(trainer.take_losses(last_good="none"))
         encoder, rest = trainer.tensors()
+        everything = {**trainer.model.state_dict(), **moments(trainer.optimizer, trainer.model)}
+        tensors = gather(everything, keep=True)  # On every rank, to be compared.
         held = sum(getattr(p, "_local_tensor", p).numel() for p in trainer.model.parameters())
-        torch.save({"tensors": {**encoder, **rest}, "losses": losses, "held": held}, f"{out}.{ranks.rank}")
+        content = {"tensors": tensors, "saved": {**encoder, **rest}, "losses": losses, "held": held}
+        torch.save(content, f"{out}.{ranks.rank}")
 
 
 if __name__ == "__main__":

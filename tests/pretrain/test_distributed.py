@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hjepa_pretrain import sharding
 from hjepa_pretrain.batches import BatchOrder
 from hjepa_pretrain.checkpoint import list_checkpoints
 from hjepa_pretrain.config import PretrainSettings
-from hjepa_pretrain.distributed import meeting_place, started_ranks
 from hjepa_pretrain.endings import _ending
 from hjepa_pretrain.geometry import resolve_geometry
+from hjepa_pretrain.launcher import meeting_place, started_ranks
 from hjepa_pretrain.models.batch_norm import BatchNormOverRanks
 from hjepa_pretrain.run_files import run_transform
 from hjepa_pretrain.step_inputs import StepInputMaker
@@ -133,8 +135,20 @@ def test_ranks__have_the_same_bits_in_weights_moments_and_moving_average(
     assert first["losses"] == second["losses"]
     for name, tensor in first["tensors"].items():
         assert torch.equal(tensor, second["tensors"][name]), name
-    matrix = "layer1.0.conv1.weight" if kind == "convolutions" else "blocks.0.mlp.fc1.weight"
-    assert not torch.equal(first["tensors"][f"context.{matrix}"], first["tensors"][f"target.{matrix}"])
+    matrix = "network.layer1.0.conv1.weight" if kind == "convolutions" else "vit.blocks.0.mlp.fc1.weight"
+    assert not torch.equal(first["tensors"][f"context_encoder.{matrix}"], first["tensors"][f"target_encoder.{matrix}"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["whole_weights", "sharded"])
+def test_checkpoint__holds_whole_tensors_and_the_leader_alone_has_it(kind: str, request: pytest.FixtureRequest) -> None:
+    first, second = request.getfixturevalue(kind)
+    assert second["saved"] == {}
+    parts = {"context.": "context_encoder.vit.", "target.": "target_encoder.vit.", "model.": "", "optimizer.": ""}
+    assert len(first["saved"]) == len(first["tensors"])
+    for name, tensor in first["saved"].items():
+        saved = next(part for part in parts if name.startswith(part))
+        assert torch.equal(tensor, first["tensors"][parts[saved] + name.removeprefix(saved)]), name
 
 
 @pytest.mark.slow
@@ -163,6 +177,20 @@ def test_fsdp__learns_what_whole_weights_do_and_holds_half_of_them(
     everything = whole_weights[0]["held"]
     assert sharded[0]["held"] + sharded[1]["held"] == everything
     assert max(rank["held"] for rank in sharded) < 0.51 * everything
+
+
+def test_gather__one_whole_tensor_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def whole(part: torch.Tensor) -> torch.Tensor:
+        assert [each for each in made if each() is not None] == []
+        tensor = torch.cat((part, part))
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    monkeypatch.setattr(sharding, "whole", whole)
+    assert sharding.gather({name: torch.ones(2) for name in "abc"}, keep=False) == {}
+    assert len(made) == 3
 
 
 def test_batches__a_part_has_the_same_images_for_any_number_of_ranks() -> None:
@@ -241,6 +269,14 @@ def test_ending__one_rank_speaks() -> None:
     assert isinstance(_ending(lost, {1: "torn", 0: ""}, 0, 2), SystemExit)
     assert "rank 1 of 3 ended without a word" in str(_ending(lost, {0: "", 2: ""}, 0, 3))
     assert isinstance(_ending(lost, {0: "", 2: ""}, 2, 3), SystemExit)
+
+
+def test_ending__what_broke_a_connection_is_told() -> None:
+    nccl = "NCCL error in: x.cpp:1, unhandled system error\nncclSystemError: one of many\nLast error:\nout of memory\n"
+    said = str(_ending(RuntimeError(nccl), {0: "", 1: ""}, 0, 2))
+    broke = "a connection broke (NCCL error in: x.cpp:1, unhandled system error out of memory); start again"
+    assert said.startswith(broke)
+    assert "(RuntimeError); start again" in str(_ending(RuntimeError(), {0: "", 1: ""}, 0, 2))
 
 
 def program(folder: Path, *words: object, ranks: int = 2, fault: str = "", at: int = 0, on: int = 1) -> Any:
@@ -322,7 +358,7 @@ def test_pretrain__goes_on_with_other_numbers_of_ranks_and_other_ways_to_hold_we
 def test_pretrain__a_loss_that_is_not_finite_on_one_rank_stops_all_with_one_line(config: Path, tmp_path: Path) -> None:
     said = finish(program(tmp_path, "--config", config, "--out", tmp_path / "run", fault="not finite", at=4), None)
     [line] = lines_of(said)
-    assert re.match(r"hjepa: step 4: the loss is not finite \(images .*last good checkpoint: step-00000004", line)
+    assert re.match(r"hjepa: step 4: not finite: loss \(images .*last good checkpoint: step-00000004", line)
 
 
 @pytest.mark.slow
@@ -361,10 +397,12 @@ def test_pretrain__under_slurm_the_survivor_names_the_killed_rank(config: Path, 
     said = [finish(process, None) for process in ranks]
     assert [process.returncode for process in ranks] == [2, -9]
     assert (tmp_path / "steps.1").read_text() == "6"
-    assert lines_of(said[0]) == [
-        "hjepa: rank 1 of 2 ended without a word, as when killed; "
-        "start again with --resume to go on from the last checkpoint"
-    ]
+    [line] = lines_of(said[0])
+    assert re.fullmatch(
+        r"hjepa: rank 1 of 2 ended without a word, as when killed \(.+\); "
+        r"start again with --resume to go on from the last checkpoint",
+        line,
+    )
 
 
 @pytest.mark.slow

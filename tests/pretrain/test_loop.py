@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from hjepa_eval.config import build, merge
 from hjepa_eval.datasets import load_dataset
-from hjepa_eval.encoders.run import load_run
+from hjepa_eval.encoders.run import load_run, weights_folder
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.errors import CheckpointError, ConfigError, DataError, TrainingError
 
@@ -234,6 +234,20 @@ def test_resume__a_damaged_newest_checkpoint_falls_back_and_says_so(whole: Path,
     assert_same_run(whole, folder)
 
 
+def test_weights__of_a_damaged_newest_checkpoint_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, stop_at=9)
+    older, newest = list_checkpoints(folder)[-2:]
+    assert weights_folder(folder) == newest
+    with (newest / "encoder.safetensors").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"damaged!")
+    with pytest.raises(CheckpointError, match=rf"{newest} is damaged; name an older checkpoint"):
+        load_run(folder, {})
+    assert weights_folder(older) == older
+
+
 def test_resume__all_checkpoints_damaged_or_absent_is_an_error(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(CheckpointError, match="no checkpoint to go on from; start again"):
@@ -331,7 +345,9 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
         return (loss * math.nan, {**terms, "loss": loss * math.nan}) if len(calls) == 6 else (loss, terms)
 
     monkeypatch.setattr(hjepa_pretrain.trainer, "training_loss", broken)
-    with pytest.raises(TrainingError, match=r"step 5: the loss is not finite \(images \d+.*last good.*step-00000004"):
+    with pytest.raises(
+        TrainingError, match=r"step 5: not finite: loss, gradient_norm \(images \d+.*last good.*step-00000004"
+    ):
         run(tmp_path / "run")
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]
 

@@ -31,6 +31,30 @@ def test_ema__progress_replaces_steps_and_no_length_stays_at_the_base() -> None:
     assert EmaSchedule(base=0.9, end=1.0).momentum(500, progress=1.2) == 1.0
 
 
+@pytest.mark.parametrize("shape", ["cosine", "linear"])
+def test_ema__progress_begins_after_the_warmup_without_a_jump_at_any_speed(shape: str) -> None:
+    schedule = EmaSchedule(base=0.9, end=1.0, warmup_steps=200, shape=shape)
+    # Steps of a run of minutes that is slow at first, then fast, then slow again.
+    seconds = [3.0] * 100 + [1.0] * 500 + [5.0] * 100
+    total, values, used = sum(seconds), [], 0.0
+    for step, length in enumerate(seconds):
+        values.append(schedule.momentum(step, progress=used / total))
+        used += length
+    values.append(schedule.momentum(len(seconds), progress=1.0))
+    assert set(values[:200]) == {0.9}
+    assert values[200] == pytest.approx(0.9)
+    assert all(a < b for a, b in itertools.pairwise(values[200:]))
+    assert max(b - a for a, b in itertools.pairwise(values)) < 0.002
+    assert values[-1] == pytest.approx(1.0)
+
+
+def test_ema__progress_at_a_steady_speed_is_as_steps() -> None:
+    timed = EmaSchedule(base=0.9, end=1.0, warmup_steps=10)
+    counted = EmaSchedule(base=0.9, end=1.0, warmup_steps=10, total_steps=41)
+    for step in range(41):
+        assert timed.momentum(step, progress=step / 40) == pytest.approx(counted.momentum(step))
+
+
 def test_ema__falling_momentum_is_an_error() -> None:
     with pytest.raises(ConfigError, match="must rise"):
         EmaSchedule(base=0.99, end=0.9)

@@ -14,7 +14,7 @@ from hjepa_pretrain.training_data import load_training_data
 
 from hjepa_eval.config import build, merge
 from hjepa_eval.datasets import load_dataset
-from hjepa_eval.errors import ConfigError
+from hjepa_eval.errors import ConfigError, TrainingError
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {
@@ -107,6 +107,15 @@ def test_step__whole_image_objectives_alone_need_no_target_pass(
     assert "level_0" not in made.terms
     assert made.terms[0] == "loss"
     assert torch.stack(made.pending).isfinite().all()
+
+
+def test_take_losses__names_the_terms_that_are_not_finite(cifar10_sample: Path) -> None:
+    made = trainer(cifar10_sample)
+    made.train_step(0.5)
+    made.train_step(0.5)
+    made.pending[1][made.terms.index("gradient_norm")] = torch.inf
+    with pytest.raises(TrainingError, match=r"step 1: not finite: gradient_norm \(images \d+.*last good.*none yet"):
+        made.take_losses(last_good="none yet")
 
 
 @pytest.mark.parametrize(
