@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hjepa_eval.cli.ranks import read_ranks
 from hjepa_eval.datasets.images import load_batches, stack_images
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import DataError
+from hjepa_eval.ranks import read_ranks
 from hjepa_pretrain.batches import BatchOrder
 from hjepa_pretrain.config import DataSettings
 from hjepa_pretrain.host_memory import available_memory
