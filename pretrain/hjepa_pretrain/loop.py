@@ -21,7 +21,7 @@ from hjepa_eval.errors import TrainingError
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_pretrain import memory as memory  # not used here: whoever imports the loop has all of pretraining
 from hjepa_pretrain.alarms import Alarms
-from hjepa_pretrain.checkpoint import Checkpoint, folder, read_checkpoint, save_checkpoint
+from hjepa_pretrain.checkpoint import Checkpoint, best_or_last, folder, save_checkpoint
 from hjepa_pretrain.clock import Clock
 from hjepa_pretrain.compiling import resolve_compile
 from hjepa_pretrain.config import PretrainSettings
@@ -293,10 +293,11 @@ class _Run:
         seconds, trainer = self.clock.seconds, self.trainer
         self._look(1.0, last=True)
         self._save()
-        best = self._best_step()
-        checkpoint = self._checkpoint()
-        if self.ranks.leader and best is not None and best != trainer.step:
-            checkpoint = read_checkpoint(folder(self.run_dir, best))
+        checkpoint, best = self._checkpoint(), self.alarms.best_so_far
+        if self.ranks.leader:
+            checkpoint = best_or_last(self.run_dir, checkpoint, best=self._best_step(), say=self.say)
+            if best is not None and checkpoint.state["step"] != best["step"]:
+                best = None  # Its weights are gone: the summary speaks of those that are there.
         summary = Summary(
             run=str(self.run_dir),
             steps=trainer.step,
@@ -305,7 +306,7 @@ class _Run:
             images_per_second=round(trainer.step * self.settings.train.batch_size / max(seconds, 1e-9), 1),
             losses=self.losses,
             measures=self.diagnosis,
-            best=self.alarms.best_so_far,
+            best=best,
             dataset=self.config["dataset"],
             settings_hash=hash_json(self.config["settings"]),
         )

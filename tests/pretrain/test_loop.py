@@ -200,6 +200,27 @@ def test_resume__keeps_the_best_measurement_and_its_weights(
     assert any(not torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(folder).items())
 
 
+def test_pretrain__ends_with_its_last_weights_and_says_so_when_the_best_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hjepa_pretrain.loop
+
+    real = hjepa_pretrain.loop.measure_levels
+
+    def falling(trainer: Any) -> dict[str, Any]:
+        if trainer.step == 16:
+            shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000008")
+        return {**real(trainer), "knn": [0.9 - 0.01 * trainer.step, 0.1]}
+
+    monkeypatch.setattr(hjepa_pretrain.loop, "measure_levels", falling)
+    said: list[str] = []
+    summary = run(tmp_path / "run", said=said)
+    assert summary.best is None
+    assert "ends with the weights of its last step, 16" in said[-1]
+    last = load_file(tmp_path / "run" / "checkpoints" / "step-00000016" / "encoder.safetensors")
+    assert all(torch.equal(tensor, last[name]) for name, tensor in weights(tmp_path / "run").items())
+
+
 def test_pretrain__patience_ends_a_run_early_and_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hjepa_pretrain.loop
 
