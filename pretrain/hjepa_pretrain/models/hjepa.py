@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hjepa_eval.encoders.vit import check_levels, pool_cells
 from hjepa_eval.errors import UnknownNameError
 from hjepa_pretrain.masks.indices import Masks, masks_from_masked
-from hjepa_pretrain.models.encoders import ContextEncoder
+from hjepa_pretrain.models.encoders import ContextEncoder, gather_tokens
 from hjepa_pretrain.models.predictor import Predictor
 from hjepa_pretrain.models.projector import Projector
 from hjepa_pretrain.schedules import EmaSchedule
@@ -94,18 +94,20 @@ class HJEPA(nn.Module):
         count = len(images) if num_predicted is None else num_predicted
         outputs: dict[str, Any] = {"predictions": [], "targets": [], "valid": []}
         if count:
-            masks = masks.first(count)
-            queries: list[Tensor | None] = [masks.targets if level == 0 else None for level in levels]
-            answers = self.predictor(seen[:count], masks.context, queries, context_valid=masks.context_valid)
+            asked = masks.first(count)
+            queries: list[Tensor | None] = [asked.targets if level == 0 else None for level in levels]
+            answers = self.predictor(seen[:count], asked.context, queries, context_valid=asked.context_valid)
             whole = images if target_images is None else target_images
             outputs["predictions"] = [self.heads[level](answers[level]) for level in levels]
-            outputs["targets"] = self._targets(whole[:count], masks, len(levels))
-            outputs["valid"] = [masks.valid(self.grid, level, coverage=self.cell_coverage) for level in levels]
+            outputs["targets"] = self._targets(whole[:count], asked, len(levels))
+            outputs["valid"] = [asked.valid(self.grid, level, coverage=self.cell_coverage) for level in levels]
             if self.global_head is not None and other_images is not None and other_context is not None:
                 outputs["global_prediction"] = self.global_head(answers[-1][:, 0])
                 outputs["global_target"] = self._global_target(other_images[0, :count], other_context[0, :count])
         if self.projector is not None:
-            outputs["projections"] = self.projector([seen, *others])
+            mean = self.context_encoder.mean_token
+            means = [mean(seen, masks.context_valid), *(mean(tokens) for tokens in others)]
+            outputs["projections"] = self.projector(means)
         return outputs
 
     def _encode_context(
@@ -132,15 +134,14 @@ class HJEPA(nn.Module):
         for level, tokens in enumerate(taps):
             pooled = pool_cells(tokens[:, prefix:].float(), self.grid, level)
             if level == 0:
-                pooled = pooled.gather(1, masks.targets.unsqueeze(-1).expand(-1, -1, pooled.shape[-1]))
+                pooled = gather_tokens(pooled, masks.targets)
             targets.append(F.layer_norm(pooled, pooled.shape[-1:]))
         return targets
 
     @torch.no_grad()
     def _global_target(self, images: Tensor, context: Tensor) -> Tensor:
         """Return `[B, D]`, fp32: the normalised mean of the tokens `context` `[B, K]` of another view."""
-        tokens = self.target_encoder(images, context)[-1][:, self.target_encoder.prefix :]
-        mean = tokens.float().mean(dim=1)
+        mean = self.target_encoder.mean_token(self.target_encoder(images, context)[-1])
         return F.layer_norm(mean, mean.shape[-1:])
 
     def extract_features(
