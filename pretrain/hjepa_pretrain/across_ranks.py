@@ -8,6 +8,8 @@ of the objective says about it, R times the single process's, and the average ta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,9 +34,23 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
 
+# A list, so that a compiled graph is made again when it changes.
+_ALONE: list[bool] = []
+
+
+@contextmanager
+def as_one_rank() -> Iterator[None]:
+    """Let statistics be those of this rank alone, without a word to the others, as long as this is open."""
+    _ALONE.append(True)
+    try:
+        yield
+    finally:
+        _ALONE.pop()
+
+
 def rank_and_count() -> tuple[int, int]:
-    """Return this process's rank and the number of ranks; (0, 1) without a process group."""
-    if dist.is_available() and dist.is_initialized():
+    """Return this process's rank and the number of ranks; (0, 1) without a process group, or `as_one_rank`."""
+    if not _ALONE and dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 

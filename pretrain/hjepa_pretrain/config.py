@@ -57,7 +57,9 @@ class ModelSettings(Settings):
         default="sincos", description="positions of the encoder: added to tokens, or rotary (rope)"
     )
     class_token: bool = Field(default=False, description="whether the encoder has a class token")
-    drop_path: float = Field(default=0.0, ge=0, lt=1, description="drop path rate of the context encoder's last block")
+    drop_path: float = Field(
+        default=0.0, ge=0, lt=1, description="drop path rate of the last block of context encoder and predictor"
+    )
     layer_scale: float | None = Field(
         default=None, gt=0, description="first value of learned factors on every branch of the encoder; none at all"
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.layers import PatchEmbed
 
+from hjepa_eval.encoders.rotary import use_rotary_positions
 from hjepa_eval.encoders.vit import check_levels, create_vit, resolve_taps
-from hjepa_eval.errors import HjepaError
+from hjepa_eval.errors import EncoderError, HjepaError
 from hjepa_pretrain.launcher import started_ranks
 from hjepa_pretrain.masks.generator import context_count, masking_problems
 from hjepa_pretrain.stage_geometry import has_stages, stage_arguments, stage_problems, stage_sizes
@@ -93,17 +96,41 @@ def resolve_geometry(settings: PretrainSettings) -> Geometry:
 
 
 def _encoder_shape(settings: PretrainSettings) -> Geometry:
-    """Return the geometry without taps."""
+    """Return the geometry without taps.
+
+    Raises:
+        HjepaError: there is no such encoder, or it is no plain ViT.
+    """
     if has_stages(settings):
         image, patch, maps = stage_sizes(settings)
         return Geometry(maps[-1][0], len(maps), image, patch, (image // patch,) * 2, (), maps)
     arguments = encoder_arguments(settings)
-    if arguments["positions"] == "sincos":
-        arguments["positions"] = "learned"  # Only shapes matter here; the table cannot be computed on `meta`.
+    # Only shapes matter here; the table of sincos cannot be computed on `meta`, and rope looks for attention.
+    positions = arguments.pop("positions")
     with torch.device("meta"):
         vit: Any = create_vit(settings.model.encoder_type, **arguments)
+        _check_plain(settings.model.encoder_type, vit)
+        if positions == "rope":
+            use_rotary_positions(vit)
     patch, image = vit.patch_embed.patch_size[0], vit.patch_embed.img_size[0]
     return Geometry(vit.embed_dim, len(vit.blocks), image, patch, tuple(vit.patch_embed.grid_size), ())
+
+
+def _check_plain(name: str, vit: Any) -> None:
+    """Check that a ViT has the parts that the context encoder takes apart.
+
+    Raises:
+        EncoderError: its patches come from another network, or its blocks have several attentions or none.
+    """
+    odd = None
+    if not isinstance(vit.patch_embed, PatchEmbed):
+        odd = f"its patches come from {type(vit.patch_embed).__name__}"
+    elif not all(hasattr(block, "attn") for block in vit.blocks):
+        odd = f"its blocks are {type(vit.blocks[0]).__name__}"
+    if odd is not None:
+        raise EncoderError(
+            f"model.encoder_type {name} is no plain ViT, {odd}; choose one such as vit_small_patch16_224"
+        )
 
 
 def geometry_problems(settings: PretrainSettings) -> list[str]:
@@ -151,7 +178,7 @@ def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[s
         ]
     problems = masking_problems(masking, num_levels=model.num_hierarchies)
     block = int(masking.context_scale[1] * tokens)
-    if most > block:
+    if masking.type == "multi_block" and most > block:
         problems.append(
             f"masking.context_tokens {most} is more than a context block holds: {block} of {tokens} tokens with "
             f"masking.context_scale up to {masking.context_scale[1]}"
@@ -211,6 +238,12 @@ def _problems_of_ranks(settings: PretrainSettings, ranks: int) -> list[str]:
         problems.append(
             f"train.accumulate {train.accumulate}{times} does not divide train.batch_size {train.batch_size}"
         )
+    part = train.batch_size // (train.accumulate * ranks)
+    if train.predicted_share and not round(part * train.predicted_share):
+        problems.append(
+            f"train.predicted_share {train.predicted_share} of {part} images at once is none; set it to "
+            f"{math.ceil(100 / max(part, 1)) / 100} or more, or to 0"
+        )
     if ranks > 1 and train.parallel == "fsdp" and settings.masking.saliency:
         problems.append("masking.saliency needs the target encoder on every rank; set train.parallel to ddp")
     return problems
@@ -231,6 +264,11 @@ def _problems_of_views(settings: PretrainSettings) -> list[str]:
             }.items()
             if wanted
         ]
+    if data.augmentation == "asym+global" and data.local_views and not whole.projected:
+        problems.append(
+            "data.local_views are looked at by projections alone; leave them out, or give a weight under "
+            "train.whole_image to another term than predict"
+        )
     if data.augmentation == "none" and data.stored_size is not None:
         problems.append("data.stored_size is for crops; with data.augmentation none leave it out")
     if train.predicted_share == 0 and not whole.projected:

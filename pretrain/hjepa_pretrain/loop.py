@@ -29,7 +29,7 @@ from hjepa_pretrain.distributed import Ranks, ranks_together
 from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.interrupts import interrupt_between_steps
 from hjepa_pretrain.logs import Logs, check_logs, open_logs
-from hjepa_pretrain.measuring import measure_levels
+from hjepa_pretrain.measuring import measure_levels, step_gflop
 from hjepa_pretrain.progress import Progress
 from hjepa_pretrain.resuming import check_machine, check_same, newest_for_all
 from hjepa_pretrain.run_files import Summary, read_summary, run_config, run_transform, write_config, write_finished
@@ -108,6 +108,7 @@ class _Run:
         self.diagnosis: dict[str, Any] = {}
         self.last_saved = "none yet"
         self.measured_at: int | None = None
+        self.gflop: float | None = None
 
     def go(self, *, resume: bool) -> Summary:
         """Train to the end and return the summary."""
@@ -160,7 +161,7 @@ class _Run:
         self.clock.seconds_before, self.clock.steps_before = float(checkpoint.state["seconds"]), self.trainer.step
         self.losses, self.diagnosis = dict(checkpoint.state["losses"]), dict(checkpoint.state["diagnosis"])
         self.alarms.restore(checkpoint.state["alarms"])
-        self.measured_at = checkpoint.state.get("measured_at")
+        self.measured_at, self.gflop = checkpoint.state.get("measured_at"), checkpoint.state.get("gflop")
         before = int(checkpoint.state.get("ranks", 1))
         if before != self.ranks.count:
             self.say(f"the run goes on with {self.ranks.count} ranks instead of {before}: other draws from here on")
@@ -217,7 +218,9 @@ class _Run:
         if not measuring:
             self._log(done, {})
             return
-        self.diagnosis, self.measured_at = measure_levels(self.trainer), step
+        self.diagnosis, self.measured_at = measure_levels(self.trainer, progress=done), step
+        if self.gflop is None and self.ranks.leader:
+            self.gflop = step_gflop(self.trainer, progress=done)
         self._log(done, self.diagnosis)  # Before the alarms, so that what they saw stays to be looked at.
         reached = self.ranks.agree(self.clock.fraction(step))
         self.alarms.check(step, reached, self.losses, self.diagnosis)
@@ -227,6 +230,10 @@ class _Run:
     def _log(self, done: float, diagnosis: dict[str, Any]) -> None:
         state, trainer = self._progress(), self.trainer
         timed = trainer.total_steps is None
+        work = {}
+        if self.gflop is not None:
+            speed = self.clock.steps_per_second(trainer.step)
+            work = {"step_gflop": round(self.gflop, 3), "tflops_per_second": round(self.gflop * speed / 1e3, 4)}
         self.logs.write(
             {
                 "step": trainer.step,
@@ -236,6 +243,7 @@ class _Run:
                 "lr": trainer.rate(done),
                 "momentum": trainer.model.ema.momentum(trainer.step - 1, progress=done if timed else None),
                 **diagnosis,
+                **work,
                 "images_per_second": round(state.images_per_second, 1),
                 "seconds": round(self.clock.seconds, 2),
             }
@@ -270,6 +278,7 @@ class _Run:
             "device": self.trainer.device.type,
             "ranks": self.ranks.count,
             "measured_at": self.measured_at,
+            "gflop": self.gflop,
         }
         return Checkpoint(self.config, encoder, tensors, state)
 

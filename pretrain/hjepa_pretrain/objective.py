@@ -11,11 +11,7 @@ from hjepa_pretrain.config import GlobalSettings, TrainSettings
 from hjepa_pretrain.contrast import contrast
 from hjepa_pretrain.losses import explained_variance, hierarchical_loss, level_loss
 from hjepa_pretrain.sigreg import sigreg
-from hjepa_pretrain.vicreg import covariance_penalty, invariance, variance_hinge
-
-# Weights for `train.whole_image` that make the whole-image terms C-JEPA's: 0.001 times VICReg's 25, 25, 1. Here a
-# covariance is the mean over views, there the sum over two: hence 2. See `vicreg.c_jepa` for the source.
-C_JEPA = {"invariance": 0.025, "variance": 0.025, "covariance": 0.002}
+from hjepa_pretrain.vicreg import vicreg_terms
 
 
 def training_loss(
@@ -90,25 +86,25 @@ def whole_image_loss(
         ValueError: `directions` is missing for sigreg, or a second view for invariance or contrast.
     """
     views = list(projections.unbind())
-    pairs = [(views[i], views[j]) for i, j in view_pairs(len(views))]
+    pairs = view_pairs(len(views))
     if (settings.invariance or settings.contrast) and not pairs:
         raise ValueError("invariance and contrast compare two views, and there is one")
-    terms: dict[str, tuple[float, Tensor]] = {}
-    if settings.invariance:
-        terms["invariance"] = (settings.invariance, _mean([invariance(*pair) for pair in pairs]))
+    weights = {
+        "invariance": settings.invariance,
+        "variance": settings.variance,
+        "covariance": settings.covariance,
+        "contrast": settings.contrast,
+        "sigreg": settings.sigreg,
+    }
+    terms = vicreg_terms(views, pairs, weights=weights)
     if settings.contrast:
-        values = [contrast(*pair, temperature=settings.temperature) for pair in pairs]
-        terms["contrast"] = (settings.contrast, _mean(values))
-    if settings.variance:
-        terms["variance"] = (settings.variance, _mean([variance_hinge(view) for view in views]))
-    if settings.covariance:
-        terms["covariance"] = (settings.covariance, _mean([covariance_penalty(view) for view in views]))
+        values = [contrast(views[i], views[j], temperature=settings.temperature) for i, j in pairs]
+        terms["contrast"] = _mean(values)
     if settings.sigreg:
         if directions is None:
             raise ValueError("sigreg needs directions")
-        terms["sigreg"] = (settings.sigreg, _mean([sigreg(view, directions) for view in views]))
-    total = torch.stack([weight * term for weight, term in terms.values()]).sum()
-    return total, {name: term for name, (_, term) in terms.items()}
+        terms["sigreg"] = _mean([sigreg(view, directions) for view in views])
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -61,13 +61,3 @@ def participation_ratio_of(eigenvalues: Tensor) -> float:
     """
     squares = float(eigenvalues.square().sum())
     return float(eigenvalues.sum()) ** 2 / squares if squares != 0 else 0.0
-
-
-def rankme(features: Tensor) -> float:
-    """Return RankMe of features `[N, D]` as they are; see `rankme_of`."""
-    return rankme_of(gram_eigenvalues(features))
-
-
-def participation_ratio(features: Tensor) -> float:
-    """Return the participation ratio of the covariance of features `[N, D]`; see `participation_ratio_of`."""
-    return participation_ratio_of(gram_eigenvalues(features, centred=True))

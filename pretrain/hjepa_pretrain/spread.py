@@ -19,11 +19,6 @@ def deviations(features: Tensor) -> Tensor:
     return features.double().std(dim=0)
 
 
-def mean_deviation(features: Tensor) -> float:
-    """Return the standard deviation over images, averaged over the dimensions of `[N, D]`."""
-    return float(deviations(features).mean())
-
-
 def mean_energy(features: Tensor) -> float:
     """Return the share of the mean vector in the energy, `||mean_n x_n||^2 / mean_n ||x_n||^2`, of `[N, D]`, in [0, 1].
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hjepa_pretrain.vicreg import variance_hinge
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ TERMS = [
 # does. Validity is uneven, so that ranks have different numbers of valid cells.
 PROGRAM = """
 import sys, torch, torch.distributed as dist
-from hjepa_pretrain.across_ranks import gather_rows, mean_over_ranks
+from hjepa_pretrain.across_ranks import as_one_rank, gather_rows, mean_over_ranks
 from hjepa_pretrain.config import TrainSettings
 from hjepa_pretrain.contrast import contrast
 from hjepa_pretrain.losses import cycle_consistency, level_loss
@@ -86,6 +87,8 @@ for name in names:
         dist.all_reduce(result)
     results[name] = result / count
 if rank == 0:
+    with as_one_rank():  # The other rank is not asked.
+        results["own rows"] = variance_hinge(images @ model / 4)
     torch.save(results, out)
 if count > 1:
     dist.destroy_process_group()
@@ -132,6 +135,14 @@ def test_across_ranks__averaged_gradients_and_values_are_those_of_one_process(
     alone, together = alone_and_together
     assert alone[name][1:].abs().max() > 1e-4, "a gradient of zero would prove nothing"
     torch.testing.assert_close(together[name], alone[name], rtol=1e-4, atol=1e-6)
+
+
+def test_as_one_rank__statistics_are_those_of_the_own_rows(alone_and_together: tuple[dict, dict]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, _, _ = (torch.randn(12, 10, generator=generator) for _ in range(3))
+    model = torch.randn(10, 10, generator=generator) / 4
+    for results, rows in zip(alone_and_together, (12, 6), strict=True):
+        torch.testing.assert_close(results["own rows"], variance_hinge(images[:rows] @ model / 4))
 
 
 def test_across_ranks__compiled_is_as_eager(alone_and_together: tuple[dict, dict]) -> None:

@@ -184,8 +184,8 @@ def test_resume__keeps_the_best_measurement_and_its_weights(
 
     real = hjepa_pretrain.loop.measure_levels
 
-    def falling(trainer: Any) -> dict[str, Any]:
-        return {**real(trainer), "knn": [0.9 - 0.01 * trainer.step, 0.1]}
+    def falling(trainer: Any, **options: Any) -> dict[str, Any]:
+        return {**real(trainer, **options), "knn": [0.9 - 0.01 * trainer.step, 0.1]}
 
     monkeypatch.setattr(hjepa_pretrain.loop, "measure_levels", falling)
     folder = tmp_path / "run"
@@ -228,7 +228,7 @@ def test_pretrain__patience_ends_a_run_early_and_well(tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         hjepa_pretrain.loop,
         "measure_levels",
-        lambda trainer: {**real(trainer), "knn": [0.9 - 0.01 * trainer.step, 0.1]},
+        lambda trainer, **options: {**real(trainer, **options), "knn": [0.9 - 0.01 * trainer.step, 0.1]},
     )
     said: list[str] = []
     early = settings(diagnostics={"patience": 1, "interval": 2})

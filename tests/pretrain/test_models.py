@@ -466,3 +466,32 @@ def test_saliency__is_the_attention_that_the_last_block_pays(class_token: bool, 
     else:
         torch.testing.assert_close(sums, torch.ones(4))
     assert (saliency.max(dim=1).values > 1.5 / 64).all()
+
+
+def test_projections__padding_and_class_token_do_not_count() -> None:
+    settings = build(
+        PretrainSettings,
+        {
+            "model": {"encoder_type": "vit_tiny_patch4_32", **SMALL, "class_token": True},
+            "train": {"epochs": 1, "whole_image": {"variance": 1.0, "hidden_dim": 16, "out_dim": 8}},
+        },
+        "test",
+    )
+    model = create_hjepa_from_config(settings).eval()
+    masked = torch.ones(4, 64)
+    masked[:, :16] = 0
+    alone = model(photographs(), masked)["projections"]
+    masked[1:, :40] = 0  # Now the first image has 16 tokens and 24 of padding.
+    beside = model(photographs(), masked)["projections"]
+    torch.testing.assert_close(beside[0, 0], alone[0, 0], atol=1e-5, rtol=1e-4)
+    assert (beside[0, 1] - alone[0, 1]).abs().max() > 1e-3
+    tokens = model.context_encoder(photographs(), torch.arange(16).expand(4, -1))[-1]
+    torch.testing.assert_close(alone[0], model.projector([tokens[:, 1:].mean(dim=1)])[0])
+
+
+def test_drop_path__rises_over_the_blocks_of_encoder_and_predictor() -> None:
+    model = small(drop_path=0.2)
+    for blocks in (model.context_encoder.vit.blocks, model.predictor.blocks):
+        rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in blocks]
+        assert rates[0] == 0.0
+        assert rates[-1] == pytest.approx(0.2)

@@ -7,7 +7,7 @@ import torch
 from hjepa_pretrain.config import TrainSettings
 from hjepa_pretrain.contrast import contrast
 from hjepa_pretrain.losses import level_loss
-from hjepa_pretrain.objective import C_JEPA, training_loss, view_pairs
+from hjepa_pretrain.objective import training_loss, view_pairs
 from hjepa_pretrain.sigreg import sigreg, sigreg_directions
 from hjepa_pretrain.vicreg import c_jepa, covariance_penalty, invariance, variance_hinge
 from torch import Tensor
@@ -123,7 +123,8 @@ def test_training_loss__a_global_prediction_with_a_weight_must_be_there() -> Non
 
 def test_c_jepa_weights__make_the_whole_image_terms_those_of_c_jepa() -> None:
     made = outputs()
-    loss, _ = training_loss(made, settings(whole_image=C_JEPA))
+    weights = {"invariance": 0.025, "variance": 0.025, "covariance": 0.002}
+    loss, _ = training_loss(made, settings(whole_image=weights))
     first, second = made["projections"]
     cells = (made["predictions"], made["targets"], made["valid"])
     expected = c_jepa(*cells, first=first, second=second, weights=(1.0, 0.5))

@@ -79,6 +79,66 @@ def test_settings__a_level_that_could_never_be_predicted_is_named() -> None:
     load(PretrainSettings, assignments=["train.epochs=1", *assignments, "masking.cell_coverage=0.25"])
 
 
+def test_settings__a_predicted_share_that_comes_to_no_image_is_named() -> None:
+    small = ("train.batch_size=64", "train.accumulate=2", "train.predicted_share=0.01")
+    assert "predicted_share 0.01 of 32 images at once is none; set it to 0.04 or more, or to 0" in problems(*small)
+    load(PretrainSettings, assignments=["train.epochs=1", *small, "train.predicted_share=0.04"])
+    load(PretrainSettings, assignments=["train.epochs=1", *small, "train.accumulate=1"])
+
+
+VIEWS = ("data.augmentation=asym+global", "train.whole_image.predict=1")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["masking.type=hierarchical", "masking.aligned=0.5"], "type hierarchical does not read masking.aligned"),
+        (["masking.type=random", "masking.aligned=1", "masking.roll=0.5"], "read masking.aligned, masking.roll; leave"),
+        (
+            ["masking.type=random", "masking.context_scale=[0.5, 0.9]"],
+            "type random does not read masking.context_scale",
+        ),
+        (["masking.base_scale=[0.1, 0.2]"], "type multi_block does not read masking.base_scale"),
+        (["masking.max_attempts=3"], "masking.max_attempts 3 is for multi_block with allow_target_overlap=false"),
+        (["masking.type=hierarchical", "masking.max_attempts=3"], "masking.max_attempts 3 is for multi_block"),
+        (["masking.type=random", "masking.allow_target_overlap=false"], "random masks have none, leave it out"),
+        ([*VIEWS, "data.local_views=2"], "data.local_views are looked at by projections alone"),
+    ],
+)
+def test_settings__what_would_change_nothing_is_refused(assignments: list[str], message: str) -> None:
+    assert message in problems(*assignments)
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        # A block of a tenth of the grid does not hold the context, but these kinds have no such block.
+        ["masking.type=random", "masking.context_tokens=190", "masking.cell_coverage=0.1"],
+        ["masking.type=hierarchical", "masking.aspect_ratio=[0.5, 2.0]", "masking.roll=1"],
+        ["masking.max_attempts=3", "masking.allow_target_overlap=false"],
+        [*VIEWS, "data.local_views=2", "train.whole_image.contrast=1"],
+    ],
+)
+def test_settings__what_is_read_is_accepted(assignments: list[str]) -> None:
+    load(PretrainSettings, assignments=["train.epochs=1", *assignments])
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("vit_tiny_r_s16_p8_224", "HybridEmbed"),
+        ("vit_base_mci_224", "HybridEmbed"),
+        ("vit_small_patch16_18x2_224", "ParallelThingsBlock"),
+    ],
+)
+@pytest.mark.parametrize("positions", ["sincos", "rope"])
+def test_settings__vits_that_are_not_plain_are_refused(name: str, part: str, positions: str) -> None:
+    message = problems(f"model.encoder_type={name}", f"model.positions={positions}")
+    assert f"model.encoder_type {name} is no plain ViT" in message
+    assert part in message
+    assert "\n" not in message
+
+
 def test_settings__misspelt_keys_and_models_get_a_suggestion() -> None:
     assert "unknown key 'train.epoch' (did you mean 'epochs'?)" in problems("train.epoch=3")
     assert "unknown key 'masking.num_mask' (did you mean 'num_masks'?)" in problems("masking.num_mask=3")

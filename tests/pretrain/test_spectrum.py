@@ -4,7 +4,15 @@ import math
 
 import pytest
 import torch
-from hjepa_pretrain.spectrum import gram_eigenvalues, participation_ratio, rankme
+from hjepa_pretrain.spectrum import gram_eigenvalues, participation_ratio_of, rankme_of
+
+
+def rankme(features: torch.Tensor) -> float:
+    return rankme_of(gram_eigenvalues(features))
+
+
+def participation_ratio(features: torch.Tensor) -> float:
+    return participation_ratio_of(gram_eigenvalues(features, centred=True))
 
 
 def orthonormal(rows: int, columns: int) -> torch.Tensor:

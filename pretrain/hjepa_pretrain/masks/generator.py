@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 PARTS = 8
 
+# What some kinds of masks read and others do not; every kind reads what is not listed.
+_READ_BY = {
+    "num_masks": {"multi_block"},
+    "mask_scale": {"multi_block"},
+    "aspect_ratio": {"multi_block", "hierarchical"},
+    "context_scale": {"multi_block"},
+    "aligned": {"multi_block"},
+    "roll": {"multi_block", "hierarchical"},
+    "num_masks_per_level": {"hierarchical"},
+    "scale_progression": {"hierarchical"},
+    "base_scale": {"hierarchical"},
+}
+
 
 class MaskGenerator(Protocol):
     """Draws the masks of a step."""
@@ -47,7 +60,29 @@ class MaskGenerator(Protocol):
 
 
 def masking_problems(masking: MaskingSettings, *, num_levels: int) -> list[str]:
-    """Return what in the settings does not fit together, in words; an empty list when all is well."""
+    """Return what in the settings does not fit together, or would change nothing; an empty list when all is well."""
+    problems = _contradictions(masking, num_levels=num_levels)
+    kind, fields = masking.type, type(masking).model_fields
+    unread = [
+        f"masking.{name}"
+        for name, kinds in _READ_BY.items()
+        if kind not in kinds and getattr(masking, name) != fields[name].default
+    ]
+    if unread:
+        problems.append(f"masking.type {kind} does not read {', '.join(unread)}; leave out what it does not read")
+    retried = kind == "multi_block" and not masking.allow_target_overlap
+    if not retried and masking.max_attempts != fields["max_attempts"].default:
+        problems.append(
+            f"masking.max_attempts {masking.max_attempts} is for multi_block with allow_target_overlap=false; "
+            "nothing else is tried again, leave it out"
+        )
+    if kind == "random" and not masking.allow_target_overlap:
+        problems.append("masking.allow_target_overlap=false is for blocks; random masks have none, leave it out")
+    return problems
+
+
+def _contradictions(masking: MaskingSettings, *, num_levels: int) -> list[str]:
+    """Return what cannot be drawn. What a kind does not read is none: `preview_masks` draws every kind."""
     problems = []
     if masking.mask_ratio is not None and masking.context_tokens is not None:
         problems.append("masking.mask_ratio and masking.context_tokens say the same thing; give one of them")
@@ -85,7 +120,7 @@ def create_mask_generator(
     Raises:
         ConfigError: settings contradict each other or the geometry; all of it in one message.
     """
-    if problems := masking_problems(masking, num_levels=num_levels):
+    if problems := _contradictions(masking, num_levels=num_levels):
         raise ConfigError("; ".join(problems))
     if masking.type == "random":
         return RandomMaskGenerator(

@@ -79,6 +79,19 @@ class ContextEncoder(nn.Module):
         """Return the cells `[B, T_l, D]` of a level for the tokens `[B, N, D]` at its tap, without prefix tokens."""
         return pool_cells(tokens, self.grid, level)
 
+    def mean_token(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Return fp32 `[B, D]`: the mean of an image's tokens `[B, prefix + K, D]`, prefix tokens and padding left out.
+
+        Args:
+            tokens: what `forward` returns.
+            valid: bool `[B, K]` as in `forward`; at least one per image.
+        """
+        patches = tokens[:, self.prefix :].float()
+        if valid is None:
+            return patches.mean(dim=1)
+        shown = valid.unsqueeze(-1)
+        return patches.masked_fill(~shown, 0.0).sum(dim=1) / shown.sum(dim=1)
+
     def forward(
         self,
         images: Tensor,

@@ -83,6 +83,7 @@ def create_hjepa_from_config(
             depth=model.predictor.depth,
             num_heads=model.predictor.num_heads,
             mlp_ratio=model.predictor.mlp_ratio,
+            drop_path=model.drop_path,
             prefix=context_encoder.prefix,
             order=model.predictor.order,
             fpn=model.predictor.fpn,

@@ -94,18 +94,20 @@ class HJEPA(nn.Module):
         count = len(images) if num_predicted is None else num_predicted
         outputs: dict[str, Any] = {"predictions": [], "targets": [], "valid": []}
         if count:
-            masks = masks.first(count)
-            queries: list[Tensor | None] = [masks.targets if level == 0 else None for level in levels]
-            answers = self.predictor(seen[:count], masks.context, queries, context_valid=masks.context_valid)
+            asked = masks.first(count)
+            queries: list[Tensor | None] = [asked.targets if level == 0 else None for level in levels]
+            answers = self.predictor(seen[:count], asked.context, queries, context_valid=asked.context_valid)
             whole = images if target_images is None else target_images
             outputs["predictions"] = [self.heads[level](answers[level]) for level in levels]
-            outputs["targets"] = self._targets(whole[:count], masks, len(levels))
-            outputs["valid"] = [masks.valid(self.grid, level, coverage=self.cell_coverage) for level in levels]
+            outputs["targets"] = self._targets(whole[:count], asked, len(levels))
+            outputs["valid"] = [asked.valid(self.grid, level, coverage=self.cell_coverage) for level in levels]
             if self.global_head is not None and other_images is not None and other_context is not None:
                 outputs["global_prediction"] = self.global_head(answers[-1][:, 0])
                 outputs["global_target"] = self._global_target(other_images[0, :count], other_context[0, :count])
         if self.projector is not None:
-            outputs["projections"] = self.projector([seen, *others])
+            mean = self.context_encoder.mean_token
+            means = [mean(seen, masks.context_valid), *(mean(tokens) for tokens in others)]
+            outputs["projections"] = self.projector(means)
         return outputs
 
     def _encode_context(
@@ -139,8 +141,7 @@ class HJEPA(nn.Module):
     @torch.no_grad()
     def _global_target(self, images: Tensor, context: Tensor) -> Tensor:
         """Return `[B, D]`, fp32: the normalised mean of the tokens `context` `[B, K]` of another view."""
-        tokens = self.target_encoder(images, context)[-1][:, self.target_encoder.prefix :]
-        mean = tokens.float().mean(dim=1)
+        mean = self.target_encoder.mean_token(self.target_encoder(images, context)[-1])
         return F.layer_norm(mean, mean.shape[-1:])
 
     def extract_features(

@@ -9,7 +9,7 @@ from hjepa_pretrain.models.batch_norm import BatchNormOverRanks
 
 
 class Projector(nn.Module):
-    """Mean of an image's context tokens, then Linear, BatchNorm, GELU, Linear.
+    """Linear, BatchNorm, GELU, Linear, of the mean context token of an image (`ContextEncoder.mean_token`).
 
     BatchNorm sees each view alone, of the images of all ranks.
     """
@@ -22,8 +22,7 @@ class Projector(nn.Module):
         self.out = nn.Linear(hidden_dim, out_dim)
 
     def forward(self, views: list[Tensor]) -> Tensor:
-        """Return fp32 projections `[V, B, out_dim]` of tokens `[B, T, encoder_dim]` of V views."""
-        means = torch.cat([tokens.mean(dim=1) for tokens in views])
-        hidden = self.hidden(means).chunk(len(views))
+        """Return fp32 projections `[V, B, out_dim]` of the vectors `[B, encoder_dim]` of V views."""
+        hidden = self.hidden(torch.cat(views)).chunk(len(views))
         normed = torch.cat([self.norm(view.float()) for view in hidden])
         return torch.stack(self.out(nn.functional.gelu(normed)).float().chunk(len(views)))

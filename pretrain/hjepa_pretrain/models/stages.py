@@ -89,6 +89,10 @@ class StageEncoder(ContextEncoder):
         height, width = images.shape[2] // rows, images.shape[3] // columns
         return flags.repeat_interleave(height, dim=2).repeat_interleave(width, dim=3).to(images.dtype)
 
+    def mean_token(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Return fp32 `[B, D]`: the mean of all cells `[B, T, D]`; padding hides no cell."""
+        return tokens.float().mean(dim=1)
+
     def moving_average(self) -> StageTarget:
         """Return the target encoder that begins as a copy of this one."""
         return StageTarget(self)
