@@ -29,15 +29,15 @@ def _plain(annotation: Any) -> set[Any]:
     return {annotation} if isinstance(annotation, type) else set()
 
 
-def _choices(annotation: Any) -> list[str]:
+def words_of(annotation: Any) -> list[str]:
     """Return the words of a Literal anywhere in an annotation, such as `tuple[Literal["a", "b"], ...] | None`."""
     if typing.get_origin(annotation) is typing.Literal:
         return [str(word) for word in typing.get_args(annotation)]
-    return [word for argument in typing.get_args(annotation) for word in _choices(argument)]
+    return [word for argument in typing.get_args(annotation) for word in words_of(argument)]
 
 
 def _metavar(field: FieldInfo) -> str:
-    choices = _choices(field.annotation)
+    choices = words_of(field.annotation)
     if choices:
         return f"[{'|'.join(choices)}]"
     kinds = _plain(field.annotation)

@@ -11,10 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from hjepa_eval.cli.console import Talk, guarded, print_json
+from hjepa_eval.cli.settings_text import commented_yaml
 from hjepa_eval.errors import CheckpointError, ConfigError, HjepaError
 from hjepa_eval.ranks import read_ranks
 
 _MOMENT = 5.0  # seconds in which rank 0 finds and says the same as others, and a launcher ends them
+
+
+# Settings of which one is given.
+_RIVALS = (("train", "epochs", "minutes"), ("masking", "mask_ratio", "context_tokens"))
 
 
 def pretraining() -> Any:
@@ -37,7 +42,19 @@ def load_pretrain_settings(config: str, assignments: Sequence[str], *, flags: Ma
     schema, from_flat = package.config.PretrainSettings, package.flat_keys.from_flat
     said = from_flat(read_yaml(path), source=str(path))
     assigned = from_flat(parse_assignments(assignments), source="--set")
+    said = _without_rivals(said, assigned)
     return build(schema, merge(said, environment_values(schema), assigned, flags or {}), f"{path} and options")
+
+
+def _without_rivals(said: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a file what `--set` says the other way: who sets epochs does not want the preset's minutes."""
+    kept = {section: dict(keys) if isinstance(keys, Mapping) else keys for section, keys in said.items()}
+    for section, first, second in _RIVALS:
+        given = assigned.get(section)
+        for key, rival in ((first, second), (second, first)):
+            if isinstance(given, Mapping) and given.get(key) is not None and isinstance(kept.get(section), dict):
+                kept[section].pop(rival, None)
+    return kept
 
 
 def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = False, download: bool = False) -> Any:
@@ -56,7 +73,8 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
         dataset = load_dataset(
             settings.data.dataset, "train", root=root, download=download, memo=memo_dir(default_cache_dir())
         )
-    images = f"{dataset.name}, {len(dataset):,} images"
+    used = min(settings.data.max_samples or len(dataset), len(dataset))
+    images = f"{dataset.name}, {used:,}{f' of {len(dataset):,}' if used < len(dataset) else ''} images"
     talk.note(f"pretraining on {images}, into {run_dir}")
     try:
         with show_training(talk, run=str(run_dir), dataset=images, device=device_name(settings.train.device)) as shown:
@@ -105,8 +123,10 @@ def register(app: typer.Typer) -> None:
         out: Annotated[Path | None, typer.Option("--out", help="run folder; else runs/PRESET-DATE-TIME")] = None,
         resume: Annotated[Path | None, typer.Option("--resume", help="go on with this run folder")] = None,
         download: Annotated[bool, typer.Option("--download", help="fetch missing official dataset files")] = False,
-        show_settings: Annotated[bool, typer.Option("--show-settings", help="print every setting and stop")] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
+        show_settings: Annotated[
+            bool, typer.Option("--show-settings", help="print every setting with its meaning, as YAML, and stop")
+        ] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="print the summary, or the settings, as JSON")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", help="no progress and no notes")] = False,
     ) -> None:
         """Pretrain an H-JEPA.
@@ -121,6 +141,10 @@ def register(app: typer.Typer) -> None:
             "train": _given(seed=seed),
         }
         with leader_first():
+            if resume is not None and out is not None:
+                raise ConfigError(
+                    f"--resume goes on in {resume}; leave --out out, or begin another run without --resume"
+                )
             if resume is not None:
                 settings = _settings_of(resume, config, given, flags)
                 run_dir = resume
@@ -132,15 +156,24 @@ def register(app: typer.Typer) -> None:
             if download and pretraining().distributed.started_ranks()[1] > 1:
                 raise ConfigError("--download is for one process; fetch the data before torchrun or srun")
         if show_settings:
-            if leader:
+            if leader and as_json:
                 print_json(settings.model_dump(mode="json"))
+            elif leader:
+                print(commented_yaml(settings), end="")
             return
         summary = run_pretraining(settings, run_dir, talk, resume=resume is not None, download=download)
         if as_json and leader:
             print_json(summary.to_json())
         elif leader:
-            print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s")
+            print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s{_best(summary.best)}")
             print(f"next: hjepa eval --model {run_dir}")
+
+
+def _best(best: Mapping[str, Any] | None) -> str:
+    """Return what the best measurement of a run was, to stand at the end of a line."""
+    if best is None:
+        return ""
+    return f"; best kNN on held-out train images {100 * best['knn']:.1f} (level {best['level']}, step {best['step']:,})"
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -136,7 +136,9 @@ def _levels(progress: Any, histories: dict[str, History], trend: int) -> Rendera
             shown[1].stylize("bold green")
         row: list[Text] = [Text(str(level), style="cyan"), Text(number(progress.losses.get(name), 4))]
         row += [Text(sparkline(history, trend), style="cyan")] if trend else []
-        row.append(Text(number(progress.losses.get(f"r2_{level}"), 3)))
+        explained = progress.losses.get(f"r2_{level}")
+        # Far below zero, as in the first steps, decimals would not fit the column and say nothing.
+        row.append(Text(number(explained, 3 if explained is None or explained > -10 else 0)))
         row.append(Text(number(_at(progress.diagnosis.get("rankme"), level), 1)))
         row.append(Text(number(_at(progress.diagnosis.get("std"), level), 4)))
         table.add_row(*row, *shown)

@@ -53,7 +53,7 @@ def export_run(
         check_onnx()
     encoder = load_run(run, {"encoder": branch})
     if not isinstance(encoder, ViTEncoder):
-        raise EncoderError(f"{run} holds a {type(encoder).__name__}; only ViTs can be exported")
+        raise EncoderError(f"{run} is no ViT and cannot be exported; its stages are read with --model {run}")
     facts = read_facts(weights_folder(run))
     encoder = encoder.to(DTYPES[dtype])
     with new_folder(folder) as unfinished:

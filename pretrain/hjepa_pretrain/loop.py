@@ -166,13 +166,15 @@ class _Run:
         if before != self.ranks.count:
             self.say(f"the run goes on with {self.ranks.count} ranks instead of {before}: other draws from here on")
         self.last_saved = path.name
+        total = "" if trainer.total_steps is None else f" of {trainer.total_steps:,}"
+        self.say(f"going on after step {trainer.step:,}{total}")
 
     def _train(self) -> Summary:
         trainer, train = self.trainer, self.settings.train
         self.clock.start()
         stop = False
         try:
-            with interrupt_between_steps() as asked:
+            with interrupt_between_steps(alone=self.ranks.count == 1) as asked:
                 done = self.ranks.agree(self.clock.fraction(trainer.step))
                 while done < 1.0 and not self.alarms.should_stop:
                     trainer.train_step(done)
@@ -180,7 +182,9 @@ class _Run:
                     if trainer.step % train.checkpoint_interval == 0:
                         self._save()
                     fraction = self.clock.fraction(trainer.step)
-                    done, stop = self.ranks.meet(fraction, stop=self._report() or asked())
+                    # The last state is reported once it is measured.
+                    stop = fraction < 1.0 and self._report()
+                    done, stop = self.ranks.meet(fraction, stop=stop or asked())
                     if stop:
                         raise KeyboardInterrupt
         except torch.OutOfMemoryError:
@@ -302,6 +306,7 @@ class _Run:
         seconds, trainer = self.clock.seconds, self.trainer
         self._look(1.0, last=True)
         self._save()
+        self.report(self._progress())
         checkpoint, best = self._checkpoint(), self.alarms.best_so_far
         if self.ranks.leader:
             checkpoint = best_or_last(self.run_dir, checkpoint, best=self._best_step(), say=self.say)

@@ -157,7 +157,7 @@ settings = build(PretrainSettings, json.loads(sys.argv[2]), "test")
 def watch(state):
     print(state.step, flush=True)
     if state.step == int(sys.argv[4]):
-        time.sleep(60)
+        time.sleep(float(sys.argv[5]))
 pretrain(settings, load_dataset("digits", "train"), run_dir=Path(sys.argv[1]), progress=watch)
 """
 
@@ -165,13 +165,36 @@ pretrain(settings, load_dataset("digits", "train"), run_dir=Path(sys.argv[1]), p
 def test_resume__after_kill_9_at_any_step_is_bit_identical(whole: Path, tmp_path: Path) -> None:
     folder, step = tmp_path / "run", random.randrange(1, 16)  # before 4 there is no checkpoint yet: it begins again
     print(f"killed after step {step}")
-    command = [sys.executable, "-c", KILLED, str(folder), json.dumps(DIGITS), str(torch.get_num_threads()), str(step)]
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        str(folder),
+        json.dumps(DIGITS),
+        str(torch.get_num_threads()),
+        str(step),
+        "60",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.strip() == str(step):
                 os.kill(process.pid, signal.SIGKILL)
                 break
     assert process.returncode == -signal.SIGKILL
+    run(folder, resume=True)
+    assert_same_run(whole, folder)
+
+
+def test_sigterm__writes_a_checkpoint_and_says_how_to_go_on(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", KILLED, str(folder), json.dumps(DIGITS), str(torch.get_num_threads()), "6", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.strip() == "6":
+                process.terminate()
+                break
+        assert "KeyboardInterrupt" in process.stderr.read()
+    assert list_checkpoints(folder)[-1].name == "step-00000006"
     run(folder, resume=True)
     assert_same_run(whole, folder)
 
@@ -207,10 +230,10 @@ def test_pretrain__ends_with_its_last_weights_and_says_so_when_the_best_are_gone
 
     real = hjepa_pretrain.loop.measure_levels
 
-    def falling(trainer: Any) -> dict[str, Any]:
+    def falling(trainer: Any, **options: Any) -> dict[str, Any]:
         if trainer.step == 16:
             shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000008")
-        return {**real(trainer), "knn": [0.9 - 0.01 * trainer.step, 0.1]}
+        return {**real(trainer, **options), "knn": [0.9 - 0.01 * trainer.step, 0.1]}
 
     monkeypatch.setattr(hjepa_pretrain.loop, "measure_levels", falling)
     said: list[str] = []
@@ -249,9 +272,10 @@ def test_resume__a_damaged_newest_checkpoint_falls_back_and_says_so(whole: Path,
         file.write(b"damaged!")
     said: list[str] = []
     run(folder, resume=True, said=said)
-    assert len(said) == 1
+    assert len(said) == 2
     assert newest.name in said[0]
     assert "not what was written" in said[0]
+    assert said[1] == "going on after step 8 of 16"
     assert_same_run(whole, folder)
 
 
