@@ -61,7 +61,7 @@ def test_alarm__of_partial_collapse_needs_loss_and_rank_of_one_level(
 
 def test_alarm__of_partial_collapse_takes_the_whole_loss_without_level_losses_and_can_be_off() -> None:
     for settings in ({}, {"rank_drop": 0.0}):
-        watch = alarms(**settings)
+        watch = alarms(**settings, smallest_rank=0.0)
         watch.check(100, 0.1, {"loss": 1.0}, diagnosis())
         if settings:
             watch.check(200, 0.2, {"loss": 0.1}, diagnosis(rankme=[1.0, 1.0]))
