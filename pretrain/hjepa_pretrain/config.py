@@ -266,7 +266,10 @@ class DiagnosticsSettings(Settings):
     )
     smallest_std: float = Field(default=1e-3, ge=0, description="stop when a level's features deviate less; 0: never")
     smallest_rank: float = Field(
-        default=0.05, ge=0, lt=1, description="stop when a level's RankMe is a smaller share of its width; 0: never"
+        default=0.02,
+        ge=0,
+        lt=1,
+        description="stop when a level's RankMe is a smaller share of its width; 0: never. Untrained ViTs have 0.04",
     )
     rank_drop: Share = Field(
         default=0.5,
