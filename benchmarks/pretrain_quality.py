@@ -41,7 +41,8 @@ LADDER: dict[str, dict[str, Any]] = {
     "aligned cells": {"masking.aligned": 0.5},
     "global level": {"data.augmentation": "asym+global", "train.whole_image.predict": 1.0},
     "coarse to fine": {"model.predictor.order": "coarse_to_fine"},
-    "level-specific masks": {"masking.type": "hierarchical"},
+    # Their blocks always lie on the cells of their level, so there is nothing left to align.
+    "level-specific masks": {"masking.type": "hierarchical", "masking.aligned": 0.0},
 }
 # Not a rung: the preset itself for as long as a rung, which shows what the contrast term adds.
 LADDER_EXTRA = {"preset": {}}

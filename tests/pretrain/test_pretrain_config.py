@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
+import itertools
+import json
 import os
 import tarfile
 from collections import Counter
@@ -10,6 +13,7 @@ from hjepa_pretrain.config import GlobalSettings, PretrainSettings
 from hjepa_pretrain.loop import pretrain
 from pydantic import BaseModel
 
+from hjepa_eval.cli.pretrain import load_pretrain_settings
 from hjepa_eval.config import find_preset, load
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.errors import ConfigError
@@ -120,7 +124,23 @@ def test_settings__what_would_change_nothing_is_refused(assignments: list[str], 
     ],
 )
 def test_settings__what_is_read_is_accepted(assignments: list[str]) -> None:
-    load(PretrainSettings, assignments=["train.epochs=1", *assignments])
+    assert load(PretrainSettings, assignments=["train.epochs=1", *assignments]).train.epochs == 1
+
+
+def test_ladder__every_rung_of_the_benchmark_is_a_setting_and_adds_to_the_one_before() -> None:
+    spec = importlib.util.spec_from_file_location("pretrain_quality", ROOT / "benchmarks" / "pretrain_quality.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    rungs = [
+        load_pretrain_settings("cifar10_cpu", [f"{key}={json.dumps(value)}" for key, value in rung.items()])
+        for rung in benchmark.ladder_settings().values()
+    ]
+    assert len(rungs) == 7
+    assert [rung.model.num_hierarchies for rung in rungs[:2]] == [1, 3]
+    assert rungs[3].train.whole_image.predict == 1.0
+    assert rungs[5].masking.type == "hierarchical"
+    assert rungs[5].model.predictor.order == "coarse_to_fine"
+    assert all(one != other for one, other in itertools.pairwise(rungs))
 
 
 @pytest.mark.parametrize(
