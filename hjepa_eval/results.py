@@ -22,8 +22,9 @@ from hjepa_eval.config import Settings, describe_problems
 from hjepa_eval.errors import ResultError
 from hjepa_eval.features.fingerprint import hash_json, write_atomically
 
-# 2 added comparisons, choices, deviations, several seeds, per-class counts; records of 1 lack them and stay readable.
-SCHEMA_VERSION = 2
+# 2 added comparisons, choices, deviations, several seeds, per-class counts; 3 the cost of a level. Records of before
+# lack them and stay readable.
+SCHEMA_VERSION = 3
 _PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "safetensors")
 
 
@@ -51,11 +52,27 @@ class Score(Settings):
         return " ".join([self.metric, *(f"{name}={value}" for name, value in self.parameters.items())])
 
 
+class LevelCost(Settings):
+    """What an image costs from its pixels up to a level, and nothing that only other levels need.
+
+    `gflop` counts 2 for a multiply-add, `parameters` the weights that are read; `milliseconds` is the median time per
+    image in batches of `batch` on `device` at `precision`, None where it could not be measured.
+    """
+
+    gflop: float
+    parameters: int
+    milliseconds: float | None = None
+    batch: int | None = None
+    device: str = ""
+    precision: str = ""
+
+
 class LevelResult(Settings):
     """What a probe found at one level, or at all of them joined (`fused` names them; `level` is then one more).
 
     `per_class` has for each class (right, all) test samples of the first headline score, over all seeds; `calibration`
-    the expected calibration error on test before (`ece`) and after (`ece_scaled`) dividing logits by `temperature`.
+    the expected calibration error on test before (`ece`) and after (`ece_scaled`) dividing logits by `temperature`;
+    `cost` what an image takes up to here, of levels joined that of all of them together.
     """
 
     level: int
@@ -68,6 +85,7 @@ class LevelResult(Settings):
     fused: tuple[int, ...] = ()
     per_class: dict[str, tuple[int, int]] = Field(default_factory=dict)
     calibration: dict[str, float] = Field(default_factory=dict)
+    cost: LevelCost | None = None
 
 
 class LevelComparison(Settings):

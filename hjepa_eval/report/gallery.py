@@ -1,0 +1,221 @@
+"""Galleries: the images behind the numbers, one file per model beside its records, so that a report needs no dataset.
+
+A gallery holds small copies of some test images and of their nearest train images, where the images lie on a map of
+each level's features, and, of a pretraining run, its curves and masks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from hjepa_eval.errors import ResultError
+from hjepa_eval.features.fingerprint import write_atomically
+
+GALLERY_VERSION = 1
+SUFFIX = ".gallery.safetensors"
+# (split, place in the dataset's order)
+ImageKey = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class LevelMap:
+    """Where test images lie when each level's features are laid out in a plane.
+
+    Attributes:
+        index: int64 [N], places of the images in the test split's order.
+        labels: int64 [N].
+        points: float32 [L, N, 2], per level.
+        method: how each level was laid out: `PCA` or `UMAP`, with what a reader must know.
+        explained: float32 [L, 2], share of the variance along each axis; zeros where the method has none.
+    """
+
+    index: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    points: NDArray[np.float32]
+    method: str
+    explained: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """The nearest train images of some test images at each level.
+
+    Attributes:
+        index: int64 [Q], places of the queries in the test split's order.
+        labels: int64 [Q].
+        chosen: why each query is shown, such as `drawn at random` or `levels disagree`.
+        train_index: int64 [L, Q, K], places in the train split's order, nearest first.
+        train_labels: int64 [L, Q, K].
+        similarity: float32 [L, Q, K], cosines.
+    """
+
+    index: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    chosen: tuple[str, ...]
+    train_index: NDArray[np.int64]
+    train_labels: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MaskExamples:
+    """What pretraining hid of some train images.
+
+    Attributes:
+        kind: such as `multiblock`.
+        grid: tokens as (rows, columns).
+        index: int64 [E], places of the images in the train split's order.
+        context: bool [S, E, tokens], what the encoder sees; S is the number of levels with masks of their own, else 1.
+        targets: bool [S, E, M, tokens], the blocks to predict.
+    """
+
+    kind: str
+    grid: tuple[int, int]
+    index: NDArray[np.int64]
+    context: NDArray[np.bool_]
+    targets: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What can be shown of one model on one dataset.
+
+    Attributes:
+        model: the model's name, as in its records.
+        dataset: the dataset's name.
+        train_store: key of the feature store of train images, as in `Record.extraction`.
+        test_store: of the test images; a record and a gallery with the same belong together.
+        class_names: name of each label.
+        levels: number and name of each level, in the order of the arrays' first axis.
+        images: JPEG or PNG bytes of each small copy.
+        map: of test images.
+        neighbourhoods: of test images among train images.
+        training: the rows of the run's `metrics.jsonl`, thinned; empty when the model is no run.
+        masks: of the run; None when it is none, or has no masks.
+        notes: what was sampled or left out.
+    """
+
+    model: str
+    dataset: str
+    train_store: str
+    test_store: str
+    class_names: tuple[str, ...]
+    levels: tuple[tuple[int, str], ...]
+    images: Mapping[ImageKey, bytes] = field(repr=False)
+    map: LevelMap
+    neighbourhoods: Neighbourhoods
+    training: tuple[dict[str, Any], ...] = ()
+    masks: MaskExamples | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file: model and dataset for people, the stores' keys to tell them apart."""
+        words = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-")[-60:] for part in (self.model, self.dataset)]
+        return "__".join([*words, self.test_store[:8]]) + SUFFIX
+
+
+def write_gallery(gallery: Gallery, folder: Path) -> Path:
+    """Write a gallery into a folder and return its path.
+
+    Raises:
+        ResultError: the folder cannot be written; no part of a file is left.
+    """
+    path = folder / gallery.file_name
+    keys = list(gallery.images)
+    content = [np.frombuffer(gallery.images[key], np.uint8) for key in keys]
+    arrays: dict[str, NDArray] = {
+        "images/bytes": np.concatenate([np.empty(0, np.uint8), *content]),
+        "images/ends": np.cumsum([len(each) for each in content], dtype=np.int64),
+        "images/index": np.array([index for _, index in keys], np.int64),
+        **{f"map/{name}": getattr(gallery.map, name) for name in ("index", "labels", "points", "explained")},
+    }
+    names = ("index", "labels", "train_index", "train_labels", "similarity")
+    arrays |= {f"neighbours/{name}": getattr(gallery.neighbourhoods, name) for name in names}
+    masks = gallery.masks
+    if masks is not None:
+        arrays |= {f"masks/{name}": getattr(masks, name) for name in ("index", "context", "targets")}
+    about = {
+        "gallery_version": GALLERY_VERSION,
+        "model": gallery.model,
+        "dataset": gallery.dataset,
+        "train_store": gallery.train_store,
+        "test_store": gallery.test_store,
+        "class_names": gallery.class_names,
+        "levels": gallery.levels,
+        "splits": [split for split, _ in keys],
+        "map_method": gallery.map.method,
+        "chosen": gallery.neighbourhoods.chosen,
+        "training": gallery.training,
+        "masks": None if masks is None else {"kind": masks.kind, "grid": masks.grid},
+        "notes": gallery.notes,
+    }
+    packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"about": json.dumps(about)})
+    try:
+        write_atomically(path, packed)
+    except OSError as error:
+        raise ResultError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from None
+    return path
+
+
+def read_gallery(path: Path) -> Gallery:
+    """Return the gallery in a file.
+
+    Raises:
+        ResultError: the file cannot be read, is no gallery, or is newer than this program.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about["gallery_version"] > GALLERY_VERSION:
+            raise ResultError(f"{path} was written by a newer version of this program; update hjepa")
+        return _assemble(about, arrays)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ResultError(f"cannot read the gallery {path}: {error}; hjepa eval writes it anew") from None
+
+
+def _assemble(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Gallery:
+    def part(prefix: str) -> dict[str, NDArray]:
+        return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+    images = part("images/")
+    pieces = np.split(images["bytes"], images["ends"])[:-1]
+    keys = zip(about["splits"], images["index"].tolist(), strict=True)
+    masks = about["masks"]
+    return Gallery(
+        model=about["model"],
+        dataset=about["dataset"],
+        train_store=about["train_store"],
+        test_store=about["test_store"],
+        class_names=tuple(about["class_names"]),
+        levels=tuple((number, name) for number, name in about["levels"]),
+        images={key: piece.tobytes() for key, piece in zip(keys, pieces, strict=True)},
+        map=LevelMap(**part("map/"), method=about["map_method"]),
+        neighbourhoods=Neighbourhoods(**part("neighbours/"), chosen=tuple(about["chosen"])),
+        training=tuple(about["training"]),
+        masks=None if masks is None else MaskExamples(masks["kind"], tuple(masks["grid"]), **part("masks/")),
+        notes=tuple(about["notes"]),
+    )
+
+
+def find_galleries(paths: Sequence[Path]) -> list[Gallery]:
+    """Return the galleries in folders, and beside record files; there may be none.
+
+    Raises:
+        ResultError: one cannot be read.
+    """
+    folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
+    # As with records: a demo's folder keeps its own below.
+    found = [folder / "results" if (folder / "results").is_dir() else folder for folder in folders]
+    return [read_gallery(file) for folder in dict.fromkeys(found) for file in sorted(folder.glob(f"*{SUFFIX}"))]
