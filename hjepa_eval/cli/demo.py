@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
         from hjepa_eval.cli.report import write_report
         from hjepa_eval.cli.settings import EvalSettings
         from hjepa_eval.config import load
-        from hjepa_eval.report.formats import terminal
+        from hjepa_eval.report.terminal import terminal
 
         started = time.monotonic()
         talk = Talk(quiet=quiet)

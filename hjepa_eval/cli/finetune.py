@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
         AdamW with layer-wise learning rates; random crops and flips. A tenth of train is measured after every epoch;
         the encoder of the last epoch is tested, once.
         """
-        from hjepa_eval.report.formats import terminal
+        from hjepa_eval.report.terminal import terminal
         from hjepa_eval.results import check_folder
 
         talk = Talk(quiet=settings.quiet)

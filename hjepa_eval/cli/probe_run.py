@@ -9,7 +9,7 @@ from hjepa_eval.cli.console import Talk, print_json
 from hjepa_eval.cli.measure import Plan, measure
 from hjepa_eval.cli.settings import OutputSettings, ProbeSettings
 from hjepa_eval.cli.workflow import Features, collect_features, resolve
-from hjepa_eval.report.formats import terminal
+from hjepa_eval.report.terminal import terminal
 from hjepa_eval.results import Record, check_folder
 
 SettingsT = TypeVar("SettingsT", bound=ProbeSettings)

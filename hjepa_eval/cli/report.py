@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hjepa_eval.cli.console import guarded
-from hjepa_eval.errors import ResultError, unknown
+from hjepa_eval.cli.written import choose_format, deliver, write_text
+from hjepa_eval.errors import ConfigError
 
 if TYPE_CHECKING:
+    from hjepa_eval.report.model_pairs import Located
     from hjepa_eval.results import Record
 
 
@@ -22,7 +24,7 @@ def write_report(records: Sequence[Record], folder: Path) -> list[Path]:
     Raises:
         ResultError: the folder cannot be written.
     """
-    from hjepa_eval.report.formats import markdown
+    from hjepa_eval.report.markdown import markdown
     from hjepa_eval.report.plot import describe_plot, write_plot
     from hjepa_eval.report.table import build_table
 
@@ -30,7 +32,7 @@ def write_report(records: Sequence[Record], folder: Path) -> list[Path]:
     text = f"# What each level knows\n\n{markdown(records)}\n![{describe_plot(build_table(records))}](levels.png)\n"
     text += f"\nMade by `{records[0].provenance.command}`, {_how(records[0])}.\n"
     text += "".join(f"- {line}\n" for line in _sources(records))
-    return [_write(folder / "report.md", text), picture]
+    return [write_text(folder / "report.md", text), picture]
 
 
 def _how(record: Record) -> str:
@@ -47,14 +49,22 @@ def _sources(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _write(path: Path, text: str) -> Path:
-    from hjepa_eval.features.fingerprint import write_atomically
+def _write_html(located: Sequence[Located], paths: Sequence[Path], out: Path | None) -> Path:
+    """Write the page of one dataset, beside the first records where no file is named, and return its path."""
+    from hjepa_eval.report.gallery import find_galleries
+    from hjepa_eval.report.page import write_page
+    from hjepa_eval.report.selection import check_one_dataset, fitting
 
-    try:
-        write_atomically(path, text.encode(errors="replace"))
-    except OSError as error:
-        raise ResultError(f"cannot write {path}: {error.strerror}; choose another with --out") from None
-    return path
+    check_one_dataset(located)
+    folder = paths[0] if paths[0].is_dir() else paths[0].parent
+    return write_page(located, fitting(find_galleries(paths), located), out or folder / "report.html")
+
+
+def _open(path: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(path.resolve().as_uri()):
+        print(f"no browser was found; open {path} in one", file=sys.stderr)
 
 
 def register(app: typer.Typer) -> None:
@@ -66,24 +76,37 @@ def register(app: typer.Typer) -> None:
         results: Annotated[list[Path] | None, typer.Argument(help="result files or folders", metavar="RESULTS")] = None,
         format_name: Annotated[
             str | None,
-            typer.Option("--format", help="table, md, csv or json; else by --out's ending (txt: table)"),
+            typer.Option(
+                "--format", help="table, md, csv, json, latex or html; else by --out's ending (txt: table, tex: latex)"
+            ),
         ] = None,
-        out: Annotated[Path | None, typer.Option("--out", help="file to write instead of printing")] = None,
+        out: Annotated[
+            Path | None, typer.Option("--out", help="file to write instead of printing; html: else report.html there")
+        ] = None,
+        dataset: Annotated[str | None, typer.Option("--dataset", help="only records of this dataset")] = None,
+        model: Annotated[
+            list[str] | None,
+            typer.Option("--model", help="only this model beside the baselines, or this baseline; repeatable"),
+        ] = None,
+        open_it: Annotated[bool, typer.Option("--open", help="open the HTML page in the browser")] = False,
     ) -> None:
         """Show result records level by level.
 
-        A table per dataset, from results/ when no file or folder is named.
+        A table per dataset, from results/ when no file or folder is named. HTML is one page of one dataset.
         """
         from hjepa_eval.report.formats import FORMATS
-        from hjepa_eval.results import find_records
+        from hjepa_eval.report.selection import check_versions, keep, locate
 
-        if format_name is None:
-            ending = "" if out is None else out.suffix.removeprefix(".")
-            format_name = "table" if ending in ("", "txt") else ending
-        if format_name not in FORMATS:
-            raise unknown("format", format_name, FORMATS)
-        text = FORMATS[format_name](find_records(results or [Path("results")]))
-        if out is None:
-            print(text, end="")
+        chosen = choose_format(format_name, out, (*FORMATS, "html"))
+        if open_it and chosen != "html":
+            raise ConfigError(f"--open shows an HTML page, the format is {chosen}; add --format html")
+        paths = results or [Path("results")]
+        located = keep(locate(paths), dataset=dataset, models=model or ())
+        check_versions(located)
+        if chosen == "html":
+            page = _write_html(located, paths, out)
+            print(f"written: {page}", file=sys.stderr)
+            if open_it:
+                _open(page)
         else:
-            print(f"written: {_write(out, text)}", file=sys.stderr)
+            deliver(FORMATS[chosen]([each.record for each in located]), out)

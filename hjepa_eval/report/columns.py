@@ -12,6 +12,8 @@ PROBE_ORDER = ("knn", "linear", "fewshot", "lowshot", "finetune")
 _USUAL = {"dino-knn", "logreg", "few-shot-prototype", "finetune"}
 # Parameters that the scores spell themselves.
 _SPELLED = {"k", "shots", "ways", "queries", "leave_one_out", "fraction", "per_class", "list", "index"}
+# The probe, its protocol, how it ran, and the score: what all numbers of one column share.
+ColumnKey = tuple[str, ...]
 
 
 def column_names(records: Sequence[Record]) -> Callable[[Record, Score], str]:
@@ -28,6 +30,22 @@ def column_names(records: Sequence[Record]) -> Callable[[Record, Score], str]:
         return " ".join(parts) + (f" ({', '.join(shown)})" if shown else "")
 
     return name
+
+
+def column_keys(records: Sequence[Record]) -> Callable[[Record, Score], ColumnKey]:
+    """Return a function that tells apart scores, headline or not, wherever `column_names` has to."""
+    differing = {
+        protocol: _differing([r for r in records if r.protocol == protocol]) for protocol in _protocols(records)
+    }
+
+    def key(record: Record, score: Score) -> ColumnKey:
+        given = record.parameters
+        # An absent parameter is the usual one, as in the headings.
+        how = [str(bool(given.get("leave_one_out"))), str(given.get("index", "flat"))]
+        how += [f"{name}={_spell(given.get(name) or 'none')}" for name in differing[record.protocol]]
+        return record.probe, record.protocol, *how, score.key
+
+    return key
 
 
 def rank(record: Record) -> int:

@@ -15,6 +15,7 @@ from hjepa_eval.analysis.outcomes import SampleOutcomes, read_outcomes
 from hjepa_eval.errors import ResultError, first_few
 from hjepa_eval.features.fingerprint import differences
 from hjepa_eval.report.columns import column_names
+from hjepa_eval.report.variants import label_variants, variant
 from hjepa_eval.results import Record
 
 
@@ -23,6 +24,7 @@ class ModelPair:
     """One paired comparison: the first model at a level minus the second model at a level.
 
     Attributes:
+        models: the first's and the second's name, with whatever differs where they have one name.
         probe: as headed in tables.
         why: `chosen levels`, or `level 2` where both have one.
         levels: of the first and of the second model.
@@ -35,6 +37,7 @@ class ModelPair:
         p_holm: adjusted for all comparisons of this list.
     """
 
+    models: tuple[str, str]
     probe: str
     why: str
     levels: tuple[int, int]
@@ -49,10 +52,11 @@ class ModelPair:
 
 @dataclass(frozen=True)
 class Located:
-    """A record and the folder it was read from."""
+    """A record, the folder it was read from, and, where known, its file."""
 
     record: Record
     folder: Path
+    path: Path | None = None
 
     def samples(self) -> SampleOutcomes:
         """Return the per-sample outcomes that were written beside the record.
@@ -133,7 +137,7 @@ def _pairs(one: Located, other: Located) -> Iterator[tuple[ModelPair, tuple]]:
             f"{one.record.model.name} and {other.record.model.name} were tested on other samples, or in another order; "
             "run both probes again with the same --max-samples and --on-bad-image"
         )
-    heading = column_names([one.record])
+    heading, labels = column_names([one.record]), label_variants([one.record, other.record])
     for score in one.record.levels[0].scores:
         if not score.headline or not all(score.key in _score_keys(s) for s in samples):
             continue
@@ -143,6 +147,7 @@ def _pairs(one: Located, other: Located) -> Iterator[tuple[ModelPair, tuple]]:
             difference = comparison.difference
             values = (float(np.mean(outcomes[0])), float(np.mean(outcomes[1])))
             pair = ModelPair(
+                models=(labels[variant(one.record)], labels[variant(other.record)]),
                 probe=heading(one.record, score),
                 why=why,
                 levels=levels,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from hjepa_eval.report.arrangement import arrange
 from hjepa_eval.report.columns import column_names
+from hjepa_eval.report.variants import label_variants, variant
 from hjepa_eval.results import LevelChoice, LevelComparison, Record, Score
 
 MANY_LEVELS = 3
@@ -12,11 +14,14 @@ Heading = Callable[[Record, Score], str]
 
 
 def statements(records: Sequence[Record]) -> list[str]:
-    """Return the sentences about every headline score of several levels."""
-    heading = column_names(records)
-    several = len({record.model.name for record in records}) > 1
+    """Return the sentences about every headline score of several levels.
+
+    The test of a model's highest level against the runner-up is always among them.
+    """
+    records = arrange(records)
+    heading, labels = column_names(records), label_variants(records)
     return [
-        f"{record.model.name}, {sentence}" if several else sentence
+        f"{labels[variant(record)]}, {sentence}" if len(labels) > 1 else sentence
         for record in records
         for sentence in _of_record(record, heading)
     ]
@@ -24,13 +29,14 @@ def statements(records: Sequence[Record]) -> list[str]:
 
 def compared_table(records: Sequence[Record]) -> list[list[str]]:
     """Return rows of text, the first the header: every paired comparison of every record."""
-    heading = column_names(records)
+    records = arrange(records)
+    heading, labels = column_names(records), label_variants(records)
     rows = [["model", "probe", "levels", "difference", "95 % interval", "test", "p", "p (Holm)"]]
     for record in records:
         for pair in record.comparisons:
             rows.append(
                 [
-                    record.model.name,
+                    labels[variant(record)],
                     _heading_of(record, pair.score, heading),
                     f"{_level(record, pair.first)} - {_level(record, pair.second)}",
                     _points(pair.difference, pair.high - pair.low),
@@ -46,6 +52,12 @@ def compared_table(records: Sequence[Record]) -> list[list[str]]:
 def p_text(p: float) -> str:
     """Return a p-value with two digits, tiny ones as a bound."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def p_equals(p: float) -> str:
+    """Return `= 0.016` or `< 0.0001`."""
+    text = p_text(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def _of_record(record: Record, heading: Heading) -> Iterator[str]:
@@ -74,12 +86,12 @@ def _chosen(choice: LevelChoice) -> str:
 def _compared(record: Record, pair: LevelComparison) -> str:
     first, second, spread = _level(record, pair.first), _level(record, pair.second), pair.high - pair.low
     gain, low, high = (_points(value, spread) for value in (pair.difference, pair.low, pair.high))
-    return f"{first} - {second} {gain} [{low} to {high}], p {_equals(pair.p_value)}, Holm {_equals(pair.p_holm)}"
+    return f"{first} - {second} {gain} [{low} to {high}], p {p_equals(pair.p_value)}, Holm {p_equals(pair.p_holm)}"
 
 
 def explanations(records: Sequence[Record]) -> list[str]:
     """Return how to read the sentences of `statements`; nothing when there are none."""
-    compared = [record for record in records if record.comparisons]
+    compared = [record for record in arrange(records) if record.comparisons]
     if not compared:
         return []
     rules = {record.protocol: record.choices[0].rule for record in compared if record.choices}
@@ -100,13 +112,14 @@ def explanations(records: Sequence[Record]) -> list[str]:
 
 def deviations(records: Sequence[Record]) -> list[str]:
     """Return a sentence per protocol about what it does not reproduce."""
-    said = {f"protocol {r.protocol}: {'; '.join(r.deviations)}": None for r in records if r.deviations}
+    said = {f"protocol {r.protocol}: {'; '.join(r.deviations)}": None for r in arrange(records) if r.deviations}
     return list(said)
 
 
 def calibrations(records: Sequence[Record]) -> list[str]:
     """Return a sentence about the calibration error of each record that has one."""
-    lines = []
+    records = arrange(records)
+    labels, lines = label_variants(records), []
     for record in records:
         each = [
             f"{_level(record, level.level)} {_percent(level.calibration['ece'])} to "
@@ -115,15 +128,9 @@ def calibrations(records: Sequence[Record]) -> list[str]:
             if level.calibration
         ]
         if each:
-            lines.append(
-                f"{record.model.name}, {record.protocol}, calibration error by temperature scaling: {'; '.join(each)}"
-            )
+            where = f"{labels[variant(record)]}, {record.protocol}"
+            lines.append(f"{where}, calibration error by temperature scaling: {'; '.join(each)}")
     return lines
-
-
-def _equals(p: float) -> str:
-    text = p_text(p)
-    return text if text.startswith("<") else f"= {text}"
 
 
 def _best(record: Record, key: str) -> int:
@@ -140,12 +147,12 @@ def _rival(record: Record, key: str, best: int) -> int | None:
 
 
 def _pairs_to_show(record: Record, key: str, best: int) -> list[set[int]]:
-    """Return every pair of up to three levels; of more, the chosen one and its best rival."""
+    """Return every pair of up to three levels; of more, the chosen and the highest one, each with its best rival."""
     singles = [level.level for level in record.levels if not level.fused]
     if len(singles) <= MANY_LEVELS:
         return [{one, other} for one in singles for other in singles if one < other]
-    rival = _rival(record, key, best)
-    return [] if rival is None else [{best, rival}]
+    rivals = [(level, _rival(record, key, level)) for level in (best, _best(record, key))]
+    return [{level, rival} for level, rival in rivals if rival is not None]
 
 
 def _values(record: Record, key: str) -> dict[int, float]:

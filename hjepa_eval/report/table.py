@@ -3,28 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from hjepa_eval.report.arrangement import arrange, left_out
+from hjepa_eval.report.baselines import baseline_note, is_baseline
 from hjepa_eval.report.columns import column_names, rank
-from hjepa_eval.results import LevelResult, Record, Score, check_same_data
+from hjepa_eval.report.standing import RunnerUp, Standing, standings
+from hjepa_eval.report.variants import label_variants, variant
+from hjepa_eval.results import LevelCost, LevelResult, Record, Score, check_same_data
 
 # A level's number and, for levels joined, which: several of those may have one number.
 Key = tuple[int, tuple[int, ...]]
-Place = tuple[str, Key, str]
-Variant = tuple[str, tuple[str, ...]]
+_BYTES = {"float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A score, and whether it is the highest of its model's single levels in this column."""
+    """A score, and where it stands among its model's single levels in this column.
+
+    Attributes:
+        score: the number.
+        best: whether it is the highest of them; False where there is one level only.
+        delta: the score minus that of the model's last single level; None for that one, one level and levels joined.
+        runner_up: of the highest, the paired test against the second; None where the record has none.
+    """
 
     score: Score
     best: bool
+    delta: float | None = None
+    runner_up: RunnerUp | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether the paired test tells the highest level from the runner-up: Holm p below 0.05."""
+        return Standing(self.best, self.delta, self.runner_up).apart
+
+    @property
+    def mark(self) -> str:
+        """`*` for the highest, `**` for one that is apart from the runner-up, else nothing."""
+        return "**" if self.apart else "*" if self.best else ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One level of one model, or all its levels `joined`; `cells` has None where a probe was not run."""
+    """One level of one model, or all its levels `joined`; `cells` has None where a probe was not run.
+
+    `cost` is that of an image up to here, None in records of before it was measured; `store_bytes` what the features
+    of the train and test images take on disk; `baseline` says that the model is there to be beaten.
+    """
 
     model: str
     level: int
@@ -33,6 +59,9 @@ class Row:
     tokens: int
     cells: tuple[Cell | None, ...]
     joined: bool = False
+    cost: LevelCost | None = None
+    store_bytes: int = 0
+    baseline: bool = False
 
     @property
     def label(self) -> str:
@@ -42,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What the records say about one dataset, in the order of the records' models."""
+    """What the records say about one dataset: models in the records' order, baselines after them."""
 
     dataset: str
     train_images: int
@@ -52,6 +81,16 @@ class Table:
     notes: tuple[str, ...]
 
 
+@dataclass
+class _Level:
+    """What is collected about one level: a record that has it, its cost from any record, its cells by column."""
+
+    record: Record
+    result: LevelResult
+    cost: LevelCost | None = None
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+
 def build_table(records: Sequence[Record]) -> Table:
     """Return the table of records that share a dataset.
 
@@ -59,68 +98,49 @@ def build_table(records: Sequence[Record]) -> Table:
         ResultError: the records do not belong in one table.
     """
     check_same_data(records)
-    labels = _label_models(records)
-    heading = column_names(records)
+    shown = arrange(records)
+    labels, heading, stand = label_variants(shown), column_names(shown), standings(shown)
     columns: dict[str, None] = {}
-    found: dict[Place, Score] = {}
-    levels: dict[str, dict[Key, LevelResult]] = {labels[_variant(record)]: {} for record in records}
-    for record in sorted(records, key=rank):
-        model = labels[_variant(record)]
+    levels: dict[str, dict[Key, _Level]] = {labels[variant(record)]: {} for record in shown}
+    for record in sorted(shown, key=rank):
         for level in record.levels:
-            for score in level.scores:
-                if score.headline:
-                    column = heading(record, score)
-                    columns[column] = None
-                    levels[model][_key(level)] = level
-                    found[model, _key(level), column] = score
+            place = levels[labels[variant(record)]].setdefault((level.level, level.fused), _Level(record, level))
+            place.cost = place.cost or level.cost
+            for score in (score for score in level.scores if score.headline):
+                column = heading(record, score)
+                columns[column] = None
+                place.cells[column] = Cell(score, **vars(stand(record, level, score)))
     rows = tuple(
-        Row(
-            model,
-            level.level,
-            level.name,
-            level.width,
-            level.tokens,
-            tuple(_cell(found, model, level, column, levels[model]) for column in columns),
-            joined=bool(level.fused),
-        )
-        for model in levels
-        for level in sorted(levels[model].values(), key=_key)
+        _row(model, found, tuple(columns))
+        for model, each in levels.items()
+        for _, found in sorted(each.items(), key=lambda item: item[0])
+        if found.cells
     )
-    info = records[0].dataset
-    return Table(info.name, info.train_images, info.test_images, tuple(columns), rows, _notes(records))
+    info = shown[0].dataset
+    notes = (*_notes(shown), *left_out(records), *baseline_note(shown))
+    return Table(info.name, info.train_images, info.test_images, tuple(columns), rows, notes)
 
 
-def _key(level: LevelResult) -> Key:
-    return level.level, level.fused
+def _row(model: str, found: _Level, columns: tuple[str, ...]) -> Row:
+    level = found.result
+    return Row(
+        model,
+        level.level,
+        level.name,
+        level.width,
+        level.tokens,
+        tuple(found.cells.get(column) for column in columns),
+        joined=bool(level.fused),
+        cost=found.cost,
+        store_bytes=store_bytes(found.record, level),
+        baseline=is_baseline(found.record.model.name),
+    )
 
 
-def _variant(record: Record) -> Variant:
-    """Return what makes a record's rows its own: the encoder, and how its features were made and measured."""
-    extraction = record.extraction
-    seed = f"seeds {', '.join(map(str, record.seeds))}" if record.seeds else f"seed {record.provenance.seed}"
-    return record.model.name, (f"weights {record.model.weights[:8]}", extraction.readout, extraction.precision, seed)
-
-
-def _label_models(records: Sequence[Record]) -> dict[Variant, str]:
-    """Return the heading of each variant: its name, and whatever differs among variants of that name."""
-    variants = list(dict.fromkeys(_variant(record) for record in records))
-    labels = {}
-    for name, details in variants:
-        rivals = [other for rival, other in variants if rival == name]
-        differing = [detail for place, detail in enumerate(details) if len({other[place] for other in rivals}) > 1]
-        labels[name, details] = f"{name} ({', '.join(differing)})" if differing else name
-    return labels
-
-
-def _cell(
-    found: dict[Place, Score], model: str, level: LevelResult, column: str, levels: dict[Key, LevelResult]
-) -> Cell | None:
-    score = found.get((model, _key(level), column))
-    if score is None:
-        return None
-    places = [(model, key, column) for key, other in levels.items() if not other.fused]
-    rivals = [found[place].value for place in places if place in found]
-    return Cell(score, best=len(rivals) > 1 and not level.fused and score.value == max(rivals))
+def store_bytes(record: Record, level: LevelResult) -> int:
+    """Return how many bytes the level's features of the record's train and test images take."""
+    images = record.dataset.train_images + record.dataset.test_images
+    return level.width * _BYTES.get(record.extraction.storage, 4) * images
 
 
 def _notes(records: Sequence[Record]) -> tuple[str, ...]:
@@ -137,6 +157,11 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
             where = "" if every else f" level {places[0]}" if len(places) == 1 else f" levels {', '.join(places)}"
             notes[f"{record.model.name}{where}, {record.probe}: {note}"] = None
     return tuple(notes)
+
+
+def caption(table: Table) -> str:
+    """Return what the table is about."""
+    return f"{table.dataset}: {table.train_images:,} train and {table.test_images:,} test images"
 
 
 def percent(score: Score) -> str:

@@ -1,0 +1,53 @@
+"""Baselines: which models are there to be beaten, where they stand, and the command that adds them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from hjepa_eval.results import Record
+
+_KINDS = ("random", "pixels", "kmeans")
+# What `hjepa eval` runs; the other probes have commands of their own.
+_OF_EVAL = ("knn", "linear", "fewshot")
+
+
+def is_baseline(model: str) -> bool:
+    """Return whether a model's name is that of an untrained encoder, raw pixels or k-means."""
+    return model.partition("?")[0].partition(":")[0] in _KINDS
+
+
+def twin_of(baseline: str) -> str | None:
+    """Return the name after `random:`, that of the trained encoder or its timm name; None for other models."""
+    kind, _, name = baseline.partition("?")[0].partition(":")
+    return name if kind == "random" else None
+
+
+def baselines_last(records: Sequence[Record]) -> list[Record]:
+    """Return the records with those of baselines after those of all other models, each in the order given."""
+    return sorted(records, key=lambda record: is_baseline(record.model.name))
+
+
+def baseline_note(records: Sequence[Record]) -> list[str]:
+    """Return the command that adds baselines to a table of one dataset; nothing where one is in view."""
+    if any(is_baseline(record.model.name) for record in records):
+        return []
+    record = next((record for record in records if record.probe in _OF_EVAL), records[0])
+    model, data = shlex.quote(record.model.name), f"--dataset {shlex.quote(record.dataset.name)}"
+    trained = _has_untrained_twin(record)
+    if record.probe in _OF_EVAL:
+        untrained = "--baselines random " if trained else ""
+        command = f"hjepa eval --model {model} {untrained}--baselines pixels {data}"
+    elif trained:
+        twin = shlex.quote(f"random:{record.model.name.partition('?')[0].removeprefix('timm:')}")
+        command = f"hjepa {record.probe} --model {twin} {data}"
+    else:
+        return []
+    return [f"no baseline is in view; {command}, with the other options as before, adds it"]
+
+
+def _has_untrained_twin(record: Record) -> bool:
+    """Return whether `random:` can build the encoder again without weights: a timm model or the folder of a run."""
+    name = record.model.name.partition("?")[0]
+    kind, colon, argument = name.partition(":")
+    return (not colon) or (kind == "timm" and not argument.startswith("local-dir:"))

@@ -1,0 +1,128 @@
+"""The table as LaTeX: booktabs, ready for a paper."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from hjepa_eval.report.fitting import groups_that_fit
+from hjepa_eval.report.latex_text import escape
+from hjepa_eval.report.legend import cost_columns, how_to_read, signed, tests_of_best
+from hjepa_eval.report.statements import calibrations, deviations, explanations, statements
+from hjepa_eval.report.table import Cell, Table, build_table, caption, interval, percent
+from hjepa_eval.results import Record
+
+PACKAGES = r"% needs \usepackage{booktabs}"
+# Characters of \footnotesize in the line of an article of 10 points; headings longer than LONG_TITLE are wrapped.
+_LINE = 78
+_GAP = 2
+LONG_TITLE = 14
+
+
+def latex(records: Sequence[Record]) -> str:
+    """Return the records as a LaTeX table with caption, label and notes; it needs only the package booktabs.
+
+    Columns that one line cannot hold stand in a second tabular below, the costs together. Notes that would fill a
+    page, such as all pairs of levels, stand in comments.
+    """
+    table = build_table(records)
+    lines = [
+        PACKAGES,
+        r"\begin{table}",
+        r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"  \caption{{What each level knows. {escape(caption(table))}.}}",
+        rf"  \label{{tab:levels-{label(table.dataset)}}}",
+    ]
+    for place, columns in enumerate(_groups(table)):
+        lines += [r"  \par\medskip"] * bool(place)
+        lines += [f"  {line}" for line in _tabular(table, columns)]
+    below = [*how_to_read(table), *tests_of_best(table), *explanations(records), *table.notes]
+    aside = [*statements(records), *calibrations(records), *deviations(records)]
+    comments = [f"% {' '.join(line.split())}" for line in aside]
+    return "\n".join([*lines, *notes(below), r"\end{table}", *comments]) + "\n"
+
+
+def label(name: str) -> str:
+    """Return a name as part of a label: letters, digits and hyphens only."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "data"
+
+
+def notes(lines: Sequence[str]) -> list[str]:
+    r"""Return the lines of text below a tabular, a paragraph each, indented for a `table`."""
+    paragraphs = [rf"    {escape(line)}\par" for line in lines]
+    start = r"\begin{minipage}{\linewidth}\scriptsize\raggedright"
+    return [r"  \par\smallskip", f"  {start}", *paragraphs, r"  \end{minipage}"]
+
+
+def heading(title: str) -> str:
+    """Return a heading, a long one in several lines."""
+    lines = _broken(title)
+    if len(lines) == 1:
+        return escape(title)
+    # In braces: a line that begins with [ or * would be read as an option of the line's end before it.
+    body = r" \\ ".join(f"{{{escape(line)}}}" for line in lines)
+    return rf"\begin{{tabular}}[b]{{@{{}}r@{{}}}}{body}\end{{tabular}}"
+
+
+def _broken(title: str) -> list[str]:
+    """Return a title in lines of whole words, of at most LONG_TITLE where words allow it."""
+    return textwrap.wrap(title, LONG_TITLE, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _groups(table: Table) -> list[list[int]]:
+    """Return the columns of scores and, after them, of costs in groups that fit into a line."""
+    levels = max(len(f"{row.label} {row.level_name}") for row in table.rows) + 2 * _GAP
+    sizes = []
+    for column, title in enumerate(table.columns):
+        shown = [_plain_length(cell) for row in table.rows if (cell := row.cells[column])]
+        sizes.append(_GAP + max(*map(len, _broken(title)), *shown))
+    costs = [max(len(title), *map(len, texts)) + _GAP for title, texts in cost_columns(table).items()]
+    return groups_that_fit(sizes, _LINE - min(levels, _LINE // 2), block=costs)
+
+
+def _plain_length(cell: Cell) -> int:
+    delta = "" if cell.delta is None else f" ({signed(cell.delta)})"
+    return max(len(f"{percent(cell.score)}{cell.mark}{delta}"), len(interval(cell.score)))
+
+
+def _tabular(table: Table, columns: Sequence[int]) -> Iterator[str]:
+    """Yield the lines of one tabular: a model's name over its levels, each in two lines where it has scores."""
+    scores = [column for column in columns if column < len(table.columns)]
+    costs = [
+        each for place, each in enumerate(cost_columns(table).items(), start=len(table.columns)) if place in columns
+    ]
+    titles = [*(table.columns[column] for column in scores), *(title for title, _ in costs)]
+    yield rf"\begin{{tabular}}{{rl{'r' * len(titles)}}}"
+    yield r"  \toprule"
+    yield rf"  level & reads & {' & '.join(map(heading, titles))} \\"
+    previous = None
+    for place, row in enumerate(table.rows):
+        if row.model != previous:
+            previous = row.model
+            yield r"  \midrule"
+            yield rf"  \multicolumn{{{2 + len(titles)}}}{{l}}{{\textbf{{{escape(row.model)}}}}} \\"
+        shown = [row.cells[column] for column in scores]
+        values = [*map(_value, shown), *(escape(texts[place]) for _, texts in costs)]
+        # A plus sign in braces stays a sign of its own.
+        yield rf"  {{{row.label}}} & {escape(row.level_name)} & {' & '.join(values)} \\"
+        if any(shown):
+            intervals = [*map(_interval, shown), *[""] * len(costs)]
+            yield rf"  & & {' & '.join(intervals)} \\"
+    yield r"  \bottomrule"
+    yield r"\end{tabular}"
+
+
+def _value(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    value, delta = percent(cell.score), ""
+    if cell.best:
+        value = rf"\textbf{{{value}}}$^{{{cell.mark}}}$"
+    if cell.delta is not None:
+        delta = rf" {{\scriptsize (${signed(cell.delta)}$)}}"
+    return value + delta
+
+
+def _interval(cell: Cell | None) -> str:
+    return "" if cell is None else rf"{{\scriptsize {interval(cell.score).replace('-', '--')}}}"

@@ -1,0 +1,130 @@
+"""Two models side by side as text: what `hjepa compare` prints, in every format."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hjepa_eval.report import latex, latex_text, markdown
+from hjepa_eval.report.model_pairs import ModelPair
+from hjepa_eval.report.statements import p_text
+from hjepa_eval.report.tidy import csv_text
+
+HEADER = ("probe", "levels", "first", "second", "difference", "95 % interval", "p", "p (Holm)")
+_LEFT = 2
+_ABOUT = "Accuracy in percent; differences in points, first minus second, with paired bootstrap intervals"
+
+
+def terminal(pairs: Sequence[ModelPair]) -> str:
+    """Return a table per two models, drawn for a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    width = max(100, shutil.get_terminal_size((100, 24)).columns)
+    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=width, emoji=False, markup=False)
+    with console.capture() as capture:
+        for (first, second), found in by_models(pairs).items():
+            console.print(f"first: {first}\nsecond: {second}", highlight=False)
+            table = Table(box=box.SIMPLE_HEAD, safe_box=True)
+            for column, title in enumerate(HEADER):
+                table.add_column(title, justify="left" if column < _LEFT else "right")
+            for pair in found:
+                table.add_row(*map(Text, _texts(pair)))
+            console.print(table)
+        for line in _notes(pairs):
+            console.print(line, style="dim", highlight=False, soft_wrap=True)
+    return capture.get()
+
+
+def as_markdown(pairs: Sequence[ModelPair]) -> str:
+    """Return a Markdown table per two models."""
+    lines = []
+    for (first, second), found in by_models(pairs).items():
+        rows = [[markdown.escape(text) for text in _texts(pair)] for pair in found]
+        lines += [f"**{markdown.escape(first)}** (first) and **{markdown.escape(second)}** (second)", ""]
+        lines += [*markdown.table_lines(HEADER, rows, left=_LEFT), ""]
+    return "\n".join([*lines, *(markdown.escape(line) for line in _notes(pairs))]) + "\n"
+
+
+def as_latex(pairs: Sequence[ModelPair]) -> str:
+    """Return a LaTeX table per two models; it needs only the package booktabs."""
+    lines = [latex.PACKAGES]
+    for (first, second), found in by_models(pairs).items():
+        names = [latex_text.escape(name) for name in (first, second)]
+        lines += [
+            r"\begin{table}",
+            r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"  \caption{{{names[0]} (first) and {names[1]} (second), paired on the same test images.}}",
+            rf"  \label{{tab:compare-{latex.label(first)}-{latex.label(second)}}}",
+            rf"  \begin{{tabular}}{{{'l' * _LEFT}{'r' * (len(HEADER) - _LEFT)}}}",
+            r"    \toprule",
+            rf"    {' & '.join(map(latex_text.escape, HEADER))} \\",
+        ]
+        probe = None
+        for pair in found:
+            lines += [r"    \midrule"] * (pair.probe != probe)
+            probe = pair.probe
+            # In braces: a text that begins with [ or * would be read as an option of the line's end before it.
+            lines.append(rf"    {' & '.join(f'{{{latex_text.escape(text)}}}' for text in _texts(pair))} \\")
+        lines += [r"    \bottomrule", r"  \end{tabular}", *latex.notes(_notes(found)), r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(pairs: Sequence[ModelPair]) -> str:
+    """Return tidy CSV: one row per comparison."""
+    return csv_text([_flat(pair) for pair in pairs])
+
+
+def as_json(pairs: Sequence[ModelPair]) -> str:
+    """Return the comparisons as JSON."""
+    return json.dumps([asdict(pair) for pair in pairs], indent=2) + "\n"
+
+
+def by_models(pairs: Sequence[ModelPair]) -> dict[tuple[str, str], list[ModelPair]]:
+    """Return the comparisons of each two models, in order of appearance."""
+    groups: dict[tuple[str, str], list[ModelPair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.models, []).append(pair)
+    return groups
+
+
+def _flat(pair: ModelPair) -> dict[str, Any]:
+    row = asdict(pair)
+    for name in ("models", "levels", "values"):
+        one, other = row.pop(name)
+        row |= {f"first_{name[:-1]}": one, f"second_{name[:-1]}": other}
+    return row
+
+
+def _texts(pair: ModelPair) -> list[str]:
+    levels = f"{pair.why} ({pair.levels[0]}, {pair.levels[1]})" if pair.why == "chosen levels" else pair.why
+    return [
+        pair.probe,
+        levels,
+        *(f"{100 * value:.1f}" for value in pair.values),
+        f"{100 * pair.difference:+.1f}",
+        f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}",
+        p_text(pair.p_value),
+        p_text(pair.p_holm),
+    ]
+
+
+def _notes(pairs: Sequence[ModelPair]) -> list[str]:
+    tests = ", ".join(sorted({pair.test for pair in pairs}))
+    return [f"{_ABOUT}; p: {tests}; Holm: over all rows."]
+
+
+PAIR_FORMATS: dict[str, Callable[[Sequence[ModelPair]], str]] = {
+    "table": terminal,
+    "md": as_markdown,
+    "csv": as_csv,
+    "json": as_json,
+    "latex": as_latex,
+}
