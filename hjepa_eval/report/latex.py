@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from hjepa_eval.report.fitting import groups_that_fit
 from hjepa_eval.report.latex_text import escape
-from hjepa_eval.report.legend import cost_columns, how_to_read, signed, tests_of_best
+from hjepa_eval.report.legend import cost_columns, how_to_read, runner_ups, signed
 from hjepa_eval.report.statements import calibrations, deviations, explanations, statements
 from hjepa_eval.report.table import Cell, Table, build_table, caption, interval, percent
 from hjepa_eval.results import Record
@@ -37,7 +37,7 @@ def latex(records: Sequence[Record]) -> str:
     for place, columns in enumerate(_groups(table)):
         lines += [r"  \par\medskip"] * bool(place)
         lines += [f"  {line}" for line in _tabular(table, columns)]
-    below = [*how_to_read(table), *tests_of_best(table), *explanations(records), *table.notes]
+    below = [*how_to_read(table), *runner_ups(table), *explanations(records), *table.notes]
     aside = [*statements(records), *calibrations(records), *deviations(records)]
     comments = [f"% {' '.join(line.split())}" for line in aside]
     return "\n".join([*lines, *notes(below), r"\end{table}", *comments]) + "\n"

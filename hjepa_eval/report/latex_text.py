@@ -66,7 +66,7 @@ def _character(character: str) -> str:
         return _ESCAPES[character]
     if character.isascii():
         return character if character.isprintable() else f"[U+{ord(character):04X}]"
-    letter, *marks = unicodedata.normalize("NFD", character)
+    letter, *marks = list(unicodedata.normalize("NFD", character))
     if letter.isascii() and letter.isalpha() and len(marks) == 1 and marks[0] in _ACCENTS:
         return f"\\{_ACCENTS[marks[0]]}{{{letter}}}"
     return f"[U+{ord(character):04X}]"

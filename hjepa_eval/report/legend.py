@@ -70,7 +70,7 @@ def lines_below(records: Sequence[Record], table: Table, *, whole: bool) -> list
     ]
 
 
-def tests_of_best(table: Table) -> list[str]:
+def runner_ups(table: Table) -> list[str]:
     """Return a sentence per model with the test of each column's highest level against its runner-up."""
     lines = []
     for model in dict.fromkeys(row.model for row in table.rows):

@@ -13,7 +13,7 @@ from hjepa_eval.results import Record
 # Whatever can begin emphasis, code, a link, strikethrough or mathematics, or end a cell.
 _SPECIAL = re.compile(r"[\\`*_\[|~$]")
 # What would make a list item another list, a heading or a quotation.
-_LEADING = re.compile(r"^(?:\d+[.)](?=\s|$)|[-+](?=\s|$)|#+(?=\s|$)|>)")
+_LEADING = re.compile(r"^(?:\d+[.)](?=\s|$)|[-+](?=\s|$)|-{2,}$|#+(?=\s|$)|>)")
 
 
 def markdown(records: Sequence[Record]) -> str:

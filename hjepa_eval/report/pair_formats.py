@@ -63,16 +63,17 @@ def as_latex(pairs: Sequence[ModelPair]) -> str:
             r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
             rf"  \caption{{{names[0]} (first) and {names[1]} (second), paired on the same test images.}}",
             rf"  \label{{tab:compare-{latex.label(first)}-{latex.label(second)}}}",
-            rf"  \begin{{tabular}}{{{'l' * _LEFT}{'r' * (len(HEADER) - _LEFT)}}}",
+            rf"  \begin{{tabular}}{{l{'r' * (len(HEADER) - _LEFT)}}}",
             r"    \toprule",
-            rf"    {' & '.join(map(latex_text.escape, HEADER))} \\",
+            rf"    {' & '.join(map(latex_text.escape, HEADER[1:]))} \\",
         ]
         probe = None
         for pair in found:
-            lines += [r"    \midrule"] * (pair.probe != probe)
-            probe = pair.probe
-            # In braces: a text that begins with [ or * would be read as an option of the line's end before it.
-            lines.append(rf"    {' & '.join(f'{{{latex_text.escape(text)}}}' for text in _texts(pair))} \\")
+            name, *texts = map(latex_text.escape, _texts(pair))
+            if pair.probe != probe:
+                probe = pair.probe
+                lines += [r"    \midrule", rf"    \multicolumn{{{len(HEADER) - 1}}}{{l}}{{\textbf{{{name}}}}} \\"]
+            lines.append(rf"    {' & '.join(texts)} \\")
         lines += [r"    \bottomrule", r"  \end{tabular}", *latex.notes(_notes(found)), r"\end{table}"]
     return "\n".join(lines) + "\n"
 

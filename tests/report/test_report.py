@@ -6,83 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from made_records import record_of
 
 from hjepa_eval.errors import ResultError
 from hjepa_eval.report.formats import FORMATS
 from hjepa_eval.report.plot import draw_levels, write_plot
 from hjepa_eval.report.statements import explanations, statements
 from hjepa_eval.report.table import build_table
-from hjepa_eval.results import (
-    DatasetInfo,
-    Extracted,
-    LevelChoice,
-    LevelComparison,
-    LevelResult,
-    ModelInfo,
-    Record,
-    Score,
-    find_records,
-    make_provenance,
-    read_record,
-    write_record,
-)
-
-USUAL = {"knn": "dino-knn", "linear": "logreg", "fewshot": "few-shot-prototype"}
-
-
-def record_of(
-    probe: str = "knn",
-    *,
-    model: str = "runs/demo",
-    values: tuple[float, ...] = (0.5, 0.75),
-    dataset: str = "digits",
-    version: int = 1,
-    note: str = "",
-    protocol: str = "",
-    **more: object,
-) -> Record:
-    parameters = {"k": 20} if probe == "knn" else {}
-    levels = tuple(
-        LevelResult(
-            level=level,
-            name=f"block {level + 1}",
-            width=8,
-            tokens=4,
-            notes=(note,) if note else (),
-            scores=(
-                Score(
-                    metric="top1",
-                    parameters=parameters,
-                    value=value,
-                    low=value - 0.1,
-                    high=value + 0.05,
-                    num_samples=360,
-                    interval="wilson 95%",
-                    headline=True,
-                ),
-                Score(metric="top5", value=0.99, low=0.9, high=1.0, num_samples=360, interval="wilson 95%"),
-            ),
-        )
-        for level, value in enumerate(values)
-    )
-    return Record(
-        probe=probe,
-        protocol=protocol or USUAL[probe],
-        protocol_version=version,
-        model=ModelInfo(name=model, weights="abcdef0123456789", identity={}),
-        dataset=DatasetInfo(
-            name=dataset,
-            train_fingerprint=f"train {dataset}",
-            test_fingerprint=f"test {dataset}",
-            num_classes=10,
-            train_images=1442,
-            test_images=355,
-        ),
-        extraction=Extracted(readout="mean", precision="fp32", train_store="a", test_store="b", forward_images=0),
-        levels=levels,
-        **more,
-        provenance=make_provenance(seed=0, device="cpu", settings={"k": [20]}, seconds={"knn": 1.23456}),
-    )
+from hjepa_eval.results import LevelChoice, LevelComparison, find_records, read_record, write_record
 
 
 def test_record__survives_writing_and_reading(tmp_path: Path) -> None:
@@ -204,10 +135,10 @@ def test_table__protocols_and_parameters_of_a_probe_have_columns_of_their_own() 
 
 
 def test_table__a_note_on_every_level_is_said_once() -> None:
-    assert build_table([record_of(note="clipped")]).notes == ("runs/demo, knn: clipped",)
+    assert build_table([record_of(note="clipped")]).notes[0] == "runs/demo, knn: clipped"
     part = record_of()
     levels = (part.levels[0], part.levels[1].model_copy(update={"notes": ("odd",)}))
-    assert build_table([part.model_copy(update={"levels": levels})]).notes == ("runs/demo level 1, knn: odd",)
+    assert build_table([part.model_copy(update={"levels": levels})]).notes[0] == "runs/demo level 1, knn: odd"
 
 
 def test_terminal__what_does_not_fit_goes_into_a_table_below(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +203,7 @@ def test_statements__name_the_choice_the_oracle_and_the_gain_of_joined_levels() 
 
 def test_markdown__escapes_names_and_shows_intervals() -> None:
     text = FORMATS["md"]([record_of(model="<script>|x", note="a * note")])
-    assert "| &lt;script>\\|x | 1 | block 2 | 8 | 75.0 [65.0-80.0] \\* |" in text
+    assert "| &lt;script>\\|x | 1 | block 2 | **75.0\\*** [65.0-80.0] | 8 | 4 | 58 kB |" in text
     assert "a \\* note" in text
 
 
