@@ -181,7 +181,8 @@ def collect(images: Iterable[Shown], empty: Explorer, *, max_mb: float, wanted: 
     from hjepa_eval.report.attention_page import attention_page
 
     limit, used = max_mb * 1e6, 0
-    explorer, taken, largest = empty, [], 0
+    explorer, largest = empty, 0
+    taken: list[ShownImage] = []
     for image, blocks, heads in images:
         if not taken:
             explorer = replace(empty, blocks=blocks, heads=heads)
@@ -227,9 +228,8 @@ def _say(explorer: Explorer, size: int, settings: AttentionSettings) -> None:
     """Print what was written, and open it when asked to."""
     if settings.as_json:
         shown = [image.index for image in explorer.images]
-        blocks, heads, grid = explorer.blocks, explorer.heads, explorer.grid
-        about = {"images": shown, "blocks": blocks, "heads": heads, "grid": grid, "prefix": explorer.prefix}
-        print_json({"file": str(settings.out), "bytes": size, **about, "notes": explorer.notes})
+        about = {name: getattr(explorer, name) for name in ("blocks", "heads", "grid", "prefix", "notes")}
+        print_json({"file": str(settings.out), "bytes": size, "images": shown, **about})
     else:
         numbers = {"image": len(explorer.images), "block": len(explorer.blocks), "head": explorer.heads}
         images, blocks, heads = (f"{count} {what}{'s' * (count != 1)}" for what, count in numbers.items())

@@ -236,6 +236,31 @@ def test_explorer__opacity_uncovers_the_image(visit: Callable, file: Path) -> No
     assert page.locator("#opaque").inner_text() == "0 %"
 
 
+def test_explorer__border_cells_of_an_odd_grid_are_smaller(visit: Callable, tmp_path: Path) -> None:
+    options = ["--model", "random:vit_tiny_patch2_10?taps=1,2", "--dataset", "digits", "--images", 1]
+    page = visit(make_page(tmp_path, *options))
+    page.get_by_label("level 1").check()
+    page.locator("#whole").check()
+    for place, words in (
+        ((4, 0), "row 3, column 1 of level 1 (mean of its 2"),
+        ((4, 4), "row 3, column 3 of level 1 (one"),
+    ):
+        patch(page, *place).click()
+        assert f"the cell at {words} patch" in page.locator("#said").inner_text()
+
+
+def test_explorer__a_class_named_as_a_script_shows_as_text(
+    visit: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "<script>alert(1)</script>"  # no folder can be called so
+    digits = load_dataset("digits", "test")
+    digits.class_names = (name,) * 10
+    monkeypatch.setattr("hjepa_eval.datasets.Digits", lambda split: digits)
+    page = visit(make_page(tmp_path, "--dataset", "digits", "--images", 1))
+    assert page.locator("#strip span").inner_text() == name
+    assert f"({name})" in page.locator("#said").inner_text()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such folder names there")
 def test_explorer__a_class_named_as_markup_shows_as_text(visit: Callable, tmp_path: Path) -> None:
     for split in ("train", "test"):

@@ -73,10 +73,11 @@ function queryTokens(token = state.token) {
 }
 function queryName(token = state.token) {
   if (token < data.prefix) return nameOf(token);
-  if (!state.whole) return `the patch at ${nameOf(token)}`;
+  if (!state.whole || cellSize() === 1) return `the patch at ${nameOf(token)}`;
   const { top, left, size } = box(token), number = queryTokens(token).length;
   const where = `row ${top / size + 1}, column ${left / size + 1}`;
-  return `the cell at ${where} of level ${data.levels[state.level].index} (mean of its ${number} patches)`;
+  const of = number === 1 ? "one patch" : `mean of its ${number} patches`;
+  return `the cell at ${where} of level ${data.levels[state.level].index} (${of})`;
 }
 
 // ---- Drawing
@@ -306,6 +307,7 @@ function listen() {
     state.level = chosen === "" ? null : Number(chosen);
     byId("whole").disabled = state.level === null;
     state.whole = state.level !== null && byId("whole").checked;
+    byId("patches").classList.toggle("whole", state.whole);
     show();
   });
   byId("theme").addEventListener("click", () => {
