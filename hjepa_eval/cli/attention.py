@@ -15,6 +15,10 @@ from hjepa_eval.cli.settings import AttentionSettings
 from hjepa_eval.errors import ConfigError, DataError, EncoderError, ResultError, first_few
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from hjepa_eval.datasets.protocol import ImageDataset
     from hjepa_eval.encoders.protocol import Encoder
     from hjepa_eval.report.attention_page import Explorer, ShownImage, ShownLevel
@@ -114,13 +118,10 @@ def _images(
         DataError: an image cannot be read.
     """
     import torch
-    from torchvision.io import encode_png
 
-    from hjepa_eval.analysis.rollout import attention_rollout
     from hjepa_eval.cli.workflow import default_workers
     from hjepa_eval.datasets.images import image_batches
     from hjepa_eval.encoders.attention import attention_maps
-    from hjepa_eval.report.attention_page import show_image
 
     device = torch.device(settings.device)
     encoder.to(device).eval()
@@ -141,19 +142,29 @@ def _images(
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             maps = attention_maps(encoder, pixels).numpy()
         blocks = choose_blocks(settings.layers, len(maps), name=encoder.name)
-        chosen = [block - 1 for block in blocks]
         for place, index in enumerate(kept):
+            name = dataset.class_names[dataset.labels[index]]
             yield (
-                show_image(
-                    index,
-                    dataset.class_names[dataset.labels[index]],
-                    picture=encode_png(batch[place]).numpy().tobytes(),
-                    attention=maps[chosen, place],
-                    rollout=attention_rollout(maps[:, place])[chosen],
-                ),
+                _pack(batch[place], maps[:, place], index=index, class_name=name, blocks=blocks),
                 blocks,
                 maps.shape[2],
             )
+
+
+def _pack(
+    image: Tensor, attention: NDArray[np.float32], *, index: int, class_name: str, blocks: Sequence[int]
+) -> ShownImage:
+    """Return a uint8 image `[3, S, S]` with some blocks of its attention `[layers, heads, T, T]` and their rollout."""
+    from torchvision.io import encode_png
+
+    from hjepa_eval.analysis.rollout import attention_rollout
+    from hjepa_eval.report.attention_page import show_image
+
+    held = [block - 1 for block in blocks]
+    picture = encode_png(image).numpy().tobytes()
+    # A rollout goes through all blocks before it, whether or not the page holds them.
+    rollout = attention_rollout(attention)[held]
+    return show_image(index, class_name, picture=picture, attention=attention[held], rollout=rollout)
 
 
 def choose_blocks(wanted: Sequence[int], depth: int, *, name: str) -> tuple[int, ...]:

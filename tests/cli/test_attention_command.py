@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +35,19 @@ def test_attention__images_blocks_and_levels_can_be_named(hjepa: Callable, tmp_p
     assert 'alt="Image 2, class 2"' in text
     assert '"blocks": [3]' in text
     assert "level 0: block" not in text
+
+
+def test_attention__a_blocks_rollout_goes_through_blocks_that_are_not_held(hjepa: Callable, tmp_path: Path) -> None:
+    def rollouts(name: str, *options: object) -> dict[str, bytes]:
+        assert (
+            hjepa("attention", "--model", MODEL, "--dataset", "digits", "--images", 1, "--out", name, *options).code
+            == 0
+        )
+        data = re.search(r'id="data">(.*?)</script>', (tmp_path / name).read_text(), flags=re.DOTALL)[1]
+        return {key: base64.b64decode(packed) for key, packed in json.loads(data)["images"][0]["rollout"].items()}
+
+    whole, last = rollouts("all.html"), rollouts("last.html", "--layers", 3)
+    assert all(whole[key].endswith(last[key]) and len(whole[key]) == 3 * len(last[key]) for key in whole)
 
 
 def test_attention__fewer_images_are_taken_where_all_do_not_fit_and_it_is_said(hjepa: Callable, tmp_path: Path) -> None:
