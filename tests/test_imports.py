@@ -24,6 +24,7 @@ COMMANDS = [
     "lowshot",
     "eval",
     "report",
+    "attention",
     "compare",
     "datasets",
     "protocols",

@@ -11,6 +11,7 @@ import typer
 
 from hjepa_eval import __version__
 from hjepa_eval.cli import (
+    attention,
     cache,
     compare,
     demo,
@@ -71,6 +72,7 @@ _COMMANDS = (
     finetune,
     evaluate,
     report,
+    attention,
     compare,
     cache,
     listings,

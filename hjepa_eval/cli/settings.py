@@ -286,6 +286,26 @@ class LowShotSettings(ProbeSettings):
     draws: int = option(5, "random subsets of each size; the result is their mean", group=PROBE, ge=1)
 
 
+class AttentionSettings(ImageSettings):
+    """Images to explore, and what of their attention the page holds."""
+
+    split: Literal["train", "test"] = option("test", "where the images come from", group=DATA)
+    images: int = option(8, "how many, balanced over classes", group=DATA, ge=1)
+    index: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_split)] = option(
+        (), "numbers of images in the split's order, repeatable: 4, or 0,4; instead of --images", group=DATA
+    )
+    layers: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_levels)] = option(
+        (), "blocks to hold, repeatable: 12, or 4,12, or all, as when not given", group=DATA
+    )
+    level: Levels = option((), "levels whose cells can be laid over: 2, or 0,2, or all", group=DATA)
+    batch_size: int = option(1, "images per forward pass", group=RUNNING, ge=1)
+    precision: Literal["auto", "bf16", "fp32"] = option("fp32", "of the forward pass", group=RUNNING)
+    out: Folder = option(Path("explorer.html"), "HTML file to write", group=OUTPUT)
+    max_mb: float = option(16.0, "largest file in MB; fewer images are taken where all do not fit", group=OUTPUT, gt=0)
+    open_browser: bool = option(False, "open it in the browser", group=OUTPUT, alias="open")
+    as_json: bool = option(False, "print what was written as JSON", group=OUTPUT, alias="json")
+
+
 class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
     """All probes, and the report."""
 
