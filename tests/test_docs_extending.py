@@ -54,9 +54,8 @@ def write_digits(file: Path) -> None:
 
 
 def run(folder: Path, code: str, commands: list[list[str]], *, path: list[Path]) -> str:
-    inherited = [each for each in (os.environ.get("PYTHONPATH"),) if each]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), *inherited])}
-    environment["HJEPA_CACHE"] = str(folder / "cache")
+    found_first = os.pathsep.join(map(str, [*path, ROOT, ROOT / "pretrain"]))
+    environment = {**os.environ, "PYTHONPATH": found_first, "HJEPA_CACHE": str(folder / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
