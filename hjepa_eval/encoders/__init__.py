@@ -165,6 +165,10 @@ ENCODERS: dict[str, EncoderKind] = {
 }
 
 
+# A folder and a file are themselves the name: `runs/demo`, `file.py:build`.
+_NAMED_BY_PATH = ("run", "file")
+
+
 def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
     name, *queries = spec.split("?")
     options = {}
@@ -174,9 +178,12 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
             raise EncoderError(f"--model {spec}: expected ?key=value after the name, found ?{query}")
         options[key] = value
     kind, colon, argument = name.partition(":")
-    if kind in ("timm", "hf", "ijepa", "random", "pixels", "kmeans"):
-        if kind not in ("pixels", "kmeans") and not argument:
-            raise EncoderError(f"--model {spec}: expected a name after the colon: {ENCODERS[kind].usage}")
+    if kind in ENCODERS and kind not in _NAMED_BY_PATH:
+        usage = ENCODERS[kind].usage
+        if f"{kind}:" in usage and not argument:
+            raise EncoderError(f"--model {spec}: expected a name after the colon: {usage}")
+        if ":" not in usage and colon:
+            raise EncoderError(f"--model {spec}: {kind} takes no argument; write {usage}")
         return kind, argument, options
     if colon and name.rpartition(":")[0].endswith(".py"):
         return "file", name, options

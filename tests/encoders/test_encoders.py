@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.encoders import Encoder, Level, load_encoder
+from hjepa_eval.encoders import ENCODERS, Encoder, EncoderKind, Level, load_encoder
+from hjepa_eval.encoders.pixels import load_pixels
 from hjepa_eval.encoders.protocol import check_outputs, hash_tensors
 from hjepa_eval.encoders.readouts import READOUTS
 from hjepa_eval.encoders.run import newest_run
@@ -252,6 +253,21 @@ def test_load_encoder__mistakes_get_one_clear_line(spec: str, part: str) -> None
         load_encoder(spec)
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_load_encoder__a_kind_needs_one_line_and_its_usage_says_whether_an_argument(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for usage, name in (("own", "own"), ("own:SIZE", "own:8"), ("own[:SIZE]", "own:8"), ("own[:SIZE]", "own")):
+        monkeypatch.setitem(ENCODERS, "own", EncoderKind(lambda request: load_pixels(request.argument), usage, ""))
+        assert load_encoder(name).name == name
+        assert load_encoder(name).transform.size == (8 if ":" in name else 32)
+    monkeypatch.setitem(ENCODERS, "own", EncoderKind(lambda request: load_pixels(""), "own", ""))
+    with pytest.raises(EncoderError, match="own takes no argument; write own"):
+        load_encoder("own:8")
+    monkeypatch.setitem(ENCODERS, "own", EncoderKind(lambda request: load_pixels(""), "own:SIZE", ""))
+    with pytest.raises(EncoderError, match="expected a name after the colon: own:SIZE"):
+        load_encoder("own")
 
 
 def test_identity__sees_what_weights_cannot_show(tmp_path: Path) -> None:
