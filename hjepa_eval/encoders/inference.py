@@ -107,7 +107,8 @@ class Inference:
         """Return what the eager encoder gives at its precision for normalised float images `[B, 3, S, S]`."""
         batch = images.contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.encoder(batch)
+            outputs: list[Tensor] = self.encoder(batch)
+        return outputs
 
     def _features(self, images: Tensor) -> Features:
         outputs = self.tokens(self.encoder.transform.normalise(images))

@@ -31,7 +31,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Begin at the images, the one input; every other tensor that is met is a constant."""
         super().__init__()  # type: ignore[no-untyped-call]
         self._root = torch.nn.Module()
-        self._graph = fx.Graph(self._root)
+        self._graph = fx.Graph()
         self._nodes: Any = WeakIdKeyDictionary()
         self._memory: dict[fx.Node, Any] = {}
         self._written: dict[fx.Node, set[Any]] = {}
@@ -81,7 +81,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 kept.append(node)
                 needed.update(node.all_input_nodes)
                 memories.update(self._memory[each] for each in node.all_input_nodes if each in self._memory)
-        graph, copies = fx.Graph(self._root), {}
+        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
         if not any(node.op == "placeholder" for node in kept):
             graph.placeholder("images")
         for node in reversed(kept):

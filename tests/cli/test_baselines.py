@@ -11,7 +11,7 @@ from hjepa_eval.cli.evaluate import _encoders
 from hjepa_eval.cli.settings import EvalSettings
 from hjepa_eval.config import load
 
-FEW = ("--dataset", "digits", "--max-samples", 100, "--episodes", 10, "--k", 5, "--c", 1)
+FEW = ("--dataset", "digits", "--max-samples", 250, "--episodes", 10, "--k", 5, "--c", 1)
 
 
 def encoders(model: str, *baselines: str) -> list[str]:
