@@ -64,8 +64,9 @@ def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, la
             inference = Inference(encoder, (), device=device, precision=precision, batch_size=min(largest, BATCH))
             images, others = _batch(inference)
             alone = _levels_alone(inference, images, others) if len(encoder.levels) > 1 else []
-            calls = [partial(run, images) for run in (*alone, inference.tokens)]
-            *levels, together = (1000 * seconds / len(images) for seconds in _take_turns(calls, device))
+            runs: list[Callable[[Tensor], object]] = [*alone, inference.tokens]
+            turns = _take_turns([partial(run, images) for run in runs], device)
+            *levels, together = (1000 * seconds / len(images) for seconds in turns)
     finally:
         encoder.to(home)
     if len(encoder.levels) == 1:

@@ -11,7 +11,7 @@ import pytest
 from hjepa_eval.cli import level_costs as level_costs_module
 from hjepa_eval.cli.level_costs import LevelCosts, level_costs
 from hjepa_eval.encoders import handle as handle_module
-from hjepa_eval.encoders import load_encoder
+from hjepa_eval.encoders import load_encoder, precision
 from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 
@@ -136,3 +136,10 @@ def test_records__what_gflop_leave_out_is_said(hjepa) -> None:
     corner, distances = json.loads(done.out)[0]["levels"]
     assert not any("GFLOP" in note for note in corner["notes"])
     assert "GFLOP without aten._cdist_forward, for which there is no formula" in distances["notes"]
+
+
+def test_hardware_name__is_what_the_system_calls_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_CPU_INFO", tmp_path / "cpuinfo")
+    assert precision.hardware_name("cpu"), "a system without such a file has another name for it"
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Quick: 9\nmodel name\t: Quick: 9\n")
+    assert precision.hardware_name("cpu") == "Quick: 9"
