@@ -27,10 +27,7 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
 
     resolved = prepare(settings, talk)
     plans = [plan_knn(resolved), plan_linear(resolved), plan_few_shot(resolved)]
-    model = str(resolved.model)
-    specs = list(
-        dict.fromkeys([model, *(_untrained(model) if each == "random" else each for each in settings.baselines)])
-    )
+    specs = _encoders(resolved)
     for spec in specs[1:]:
         find_encoder(resolved.model_copy(update={"model": spec}))  # A typo ends here, before any work.
     records = []
@@ -51,6 +48,29 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     for plan in plans:
         say_deviations(plan, talk)
     return records
+
+
+def _encoders(settings: EvalSettings) -> list[str]:
+    """Return the names of the model and its baselines, each once.
+
+    Of baselines that nobody named, those are left out that say nothing about this model: its untrained twin where it
+    has none, and pixels beside pixels.
+
+    Raises:
+        ConfigError: `--baselines random` was asked for and there is no such twin.
+    """
+    model = str(settings.model)
+    named = "baselines" in settings.model_fields_set
+    found = [model]
+    for baseline in settings.baselines:
+        if not named and baseline.startswith("pixels") and model.partition(":")[0] == "pixels":
+            continue
+        try:
+            found.append(_untrained(model) if baseline == "random" else baseline)
+        except ConfigError:
+            if named:
+                raise
+    return list(dict.fromkeys(found))
 
 
 def _untrained(model: str) -> str:

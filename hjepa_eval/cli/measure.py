@@ -162,6 +162,7 @@ def _level(row: LevelRow, finding: Finding, samples: SampleOutcomes) -> LevelRes
         for key, guess in finding.predictions.items()
         if key.partition(" seed=")[0].partition(" draw=")[0] == headline
     }
+    costs = row.features.costs
     return LevelResult(
         level=row.level,
         name=row.name,
@@ -169,10 +170,11 @@ def _level(row: LevelRow, finding: Finding, samples: SampleOutcomes) -> LevelRes
         tokens=row.tokens,
         scores=finding.scores,
         chosen=finding.chosen,
-        notes=finding.notes,
+        notes=finding.notes + (costs.note(row.parts) if costs else ()),
         calibration=finding.calibration,
         fused=row.fused,
         per_class=count_classes(guesses, samples.labels, row.class_names),
+        cost=costs.of(row.parts) if costs else None,
     )
 
 

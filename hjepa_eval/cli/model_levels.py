@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from hjepa_eval.cli.settings import ImageSettings
 from hjepa_eval.cli.workflow import load_split, resolve
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.level import Level
+from hjepa_eval.encoders.precision import hardware_name
 from hjepa_eval.encoders.readouts import READOUTS
+from hjepa_eval.encoders.timing import encoder_timing
 
-COLUMNS = ("level", "reads", "grid", "tokens", "width", "parameters (M)", "GFLOP/image")
+COLUMNS = ("level", "reads", "grid", "tokens", "width", "parameters (M)", "GFLOP/image", "ms/image")
 CONVENTION = (
     "parameters and GFLOP from the image up to that level alone; a multiply-add is 2 FLOP, elementwise work is 0"
 )
@@ -39,6 +43,8 @@ def describe(settings: ImageSettings) -> dict[str, Any]:
         cache_dir=resolved.cache_dir,
     )
     costs = encoder_costs(encoder)
+    device = torch.device(resolved.device)
+    timing = encoder_timing(encoder, device=device, precision=resolved.precision)
     return {
         "model": encoder.name,
         "fitted_on": fitted_on[-1].name if fitted_on else None,
@@ -47,6 +53,14 @@ def describe(settings: ImageSettings) -> dict[str, Any]:
         "buffers": sum(buffer.numel() for buffer in encoder.buffers() if buffer.is_floating_point()),
         "gflop": costs.together.gflop,
         "uncounted": list(costs.together.uncounted),
+        "milliseconds": timing.together,
+        "timed": {
+            "device": resolved.device,
+            "hardware": hardware_name(resolved.device),
+            "threads": torch.get_num_threads() if device.type == "cpu" else None,
+            "precision": resolved.precision,
+            "batch": timing.batch,
+        },
         "levels": [
             {
                 "index": level.index,
@@ -58,9 +72,12 @@ def describe(settings: ImageSettings) -> dict[str, Any]:
                 "parameters": cost.parameters,
                 "gflop": cost.gflop,
                 "uncounted": list(cost.uncounted),
+                "milliseconds": milliseconds,
                 "readouts": _widths(level),
             }
-            for level, cost in zip(encoder.levels, costs.levels, strict=True)
+            for level, cost, milliseconds in zip(
+                encoder.levels, costs.levels, timing.levels or (None,) * len(encoder.levels), strict=True
+            )
         ],
     }
 
@@ -88,6 +105,7 @@ def lines(description: dict[str, Any]) -> list[str]:
         *table,
         f"readouts and their widths: {_readouts(levels)}",
         CONVENTION,
+        _timed(description),
         *(f"not counted: {name}" for name in description["uncounted"]),
     ]
 
@@ -110,7 +128,16 @@ def _cells(level: dict[str, Any]) -> tuple[str, ...]:
         str(level["dim"]),
         f"{level['parameters'] / 1e6:.2f}",
         f"{level['gflop']:.3f}",
+        "-" if level["milliseconds"] is None else f"{level['milliseconds']:.3f}",
     )
+
+
+def _timed(description: dict[str, Any]) -> str:
+    """Say where the milliseconds come from: they are of this machine, and of this moment."""
+    timed = description["timed"]
+    threads = f", {timed['threads']} threads" if timed["threads"] else ""
+    where = f"{timed['hardware']}{threads}, {timed['precision']}, batches of {timed['batch']}"
+    return f"ms measured now, on this machine ({where}); all levels together {description['milliseconds']:.3f}"
 
 
 def _readouts(levels: list[dict[str, Any]]) -> str:

@@ -38,7 +38,9 @@ def collect_seeds(settings: ProbeSettings, talk: Talk, *, repair: bool = False) 
     differing = str(settings.model).startswith("random:") or getattr(settings, "views", 0) > 0
     found = {}
     for seed in seeds if differing else seeds[:1]:
-        found[seed] = collect_features(settings.model_copy(update={"seed": seed}), talk, repair=repair)
+        own = settings.model_copy(update={"seed": seed})
+        # The weights of a seed change no cost; a record says those of the first.
+        found[seed] = collect_features(own, talk, repair=repair, costs=seed == seeds[0])
     return found if differing else dict.fromkeys(seeds, found[seeds[0]])
 
 

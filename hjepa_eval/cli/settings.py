@@ -25,6 +25,11 @@ def _levels(value: Any) -> Any:
     return () if "all" in parts else parts
 
 
+def _unless_none(value: Any) -> Any:
+    """Turn `none` into an empty list."""
+    return () if value == "none" or value in (["none"], ("none",)) else value
+
+
 Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_levels)]
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split), Field(min_length=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_split)]
@@ -312,8 +317,16 @@ class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
     knn_protocol: str = option("dino", "of kNN, as in hjepa knn --protocol", group=PROBE)
     linear_protocol: str = option("logreg", "of the linear probe, as in hjepa linear --protocol", group=PROBE)
 
-    baselines: tuple[str, ...] = option(
-        (),
-        "an encoder to show beside the model, repeatable: kmeans, pixels, random (the model untrained), or any other",
+    # 192 numbers per image, whatever the images: raw pixels at ImageNet's size would be 150,528.
+    baselines: Annotated[tuple[str, ...], BeforeValidator(_unless_none)] = option(
+        ("random", "pixels:8"),
+        "an encoder to show beside the model, repeatable: random (the model untrained, where it has such a twin), "
+        "pixels, kmeans, or any other; or none",
         group=DATA,
+    )
+    predictions: bool = option(
+        True,
+        "write the outcome of every test sample too (npz), as hjepa compare and confusion matrices need it; on by "
+        "default",
+        group=OUTPUT,
     )

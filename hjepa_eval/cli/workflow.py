@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hjepa_eval.cli.console import Talk
+from hjepa_eval.cli.level_costs import LevelCosts, level_costs
 from hjepa_eval.cli.settings import ExtractionSettings, ImageSettings
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
@@ -48,6 +49,7 @@ class Features:
         seconds: wall time per phase.
         views: one extraction per augmented pass over the train images.
         others: the same images under the other readouts asked for.
+        costs: what an image takes up to each level; None where that is not known or was not asked.
     """
 
     encoder: ModelInfo
@@ -58,6 +60,7 @@ class Features:
     seconds: dict[str, float] = field(default_factory=dict)
     views: tuple[Extraction, ...] = ()
     others: tuple[Features, ...] = ()
+    costs: LevelCosts | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -180,13 +183,14 @@ def find_encoder(settings: ImageSettings) -> EncoderHandle:
     )
 
 
-def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool = False) -> Features:
+def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool = False, costs: bool = True) -> Features:
     """Return the features that resolved settings ask for; what the cache lacks is extracted on the way.
 
     Args:
         settings: of `resolve`.
         talk: told about progress.
         repair: redo damaged shards instead of refusing the store.
+        costs: say what the levels cost, too; it is measured unless it is remembered.
 
     Raises:
         HjepaError: anything that the user can mend: names, data, weights, the cache.
@@ -228,6 +232,14 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
 
         views = [fill(datasets["train"], View(number, settings.seed)) for number in numbers]
         seconds["extract views"] = time.perf_counter() - started
+    measured = None
+    # Ranks extract together, but records are made by one process.
+    if costs and ranks.rank == 0:
+        started = time.perf_counter()
+        measured = level_costs(
+            encoder, device=settings.device, precision=precision, batch_size=settings.batch_size, cache_dir=cache
+        )
+        seconds["measure costs"] = time.perf_counter() - started
     model = ModelInfo(name=encoder.name, weights=encoder.identity["weights"], identity=encoder.identity)
     found = []
     for readout in readouts:
@@ -235,7 +247,7 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
         chosen = tuple(level for level in own["train"].store.manifest.levels if level.index in levels)
         augmented = tuple(view[readout] for view in views)
         found.append(Features(model, own, chosen, precision, settings.device, seconds, augmented))
-    return replace(found[0], others=tuple(found[1:]))
+    return replace(found[0], others=tuple(found[1:]), costs=measured)
 
 
 def _extract_split(

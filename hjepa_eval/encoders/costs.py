@@ -106,22 +106,15 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if result is not NotImplemented:
                 return result
         result = func(*args, **kwargs)
-        reads = {self.memory(tensor) for tensor in _tensors((args, kwargs))}
-        writes = {self.memory(tensor) for tensor in _tensors(result)} - reads
-        writes |= {self.memory(tensor) for tensor in _mutated(func, args, kwargs)}
+        reads = {memory_of(tensor) for tensor in tensors_in((args, kwargs))}
+        writes = {memory_of(tensor) for tensor in tensors_in(result)} - reads
+        writes |= {memory_of(tensor) for tensor in mutated(func, args, kwargs)}
         if writes:
             formula = self.formulas.get(packet)
             flop = int(formula(*args, **kwargs, out_val=result)) if formula else 0
             uncounted = None if formula or _is_light(func) else str(packet)
             self._record(flop, uncounted, reads, writes)
         return result
-
-    def memory(self, tensor: Tensor) -> Any:
-        """Return what stands for the memory of a tensor as long as this trace lives."""
-        if tensor.layout is torch.strided:
-            # The weak reference frees the values and yet keeps their address from being given to another tensor.
-            return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
-        return id(tensor)  # a sparse tensor has no single storage
 
     def _record(self, flop: int, uncounted: str | None, reads: set[Any], writes: set[Any]) -> None:
         parents = frozenset(self.writer[memory] for memory in reads if memory in self.writer)
@@ -132,7 +125,7 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def ancestors(self, outputs: Iterable[Tensor]) -> tuple[list[_Operation], set[Any]]:
         """Return the operations that `outputs` depend on, each once, and the memory that no operation wrote."""
-        memories = {self.memory(output) for output in outputs}
+        memories = {memory_of(output) for output in outputs}
         leaves = {memory for memory in memories if memory not in self.writer}
         waiting = [self.writer[memory] for memory in memories - leaves]
         found: set[int] = set()
@@ -145,18 +138,27 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return [self.operations[number] for number in found], leaves
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def memory_of(tensor: Tensor) -> Any:
+    """Return what stands for the memory of a tensor for as long as it is kept."""
+    if tensor.layout is torch.strided:
+        # The weak reference frees the values and yet keeps their address from being given to another tensor.
+        return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+    return id(tensor)  # a sparse tensor has no single storage
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Return all tensors in nested lists, tuples and dicts."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _mutated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+def mutated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """Return the tensors that the operation's schema says it writes into."""
     if not isinstance(func, torch._ops.OpOverload):
         return []
     written = []
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            written += _tensors(args[place] if place < len(args) else kwargs.get(argument.name))
+            written += tensors_in(args[place] if place < len(args) else kwargs.get(argument.name))
     return written
 
 
@@ -168,7 +170,7 @@ def _is_light(func: Any) -> bool:
 
 
 @contextmanager
-def _undisturbed(encoder: Encoder, device: torch.device) -> Iterator[None]:
+def undisturbed(encoder: Encoder, device: torch.device) -> Iterator[None]:
     """Evaluate `encoder` in a way that can be counted, and leave it, torch and the random numbers as they were."""
     training = [module for module in encoder.modules() if module.training]
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -203,18 +205,18 @@ def encoder_costs(encoder: Encoder) -> EncoderCost:
     tensors = chain(encoder.parameters(), encoder.buffers())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     blank = torch.zeros(1, 3, encoder.transform.size, encoder.transform.size, device=device)
-    with _undisturbed(encoder, device), _Trace() as trace:
+    with undisturbed(encoder, device), _Trace() as trace:
         outputs = encoder(blank)
     check_outputs(encoder, outputs, 1)
 
     def cost(wanted: Iterable[Tensor]) -> Cost:
         operations, leaves = trace.ancestors(wanted)
         uncounted = {operation.uncounted for operation in operations if operation.uncounted}
-        if trace.memory(blank) not in leaves:
+        if memory_of(blank) not in leaves:
             uncounted.add(OUTSIDE)
         return Cost(
             gflop=sum(operation.flop for operation in operations) / 1e9,
-            parameters=sum(each.numel() for each in encoder.parameters() if trace.memory(each) in leaves),
+            parameters=sum(each.numel() for each in encoder.parameters() if memory_of(each) in leaves),
             uncounted=tuple(sorted(uncounted)),
         )
 

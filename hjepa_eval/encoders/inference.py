@@ -54,8 +54,8 @@ class Inference:
         Raises:
             UnknownNameError: there is no such readout.
         """
-        self._format = torch.channels_last if encoder.channels_last else torch.contiguous_format
-        self.encoder = encoder.to(device).to(memory_format=self._format).eval()
+        self.memory_format = torch.channels_last if encoder.channels_last else torch.contiguous_format
+        self.encoder = encoder.to(device).to(memory_format=self.memory_format).eval()
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
@@ -103,10 +103,15 @@ class Inference:
         keep = Tensor.clone if self.device.type == "cuda" else lambda tensor: tensor
         return {name: [keep(level[:count]) for level in levels] for name, levels in features.items()}
 
-    def _features(self, images: Tensor) -> Features:
-        batch = self.encoder.transform.normalise(images).contiguous(memory_format=self._format)
+    def tokens(self, images: Tensor) -> list[Tensor]:
+        """Return what the eager encoder gives at its precision for normalised float images `[B, 3, S, S]`."""
+        batch = images.contiguous(memory_format=self.memory_format)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            outputs = self.encoder(batch)
+            outputs: list[Tensor] = self.encoder(batch)
+        return outputs
+
+    def _features(self, images: Tensor) -> Features:
+        outputs = self.tokens(self.encoder.transform.normalise(images))
         check_outputs(self.encoder, outputs, len(images))
         tokens = [output.float() for output in outputs]
         return {

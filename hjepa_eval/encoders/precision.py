@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,20 @@ def fast_bf16(device: str | torch.device) -> bool:
         probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
         return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
     return False
+
+
+def hardware_name(device: str) -> str:
+    """Return what a device is, such as `Intel(R) Xeon(R) Processor` or a GPU's name; without torch for the CPU."""
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    if kind != "cpu":
+        return f"{device} of {platform.machine()}"
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def resolve_precision(precision: str, device: str | torch.device) -> str:

@@ -18,6 +18,7 @@ SMALL_VIT = "random:vit_tiny_patch8_32?taps=2,4,6"
 
 def test_eval__prints_three_levels_and_the_second_call_reads_the_cache(hjepa, cifar10_sample: Path) -> None:
     arguments = ("eval", "--model", SMALL_VIT, "--dataset", "cifar10", "--root", cifar10_sample, "--episodes", 50)
+    arguments += ("--baselines", "none")
     first = hjepa(*arguments)
     assert first.code == 0, first.err
     for column in ("kNN k=20", "linear", "5-way 1-shot", "5-way 5-shot", "block 2", "block 4", "block 6"):

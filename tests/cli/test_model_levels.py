@@ -1,21 +1,31 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+
+# Where ms/image begins in the table of a ViT.
+LAST_COLUMN = len("    0  block 4, 1x1 cells    8x8      65    192            1.80        0.244")
 
 
 def test_models__one_encoder_as_a_table(hjepa) -> None:
     done = hjepa("models", "random:vit_tiny_patch4_32")
     assert (done.code, done.err) == (0, "")
-    assert done.out.splitlines() == [
-        "random:vit_tiny_patch4_32: 5.36M parameters, images 32x32, 0.730 GFLOP per image",
+    lines = done.out.splitlines()
+    assert [line[:LAST_COLUMN].rstrip() for line in lines[1:5]] == [
         "level  reads                grid  tokens  width  parameters (M)  GFLOP/image",
         "    0  block 4, 1x1 cells    8x8      65    192            1.80        0.244",
         "    1  block 8, 2x2 cells    4x4      17    192            3.58        0.487",
         "    2  block 12, 4x4 cells   2x2       5    192            5.36        0.730",
+    ]
+    assert lines[0] == "random:vit_tiny_patch4_32: 5.36M parameters, images 32x32, 0.730 GFLOP per image"
+    assert [line[LAST_COLUMN:].strip() for line in lines[1:2]] == ["ms/image"]
+    assert all(float(line[LAST_COLUMN:]) > 0 for line in lines[2:5])
+    assert lines[5:7] == [
         "readouts and their widths: mean 192, max 192, cls 192, grid 768, tokens 12288/3072/768",
         "parameters and GFLOP from the image up to that level alone; a multiply-add is 2 FLOP, elementwise work is 0",
     ]
+    assert re.fullmatch(r"ms measured now, on this machine \(.+\); all levels together \d+\.\d{3}", lines[7])
 
 
 def test_models__one_encoder_as_json(hjepa) -> None:
@@ -25,7 +35,10 @@ def test_models__one_encoder_as_json(hjepa) -> None:
     assert looked["gflop"] == looked["levels"][3]["gflop"] == 3.627122688
     assert [level["parameters"] for level in looked["levels"]] == [157_504, 683_072, 2_782_784, 11_176_512]
     assert looked["levels"][0]["readouts"] == {"mean": 64, "max": 64, "grid": 256, "tokens": 56 * 56 * 64}
-    assert "cls" not in hjepa("models", "random:resnet18").out
+    assert all(level["milliseconds"] > 0 for level in looked["levels"])
+    assert looked["milliseconds"] > 0
+    assert looked["timed"].keys() == {"device", "hardware", "threads", "precision", "batch"}
+    assert "cls" not in hjepa("models", "pixels:8").out
 
 
 USER_FILE = """
