@@ -81,7 +81,7 @@ def measure(model: str, folder: Path, root: Path) -> list[dict[str, Any]]:
     """Return, per level, the headline scores of every probe on all of CIFAR-10."""
     out, cache = folder / "results", folder / "cache"
     where = ("--dataset", "cifar10", "--root", str(root), "--out", str(out), "--cache-dir", str(cache), "--quiet")
-    hjepa("eval", "--model", model, *where)
+    hjepa("eval", "--model", model, "--baselines", "none", "--no-predictions", *where)
     levels: dict[int, dict[str, Any]] = {}
     for file in sorted(out.glob("*.json")):
         record = json.loads(file.read_text())

@@ -55,8 +55,8 @@ class Score(Settings):
 class LevelCost(Settings):
     """What an image costs from its pixels up to a level, and nothing that only other levels need.
 
-    `gflop` counts 2 for a multiply-add, `parameters` the weights that are read; `milliseconds` is the median time per
-    image in batches of `batch` on `device` at `precision`, None where it could not be measured.
+    `gflop` counts 2 for a multiply-add, `parameters` the weights that are read; `milliseconds` is the time per
+    image, of the fastest pass, in batches of `batch` on `device` at `precision`, None where it could not be measured.
     """
 
     gflop: float

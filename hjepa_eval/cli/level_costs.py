@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hjepa_eval.encoders.protocol import Encoder
 
 # Raised by one whenever costs are counted or timed in another way.
-_METHOD = 1
+_METHOD = 2
 # What counting raises on an encoder whose operations cannot be written down.
 _UNCOUNTABLE = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError)
 
