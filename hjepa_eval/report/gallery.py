@@ -196,7 +196,7 @@ def read_gallery(path: Path) -> Gallery:
         gallery = _assemble(about, arrays)
         wrong = _mismatches(gallery)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        wrong = [f"{type(error).__name__} {error}"]
+        wrong = [f"a part of it is absent or of another kind ({error})"]
     if wrong:
         raise ResultError(f"the gallery {path} is damaged: {'; '.join(wrong)}; hjepa eval writes it anew")
     return gallery

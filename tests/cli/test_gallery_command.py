@@ -208,7 +208,7 @@ def test_masks__are_those_of_the_runs_own_settings(digits_run: Path, tmp_path: P
     assert (again.targets == masks.targets).all()
 
 
-@pytest.mark.parametrize("kind", ["multi_block", "random"])
+@pytest.mark.parametrize("kind", ["multi_block", "hierarchical", "random"])
 def test_masks__blocks_together_are_what_a_step_hides(digits_run: Path, tmp_path: Path, kind: str) -> None:
     from hjepa_pretrain.config import PretrainSettings
     from hjepa_pretrain.geometry import resolve_geometry
@@ -220,16 +220,40 @@ def test_masks__blocks_together_are_what_a_step_hides(digits_run: Path, tmp_path
     geometry, count = resolve_geometry(settings), MASKING[kind]["context_tokens"]
     size = {"image_size": geometry.image_size, "patch_size": geometry.patch_size, "num_levels": 2}
     generator = create_mask_generator(settings.masking, **size, context_tokens=count, seed=settings.train.seed)
-    drawn = generator.sample(4, step=0, context_tokens=count, target_tokens=16 - count)
-    assert (masks.targets[0].any(axis=1) == drawn.target_flags.numpy()).all()
-    for shown, tokens in zip(masks.context[0], drawn.context.numpy(), strict=True):
-        assert np.flatnonzero(shown).tolist() == sorted(tokens.tolist())
+    sets = len(masks.context)
+    drawn = generator.sample(4 * sets, step=0, context_tokens=count, target_tokens=16 - count)
+    for number in range(sets):
+        own = slice(number, None, sets)
+        assert drawn.level is None or (drawn.level[own] == number).all()
+        assert (masks.targets[number].any(axis=1) == drawn.target_flags[own].numpy()).all()
+        for shown, tokens in zip(masks.context[number], drawn.context[own].numpy(), strict=True):
+            assert np.flatnonzero(shown).tolist() == sorted(tokens.tolist())
 
 
 def test_masks__run_that_predicts_no_tokens_has_none(digits_run: Path, tmp_path: Path) -> None:
     whole = {"whole_image": {"variance": 1.0}}
     run = run_with(digits_run, tmp_path / "run", {}, predicted_share=0.0, **whole)
     assert draw_mask_examples(run, np.arange(4)) == (None, ())
+
+
+def test_masks__settings_of_another_version_are_left_out_with_a_word(digits_run: Path, tmp_path: Path) -> None:
+    run = run_with(digits_run, tmp_path / "run", {"colour": "blue"})
+    masks, notes = draw_mask_examples(run, np.arange(4))
+    assert masks is None
+    assert "masks are left out" in notes[0]
+    assert "colour" in notes[0]
+
+
+def test_gallery__large_test_sets_are_sampled_and_it_is_said(
+    digits_run: Path, hjepa, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hjepa_eval.cli.gallery.MOST_ON_MAP", 40)
+    assert hjepa("eval", "--model", digits_run, *QUICK).code == 0
+    (gallery,) = galleries().values()
+    assert gallery.notes == ("of 355 test images the map shows the first 40; queries are chosen among them",)
+    assert gallery.map.index.tolist() == list(range(40))
+    assert gallery.neighbourhoods.index.max() < 40
+    assert set(Counter(gallery.map.labels.tolist()).values()) == {4}, "a prefix is balanced over classes"
 
 
 def test_eval__gallery_of_a_context_encoder_has_the_runs_curves_and_masks(hjepa, digits_run: Path) -> None:
