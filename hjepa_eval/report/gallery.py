@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from hjepa_eval.errors import ResultError
 from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.report.gallery_fit import mismatches
 
 GALLERY_VERSION = 1
 SUFFIX = ".gallery.safetensors"
@@ -32,7 +33,7 @@ class LevelMap:
     """Where test images lie when each level's features are laid out in a plane.
 
     Attributes:
-        index: int64 [N], places of the images in the test split's order.
+        index: int64 [N], places of the images in the test split's order; images that could not be read have none.
         labels: int64 [N].
         points: float32 [L, N, 2], per level.
         method: how each level was laid out: `PCA` or `UMAP`, with what a reader must know.
@@ -70,6 +71,8 @@ class Neighbourhoods:
 @dataclass(frozen=True)
 class MaskExamples:
     """What pretraining hid of some train images.
+
+    Where masks lie does not depend on the image, and in training it was a crop of it.
 
     Attributes:
         kind: such as `multiblock`.
@@ -160,7 +163,10 @@ def write_gallery(gallery: Gallery, folder: Path) -> Path:
         "masks": None if masks is None else {"kind": masks.kind, "grid": masks.grid},
         "notes": gallery.notes,
     }
-    packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"about": json.dumps(about)})
+    packed = save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        {"about": json.dumps(about, allow_nan=False)},
+    )
     try:
         write_atomically(path, packed)
     except OSError as error:
@@ -176,13 +182,25 @@ def read_gallery(path: Path) -> Gallery:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})["about"])
+            about = json.loads((file.metadata() or {}).get("about", "null"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about["gallery_version"] > GALLERY_VERSION:
-            raise ResultError(f"{path} was written by a newer version of this program; update hjepa")
-        return _assemble(about, arrays)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise ResultError(f"cannot read the gallery {path}: {error}; hjepa eval writes it anew") from None
+    version = about.get("gallery_version") if isinstance(about, dict) else None
+    if not isinstance(version, int):
+        raise ResultError(f"{path} is no gallery of hjepa (it says no gallery_version)")
+    if version > GALLERY_VERSION:
+        raise ResultError(
+            f"{path} has gallery version {version}, this program reads up to {GALLERY_VERSION}; update hjepa"
+        )
+    try:
+        gallery = _assemble(about, arrays)
+        wrong = mismatches(gallery)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        wrong = [f"a part of it is absent or of another kind ({error})"]
+    if wrong:
+        raise ResultError(f"the gallery {path} is damaged: {'; '.join(wrong)}; hjepa eval writes it anew")
+    return gallery
 
 
 def _assemble(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Gallery:
