@@ -61,8 +61,6 @@ def _group(field: FieldInfo) -> int:
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = "--" + (field.alias or name).replace("_", "-")
-    if field.default is True:
-        flag += f"/--no-{flag.removeprefix('--')}"
     kinds = _plain(field.annotation)
     kind: Any = bool if bool in kinds else (list[str] if tuple in kinds else str)
     if kind is bool and field.default:

@@ -22,6 +22,7 @@ from hjepa_eval.errors import ResultError
 from hjepa_eval.report.gallery import Gallery, find_galleries
 
 QUICK = ("--quiet", "--episodes", 20, "--shots", 1, "--c", 1)
+ALONE = (*QUICK, "--baselines", "none")
 
 
 def galleries(folder: str = "results") -> dict[str, Gallery]:
@@ -91,7 +92,7 @@ def test_eval__gallery_neighbours_are_those_of_the_pixels(hjepa) -> None:
 
 
 def test_eval__no_gallery_writes_none_and_the_same_seed_the_same(hjepa) -> None:
-    data = ("--model", "random:vit_tiny_patch2_8?taps=1,2", "--dataset", "digits", "--max-samples", 200, *QUICK)
+    data = ("--model", "random:vit_tiny_patch2_8?taps=1,2", "--dataset", "digits", "--max-samples", 200, *ALONE)
     assert hjepa("eval", *data, "--no-gallery", "--out", "none").code == 0
     assert [file.suffix for file in sorted(Path("none").iterdir())].count(".json") == 3
     assert list(Path("none").glob("*.safetensors")) == []
@@ -248,7 +249,7 @@ def test_gallery__large_test_sets_are_sampled_and_it_is_said(
     digits_run: Path, hjepa, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hjepa_eval.cli.gallery.MOST_ON_MAP", 40)
-    assert hjepa("eval", "--model", digits_run, *QUICK).code == 0
+    assert hjepa("eval", "--model", digits_run, *ALONE).code == 0
     (gallery,) = galleries().values()
     assert gallery.notes == ("of 355 test images the map shows the first 40; queries are chosen among them",)
     assert gallery.map.index.tolist() == list(range(40))
@@ -258,7 +259,7 @@ def test_gallery__large_test_sets_are_sampled_and_it_is_said(
 
 def test_eval__gallery_of_a_context_encoder_has_the_runs_curves_and_masks(hjepa, digits_run: Path) -> None:
     run = Path(shutil.copytree(digits_run, "run"))
-    done = hjepa("eval", "--model", f"{run}?encoder=context", "--max-samples", 100, *QUICK)
+    done = hjepa("eval", "--model", f"{run}?encoder=context", "--max-samples", 100, *ALONE)
     assert done.code == 0, done.err
     (gallery,) = galleries().values()
     assert gallery.model == "run?encoder=context"
