@@ -16,12 +16,21 @@ if TYPE_CHECKING:
     from hjepa_eval.results import Record
 
 
-def write_report(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Write `report.md` and `levels.png` into a folder and return their paths.
+def write_report(
+    records: Sequence[Record], folder: Path, *, results: Path | None = None, images: bool = True
+) -> list[Path]:
+    """Write `report.html`, `report.md` and `levels.png` of one evaluation into a folder and return their paths.
+
+    Args:
+        records: of the evaluation.
+        folder: where the files go.
+        results: where the records and their galleries lie; the same folder when not given.
+        images: show the records' galleries on the page.
 
     Raises:
-        ResultError: the folder cannot be written.
+        ResultError: a file cannot be written, or a gallery cannot be read; what was written before stays.
     """
+    from hjepa_eval.cli.evaluation_page import write_evaluation_page
     from hjepa_eval.report.formats import markdown
     from hjepa_eval.report.plot import describe_plot, write_plot
     from hjepa_eval.report.table import build_table
@@ -30,7 +39,8 @@ def write_report(records: Sequence[Record], folder: Path) -> list[Path]:
     text = f"# What each level knows\n\n{markdown(records)}\n![{describe_plot(build_table(records))}](levels.png)\n"
     text += f"\nMade by `{records[0].provenance.command}`, {_how(records[0])}.\n"
     text += "".join(f"- {line}\n" for line in _sources(records))
-    return [_write(folder / "report.md", text), picture]
+    written = [_write(folder / "report.md", text), picture]
+    return [write_evaluation_page(records, folder, results=results or folder, images=images), *written]
 
 
 def _how(record: Record) -> str:

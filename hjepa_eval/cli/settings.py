@@ -297,3 +297,4 @@ class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
         "an encoder to show beside the model, repeatable: kmeans, pixels, random (the model untrained), or any other",
         group=DATA,
     )
+    open: bool = option(False, "show the report in the browser when it is there", group=OUTPUT)

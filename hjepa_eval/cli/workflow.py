@@ -248,8 +248,10 @@ def _extract_split(
     repair: bool,
     view: View | None,
 ) -> dict[str, Extraction]:
-    what = f"{encoder.name}, {dataset.name} {dataset.split}" + (f" view {view.number}" if view else "")
-    with talk.progress(f"extract {what}", "images") as report:
+    which = f"view {view.number}" if view else dataset.split
+    what = f"extract {encoder.name}, {dataset.name} {dataset.split}" + (f" {which}" if view else "")
+    images = len(dataset) if how.max_samples is None else min(how.max_samples, len(dataset))
+    with talk.progress(what, "images", stage=f"extract {which}", size=images) as report:
         found = extract(
             encoder,
             dataset,
@@ -259,8 +261,8 @@ def _extract_split(
             view=view,
             repair=repair,
             say=talk.alert,
-            progress=lambda done, total: report(done, total, ""),
+            progress=report,
         )
-    if all(extraction.images == 0 for extraction in found.values()):
-        talk.note(f"{what}: from the cache, no forward pass")
+        if all(extraction.images == 0 for extraction in found.values()):
+            report.spared("from the cache, no forward pass")
     return found
