@@ -177,7 +177,7 @@ class InTerminal:
         try:
             while found := os.read(self.master, 4096):
                 self.seen += found.decode(errors="replace")
-                if "extract train" in self.seen:
+                if "%" in self.seen:  # A stage has reported.
                     self.running.set()
         except OSError:  # The other end is closed.
             self.running.set()
