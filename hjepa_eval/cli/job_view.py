@@ -13,7 +13,7 @@ from hjepa_eval.cli.job import Job, Left, Stage, stage_left
 from hjepa_eval.cli.training_view import clock
 
 _WIDEST = 100
-_LONGEST_NAME = 36
+_LONGEST_NAME = 30
 _SHORTEST_BAR, _LONGEST_BAR = 6, 28
 _OVER = ("done", "failed", "skipped")
 # mark and style of each state; a running stage's mark turns.
@@ -102,8 +102,8 @@ def _current(stages: Sequence[Stage]) -> Stage | None:
 def _group_line(group: str, stages: Sequence[Stage], names: int, width: int, *, ascii_only: bool) -> Text:
     """Return one line for a group that is over or waits: what it took, and where it fits what each part of it took."""
     waits = all(stage.state == "waiting" for stage in stages)
-    worst = "waiting" if waits else "failed" if any(stage.state == "failed" for stage in stages) else "done"
-    mark, plain, style = _MARKS[worst]
+    # A probe that was left out does not spoil the others.
+    mark, plain, style = _MARKS["waiting" if waits else "done"]
     line = Text(plain if ascii_only else mark, style=style)
     line.append(f" {shortened(group, names):<{names}}", style="dim" if waits else "bold")
     if waits:
@@ -120,7 +120,7 @@ def _parts(stages: Sequence[Stage]) -> Iterator[tuple[str, bool]]:
     for word in dict.fromkeys(stage.name.split()[0] for stage in stages):
         own = [stage for stage in stages if stage.name.split()[0] == word and stage.state != "skipped"]
         if any(stage.state == "failed" for stage in own):
-            yield f"{word} without result", True
+            yield f"no {word}", True
         elif own and all(stage.outcome == own[0].outcome != "" for stage in own):
             yield f"{word} {own[0].outcome.partition(',')[0]}", True
         elif own:

