@@ -59,6 +59,23 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     return records
 
 
+def _untrained(model: str) -> str:
+    """Return the name of the same encoder before its training: `--baselines random`.
+
+    Raises:
+        ConfigError: only a run and a timm model can be built again without their weights.
+    """
+    from hjepa_eval.encoders.run import is_run
+
+    name, *options = model.split("?")
+    kind, colon, argument = name.partition(":")
+    if kind == "timm" and colon and not argument.startswith("local-dir:"):
+        return "?".join([f"random:{argument}", *(each for each in options if not each.startswith("checkpoint="))])
+    if is_run(Path(name)):
+        return f"random:{name}"
+    raise ConfigError(f"--baselines random: {model} has no untrained twin; name one, such as random:vit_tiny_patch4_32")
+
+
 def evaluate_and_report(settings: EvalSettings, talk: Talk, *, folder: Path) -> list[Path]:
     """Evaluate, write the report into a folder, print the table, and return the report's files, the page first.
 
@@ -87,23 +104,6 @@ def finish(paths: Sequence[Path], settings: EvalSettings, talk: Talk) -> None:
     talk.note(where_it_is(paths))
     if settings.open:
         open_page(paths[0])
-
-
-def _untrained(model: str) -> str:
-    """Return the name of the same encoder before its training: `--baselines random`.
-
-    Raises:
-        ConfigError: only a run and a timm model can be built again without their weights.
-    """
-    from hjepa_eval.encoders.run import is_run
-
-    name, *options = model.split("?")
-    kind, colon, argument = name.partition(":")
-    if kind == "timm" and colon and not argument.startswith("local-dir:"):
-        return "?".join([f"random:{argument}", *(each for each in options if not each.startswith("checkpoint="))])
-    if is_run(Path(name)):
-        return f"random:{name}"
-    raise ConfigError(f"--baselines random: {model} has no untrained twin; name one, such as random:vit_tiny_patch4_32")
 
 
 def register(app: typer.Typer) -> None:

@@ -36,10 +36,9 @@ def prepare(settings: SettingsT, talk: Talk) -> SettingsT:
 def collect_seeds(settings: ProbeSettings, talk: Talk, *, repair: bool = False) -> dict[int, Features]:
     """Return the features for every seed; only untrained weights and augmented views differ from seed to seed."""
     seeds = settings.all_seeds
-    found = {
-        seed: collect_features(settings.model_copy(update={"seed": seed}), talk, repair=repair)
-        for seed in feature_seeds(settings)
-    }
+    found = {}
+    for seed in feature_seeds(settings):
+        found[seed] = collect_features(settings.model_copy(update={"seed": seed}), talk, repair=repair)
     return found if len(found) == len(seeds) else dict.fromkeys(seeds, found[seeds[0]])
 
 
