@@ -55,7 +55,7 @@ def make_gallery(model: str, train_store: str, test_store: str) -> Gallery:
         test_store=test_store,
         class_names=("0", "1"),
         levels=((0, "8x8 pixels"),),
-        images={},
+        images={("test", 0): b"a", ("test", 1): b"b"},
         map=LevelMap(index, index, np.zeros((1, 2, 2), np.float32), "PCA", np.zeros((1, 2), np.float32)),
         neighbourhoods=Neighbourhoods(index[:0], index[:0], (), none, none, np.empty((1, 0, 3), np.float32)),
     )
