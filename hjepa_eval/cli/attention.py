@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import typer
 
+from hjepa_eval.cli.browser import open_page
 from hjepa_eval.cli.console import Talk, print_json
 from hjepa_eval.cli.options import settings_command
 from hjepa_eval.cli.settings import AttentionSettings
@@ -246,6 +247,4 @@ def _say(explorer: Explorer, size: int, settings: AttentionSettings) -> None:
         images, blocks, heads = (f"{count} {what}{'s' * (count != 1)}" for what, count in numbers.items())
         print(f"{settings.out}  {size / 1e6:,.2f} MB: {images}, {blocks} of {heads}")
     if settings.open_browser:
-        import webbrowser
-
-        webbrowser.open(settings.out.absolute().as_uri())
+        open_page(settings.out)

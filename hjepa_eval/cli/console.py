@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
 from hjepa_eval.errors import HjepaError
 
+if TYPE_CHECKING:
+    from hjepa_eval.cli.job import Job, Stage
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 INTERRUPTED = 130
-PLAIN_SECONDS = 10.0
 
 
 def say_error(message: str) -> None:
@@ -49,13 +50,30 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+class Reporter:
+    """Takes how far a stage is; called as a function of (done, total, remark)."""
+
+    def __init__(self, job: Job, stage: Stage) -> None:
+        """Report to a job about one of its stages."""
+        self._job, self._stage = job, stage
+
+    def __call__(self, done: int, total: int, remark: str = "") -> None:
+        """Show that `done` of `total` are done."""
+        self._job.report(self._stage, done, total, remark)
+
+    def spared(self, why: str) -> None:
+        """Say that there was nothing to do: why is shown instead of the seconds, and no estimate learns from them."""
+        self._stage.outcome = why
+
+
 class Talk:
-    """Notes and progress on stderr: a live bar on a terminal, lines every ten seconds elsewhere, nothing when quiet."""
+    """Notes and progress on stderr: a live list of stages on a terminal, lines elsewhere, nothing when quiet."""
 
     def __init__(self, *, quiet: bool, leader: bool = True) -> None:
         """Choose how much to say; of several ranks one is the `leader`, the others say only what concerns them."""
         self.quiet = quiet
         self.leader = leader
+        self._job: Job | None = None
 
     def note(self, message: str) -> None:
         """Print one line on stderr, unless quiet or not the leader."""
@@ -68,62 +86,40 @@ class Talk:
             print(message, file=sys.stderr, flush=True)
 
     @contextmanager
-    def progress(self, title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-        """Give a function of (done, total, remark) that shows progress, throughput in `unit` and the time left."""
-        if self.quiet or not self.leader:
-            yield _silent
-        elif sys.stderr.isatty():
-            with _bar(title, unit) as report:
-                yield report
-        else:
-            yield _Lines(title, unit)
-
-
-def _silent(done: int, total: int, remark: str = "") -> None:
-    """Show nothing."""
-
-
-@contextmanager
-def _bar(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, rate="", remark="")
-        started = time.monotonic()
-
-        def report(done: int, total: int, remark: str = "") -> None:
-            rate = done / max(time.monotonic() - started, 1e-9)
-            bar.update(task, completed=done, total=total, rate=_speed(rate, unit), remark=remark)
-
-        yield report
-
-
-def _speed(rate: float, unit: str) -> str:
-    """Return `310 images/s`; nothing where units have no name."""
-    return f"{rate:,.0f} {unit}/s" if unit else ""
-
-
-class _Lines:
-    def __init__(self, title: str, unit: str) -> None:
-        self.title, self.unit = title, unit
-        self.started = self.said = time.monotonic()
-
-    def __call__(self, done: int, total: int, remark: str = "") -> None:
-        now = time.monotonic()
-        if done < total and now - self.said < PLAIN_SECONDS:
+    def job(self) -> Iterator[Job]:
+        """Show all stages inside as one job; inside another job they are part of that one."""
+        if self._job is not None:
+            yield self._job
             return
-        self.said = now
-        rate = done / max(now - self.started, 1e-9)
-        left = (total - done) / rate if rate else 0.0
-        where = f"{done:,}/{total:,}" if self.unit else f"{done / total:.0%}"
-        parts = [f"{self.title}: {where}", _speed(rate, self.unit), f"{left:.0f} s left", remark]
-        print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+        from hjepa_eval.cli.job_display import show_job
+
+        with show_job(shown=self.leader and not self.quiet) as job:
+            self._job = job
+            try:
+                yield job
+            finally:
+                self._job = None
+
+    def plan(self, stages: Sequence[Stage]) -> None:
+        """Say which stages of the job are to come; without a job every stage is shown alone."""
+        if self._job is not None:
+            self._job.plan(stages)
+
+    @contextmanager
+    def progress(self, title: str, unit: str, *, stage: str = "", size: float = 1.0) -> Iterator[Reporter]:
+        """Run a stage, and give a function of (done, total, remark) that shows how far it is.
+
+        Args:
+            title: what runs, in words that make sense alone.
+            unit: what is counted; empty when the count says nothing to a reader.
+            stage: its name in the job's plan; the title when nobody planned it.
+            size: how much there is to do, as `Stage.size`.
+        """
+        with self.job() as job:
+            running = job.start(stage or title, title=title, unit=unit, size=size)
+            try:
+                yield Reporter(job, running)
+            except BaseException as error:
+                job.end(running, "failed" if isinstance(error, Exception) else "interrupted")
+                raise
+            job.end(running, "done")

@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
             Path, typer.Option("--out", help="folder for the run and its report; an earlier demo is replaced")
         ] = Path("runs/demo"),
         fast: Annotated[bool, typer.Option("--fast", help="a few seconds of pretraining, to see the road")] = False,
+        open_report: Annotated[bool, typer.Option("--open", help="show the report in the browser at the end")] = False,
         quiet: Annotated[bool, typer.Option("--quiet", help="no progress and no notes; the table only")] = False,
     ) -> None:
         """From images to the table in minutes.
@@ -50,12 +51,10 @@ def register(app: typer.Typer) -> None:
         Pretrains on scanned digits, measures every level against the same encoder untrained, k-means and raw pixels,
         reports.
         """
-        from hjepa_eval.cli.evaluate import evaluate
+        from hjepa_eval.cli.evaluate import evaluate_and_report, finish
         from hjepa_eval.cli.pretrain import load_pretrain_settings, run_pretraining
-        from hjepa_eval.cli.report import write_report
         from hjepa_eval.cli.settings import EvalSettings
         from hjepa_eval.config import load
-        from hjepa_eval.report.terminal import terminal
 
         started = time.monotonic()
         talk = Talk(quiet=quiet)
@@ -72,11 +71,12 @@ def register(app: typer.Typer) -> None:
             **({"episodes": 200} if fast else {}),
             "out": out / "results",
             "quiet": quiet,
+            "open": open_report,
+            "map": "pca",  # UMAP, where it is installed, compiles for half a minute.
         }
         evaluation = load(EvalSettings, flags=flags)
-        records = evaluate(evaluation, talk)
-        paths = write_report(records, out)
-        print(terminal(records), end="")
-        talk.note(f"written: {', '.join(str(path) for path in paths)} and {evaluation.out}/")
+        paths = evaluate_and_report(evaluation, talk, folder=out)
         talk.note(f"the run is {out}; the whole demo took {time.monotonic() - started:.0f} s")
+        talk.note(f"records are in {evaluation.out}/")
         talk.note("next: hjepa knn --dataset cifar10 --root FOLDER, or hjepa eval --model random:vit_tiny_patch4_32")
+        finish(paths, evaluation, talk)

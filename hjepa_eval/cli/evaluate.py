@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from hjepa_eval.cli.knn import plan_knn
 from hjepa_eval.cli.linear import plan_linear
 from hjepa_eval.cli.options import settings_command
 from hjepa_eval.cli.settings import EvalSettings
+from hjepa_eval.cli.stage_plan import REPORT, evaluation_stages, probe_word
 from hjepa_eval.errors import ConfigError, ProbeError
 
 if TYPE_CHECKING:
+    from hjepa_eval.encoders.handle import EncoderHandle
     from hjepa_eval.results import Record
 
 
@@ -25,13 +28,17 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     from hjepa_eval.cli.measure import measure
     from hjepa_eval.cli.probe_run import collect_seeds, prepare, say_deviations
     from hjepa_eval.cli.workflow import find_encoder
+    from hjepa_eval.results import read_record
 
     resolved = prepare(settings, talk)
     check_map(resolved)
     plans = [plan_knn(resolved), plan_linear(resolved), plan_few_shot(resolved)]
     specs = _encoders(resolved)
+    encoders: dict[str, EncoderHandle | None] = {specs[0]: None}
     for spec in specs[1:]:
-        find_encoder(resolved.model_copy(update={"model": spec}))  # A typo ends here, before any work.
+        encoders[spec] = find_encoder(resolved.model_copy(update={"model": spec}))  # A typo ends here, before any work.
+    closing = ["galleries"] if settings.gallery else []
+    talk.plan(evaluation_stages(resolved, [probe_word(plan.probe) for plan in plans], encoders, closing=closing))
     records, measured_features = [], {}
     for place, spec in enumerate(specs):
         # A baseline has its own levels: the choice of levels is the model's.
@@ -45,8 +52,8 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
                     raise
                 talk.note(f"few-shot is left out: {error}")
             else:
-                measured.write(settings.out, predictions=settings.predictions)
-                records.append(measured.record)
+                # As written: with the file that its outcomes went to.
+                records.append(read_record(measured.write(settings.out, predictions=settings.predictions)))
     if settings.gallery:
         write_galleries(measured_features, resolved, talk)
     for plan in plans:
@@ -94,17 +101,43 @@ def _untrained(model: str) -> str:
     raise ConfigError(f"--baselines random: {model} has no untrained twin; name one, such as random:vit_tiny_patch4_32")
 
 
+def evaluate_and_report(settings: EvalSettings, talk: Talk, *, folder: Path) -> list[Path]:
+    """Evaluate, write the report into a folder, print the table, and return the report's files, the page first.
+
+    Raises:
+        HjepaError: as `evaluate`, or the report cannot be written; the records are, and their table is printed.
+    """
+    from hjepa_eval.cli.probe_run import show
+    from hjepa_eval.cli.report import write_report
+
+    records: list[Record] = []
+    try:
+        with talk.job():
+            records += evaluate(settings, talk)
+            with talk.progress(REPORT, "", stage=REPORT):
+                return write_report(records, folder, results=settings.out, images=settings.gallery)
+    finally:
+        if records:
+            show(records, settings)
+
+
+def finish(paths: Sequence[Path], settings: EvalSettings, talk: Talk) -> None:
+    """Say where the report is, and open it with `--open`."""
+    from hjepa_eval.cli.browser import open_page
+    from hjepa_eval.cli.evaluation_page import where_it_is
+
+    talk.note(where_it_is(paths))
+    if settings.open:
+        open_page(paths[0])
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
     @settings_command(app, "eval", EvalSettings)
     def eval_(settings: EvalSettings) -> None:
         """Extract, run every probe, and report."""
-        from hjepa_eval.cli.probe_run import show
-        from hjepa_eval.cli.report import write_report
-
         talk = Talk(quiet=settings.quiet)
-        records = evaluate(settings, talk)
-        show(records, settings)
-        paths = write_report(records, settings.out)
-        talk.note(f"records are in {settings.out}/, the report: {', '.join(map(str, paths))}")
+        paths = evaluate_and_report(settings, talk, folder=settings.out)
+        talk.note(f"records are in {settings.out}/")
+        finish(paths, settings, talk)

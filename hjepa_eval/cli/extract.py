@@ -9,6 +9,7 @@ import typer
 from hjepa_eval.cli.console import Talk, print_json
 from hjepa_eval.cli.options import settings_command
 from hjepa_eval.cli.settings import ExtractCommandSettings
+from hjepa_eval.cli.stage_plan import extraction_stages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,10 @@ def register(app: typer.Typer) -> None:
         from hjepa_eval.ranks import read_ranks
 
         first = read_ranks().rank == 0
-        features = collect_features(resolve(settings), Talk(quiet=settings.quiet, leader=first), repair=True)
+        resolved, talk = resolve(settings), Talk(quiet=settings.quiet, leader=first)
+        with talk.job():
+            talk.plan(extraction_stages(resolved))
+            features = collect_features(resolved, talk, repair=True)
         if not first:
             return
         files = _export(features, settings)

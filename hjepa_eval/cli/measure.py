@@ -18,6 +18,7 @@ from hjepa_eval.cli.console import Talk
 from hjepa_eval.cli.findings import Finding, count_classes, merge_seeds
 from hjepa_eval.cli.level_rows import LevelRow, level_rows
 from hjepa_eval.cli.settings import ProbeSettings
+from hjepa_eval.cli.stage_plan import probe_word
 from hjepa_eval.cli.workflow import Features
 from hjepa_eval.probes.side_by_side import side_by_side
 from hjepa_eval.results import (
@@ -91,10 +92,13 @@ def measure(plan: Plan, features: Mapping[int, Features], settings: ProbeSetting
     choosing = len(first) > 1
     found: dict[int, dict[int, Finding]] = {row.level: {} for row in first}
     jobs = [(seed, row) for seed, each in rows.items() for row in each]
-    with talk.progress(f"{plan.probe}, {first[0].features.encoder.name}", "") as report:
+    size = sum(row.width for _, row in jobs)
+    title = f"{plan.probe}, {first[0].features.encoder.name}"
+    with talk.progress(title, "", stage=probe_word(plan.probe), size=size) as report:
+        report(0, len(jobs))
         for done, ((seed, row), finding) in enumerate(_run(plan, jobs, choosing), start=1):
             found[row.level][seed] = finding
-            report(done, len(jobs), "")
+            report(done, len(jobs))
     merged = {row.level: merge_seeds(found[row.level]) for row in first}
     samples = _samples(plan, first[0], merged)
     record = _record(plan, first, merged, samples, features, settings, time.perf_counter() - started)

@@ -8,6 +8,7 @@ from typing import TypeVar
 from hjepa_eval.cli.console import Talk, print_json
 from hjepa_eval.cli.measure import Plan, measure
 from hjepa_eval.cli.settings import OutputSettings, ProbeSettings
+from hjepa_eval.cli.stage_plan import feature_seeds, probe_stages, probe_word
 from hjepa_eval.cli.workflow import Features, collect_features, resolve
 from hjepa_eval.report.terminal import terminal
 from hjepa_eval.results import Record, check_folder
@@ -35,13 +36,12 @@ def prepare(settings: SettingsT, talk: Talk) -> SettingsT:
 def collect_seeds(settings: ProbeSettings, talk: Talk, *, repair: bool = False) -> dict[int, Features]:
     """Return the features for every seed; only untrained weights and augmented views differ from seed to seed."""
     seeds = settings.all_seeds
-    differing = str(settings.model).startswith("random:") or getattr(settings, "views", 0) > 0
     found = {}
-    for seed in seeds if differing else seeds[:1]:
+    for seed in feature_seeds(settings):
         own = settings.model_copy(update={"seed": seed})
         # The weights of a seed change no cost; a record says those of the first.
         found[seed] = collect_features(own, talk, repair=repair, costs=seed == seeds[0])
-    return found if differing else dict.fromkeys(seeds, found[seeds[0]])
+    return found if len(found) == len(seeds) else dict.fromkeys(seeds, found[seeds[0]])
 
 
 def say_deviations(plan: Plan, talk: Talk) -> None:
@@ -55,7 +55,9 @@ def run_probe(settings: SettingsT, plan: Callable[[SettingsT], Plan]) -> None:
     talk = Talk(quiet=settings.quiet)
     resolved = prepare(settings, talk)
     planned = plan(resolved)  # An unknown protocol ends here, before any work.
-    measured = measure(planned, collect_seeds(resolved, talk), resolved, talk)
+    with talk.job():
+        talk.plan(probe_stages(resolved, [probe_word(planned.probe)]))
+        measured = measure(planned, collect_seeds(resolved, talk), resolved, talk)
     say_deviations(planned, talk)
     show([measured.record], settings)
     talk.note(f"written: {measured.write(settings.out, predictions=settings.predictions)}")

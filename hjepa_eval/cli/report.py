@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hjepa_eval.cli.browser import open_page
 from hjepa_eval.cli.console import guarded
 from hjepa_eval.cli.written import choose_format, deliver, write_text
 from hjepa_eval.errors import ConfigError
@@ -18,12 +19,21 @@ if TYPE_CHECKING:
     from hjepa_eval.results import Record
 
 
-def write_report(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Write `report.md` and `levels.png` into a folder and return their paths.
+def write_report(
+    records: Sequence[Record], folder: Path, *, results: Path | None = None, images: bool = True
+) -> list[Path]:
+    """Write `report.html`, `report.md` and `levels.png` of one evaluation into a folder and return their paths.
+
+    Args:
+        records: of the evaluation.
+        folder: where the files go.
+        results: where the records and their galleries lie; the same folder when not given.
+        images: show the records' galleries on the page.
 
     Raises:
-        ResultError: the folder cannot be written.
+        ResultError: a file cannot be written, or a gallery cannot be read; what was written before stays.
     """
+    from hjepa_eval.cli.evaluation_page import write_evaluation_page
     from hjepa_eval.report.markdown import markdown
     from hjepa_eval.report.plot import describe_plot, write_plot
     from hjepa_eval.report.table import build_table
@@ -32,7 +42,8 @@ def write_report(records: Sequence[Record], folder: Path) -> list[Path]:
     text = f"# What each level knows\n\n{markdown(records)}\n![{describe_plot(build_table(records))}](levels.png)\n"
     text += f"\nMade by `{records[0].provenance.command}`, {_how(records[0])}.\n"
     text += "".join(f"- {line}\n" for line in _sources(records))
-    return [write_text(folder / "report.md", text), picture]
+    written = [write_text(folder / "report.md", text), picture]
+    return [write_evaluation_page(records, folder, results=results or folder, images=images), *written]
 
 
 def _how(record: Record) -> str:
@@ -58,13 +69,6 @@ def _write_html(located: Sequence[Located], paths: Sequence[Path], out: Path | N
     check_one_dataset(located)
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
     return write_page(located, fitting(find_galleries(paths), located), out or folder / "report.html")
-
-
-def _open(path: Path) -> None:
-    import webbrowser
-
-    if not webbrowser.open(path.resolve().as_uri()):
-        print(f"no browser was found; open {path} in one", file=sys.stderr)
 
 
 def register(app: typer.Typer) -> None:
@@ -107,6 +111,6 @@ def register(app: typer.Typer) -> None:
             page = _write_html(located, paths, out)
             print(f"written: {page}", file=sys.stderr)
             if open_it:
-                _open(page)
+                open_page(page)
         else:
             deliver(FORMATS[chosen]([each.record for each in located]), out)

@@ -342,3 +342,4 @@ class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
         "default",
         group=OUTPUT,
     )
+    open: bool = option(False, "show the report in the browser when it is there", group=OUTPUT)

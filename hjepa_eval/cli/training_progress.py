@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from hjepa_eval.cli.console import PLAIN_SECONDS, Talk
+from hjepa_eval.cli.console import Talk
+from hjepa_eval.cli.job_display import PLAIN_SECONDS
 from hjepa_eval.cli.training_view import TrainingView, clock, number
 
 

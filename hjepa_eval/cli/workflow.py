@@ -236,9 +236,10 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
     # Ranks extract together, but records are made by one process.
     if costs and ranks.rank == 0:
         started = time.perf_counter()
-        measured = level_costs(
-            encoder, device=settings.device, precision=precision, batch_size=settings.batch_size, cache_dir=cache
-        )
+        with talk.progress(f"costs of {encoder.name}", "", stage="costs"):
+            measured = level_costs(
+                encoder, device=settings.device, precision=precision, batch_size=settings.batch_size, cache_dir=cache
+            )
         seconds["measure costs"] = time.perf_counter() - started
     model = ModelInfo(name=encoder.name, weights=encoder.identity["weights"], identity=encoder.identity)
     found = []
@@ -260,8 +261,10 @@ def _extract_split(
     repair: bool,
     view: View | None,
 ) -> dict[str, Extraction]:
-    what = f"{encoder.name}, {dataset.name} {dataset.split}" + (f" view {view.number}" if view else "")
-    with talk.progress(f"extract {what}", "images") as report:
+    which = f"view {view.number}" if view else dataset.split
+    what = f"extract {encoder.name}, {dataset.name} {dataset.split}" + (f" {which}" if view else "")
+    images = len(dataset) if how.max_samples is None else min(how.max_samples, len(dataset))
+    with talk.progress(what, "images", stage=f"extract {which}", size=images) as report:
         found = extract(
             encoder,
             dataset,
@@ -271,8 +274,8 @@ def _extract_split(
             view=view,
             repair=repair,
             say=talk.alert,
-            progress=lambda done, total: report(done, total, ""),
+            progress=report,
         )
-    if all(extraction.images == 0 for extraction in found.values()):
-        talk.note(f"{what}: from the cache, no forward pass")
+        if all(extraction.images == 0 for extraction in found.values()):
+            report.spared("from the cache, no forward pass")
     return found

@@ -46,6 +46,7 @@ def fill(work: Pass, readouts: Sequence[str]) -> tuple[dict[str, StoreWriter], i
         batch_size=settings.batch_size,
         compiled=work.compiled,
     )
+    work.progress(0, total)  # From here on it is the images that take time.
     say = cache(work.say)  # Several stores lose the same owner; that is said once.
     try:
         while units := _units(writers):
