@@ -79,3 +79,4 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HJEPA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HJEPA_DATA", raising=False)
+    monkeypatch.setenv("HJEPA_MAP", "pca")  # UMAP compiles for half a minute; its own tests ask for it.

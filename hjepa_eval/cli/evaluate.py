@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     """Return the records of all probes for the model and its baselines; each is written as soon as it is there."""
+    from hjepa_eval.cli.gallery import check_map, write_galleries
     from hjepa_eval.cli.measure import measure
     from hjepa_eval.cli.probe_run import collect_seeds, prepare, say_deviations
     from hjepa_eval.cli.workflow import find_encoder
 
     resolved = prepare(settings, talk)
+    check_map(resolved)
     plans = [plan_knn(resolved), plan_linear(resolved), plan_few_shot(resolved)]
     model = str(resolved.model)
     specs = list(
@@ -33,11 +35,11 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     )
     for spec in specs[1:]:
         find_encoder(resolved.model_copy(update={"model": spec}))  # A typo ends here, before any work.
-    records = []
+    records, measured_features = [], {}
     for place, spec in enumerate(specs):
         # A baseline has its own levels: the choice of levels is the model's.
         own = resolved if place == 0 else resolved.model_copy(update={"model": spec, "level": ()})
-        features = collect_seeds(own, talk, repair=True)
+        features = measured_features[spec] = collect_seeds(own, talk, repair=True)
         for plan in plans:
             try:
                 measured = measure(plan, features, own, talk)
@@ -48,6 +50,8 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
             else:
                 measured.write(settings.out, predictions=settings.predictions)
                 records.append(measured.record)
+    if settings.gallery:
+        write_galleries(measured_features, resolved, talk)
     for plan in plans:
         say_deviations(plan, talk)
     return records

@@ -63,6 +63,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = "--" + (field.alias or name).replace("_", "-")
     kinds = _plain(field.annotation)
     kind: Any = bool if bool in kinds else (list[str] if tuple in kinds else str)
+    if kind is bool and field.default:
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"  # What is on already needs a way to be switched off.
     info = typer.Option(
         flag,
         help=_help(field),

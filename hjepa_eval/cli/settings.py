@@ -289,6 +289,16 @@ class LowShotSettings(ProbeSettings):
 class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
     """All probes, and the report."""
 
+    gallery: bool = option(
+        True, "small copies of test images and of their nearest train images in --out, for the report", group=OUTPUT
+    )
+    map_method: Literal["auto", "pca", "umap"] = option(
+        "auto",
+        "how the gallery lays features out in a plane (HJEPA_MAP); auto is UMAP where umap-learn is installed",
+        group=OUTPUT,
+        env="HJEPA_MAP",
+        alias="map",
+    )
     knn_protocol: str = option("dino", "of kNN, as in hjepa knn --protocol", group=PROBE)
     linear_protocol: str = option("logreg", "of the linear probe, as in hjepa linear --protocol", group=PROBE)
 

@@ -32,7 +32,7 @@ class LevelMap:
     """Where test images lie when each level's features are laid out in a plane.
 
     Attributes:
-        index: int64 [N], places of the images in the test split's order.
+        index: int64 [N], places of the images in the test split's order; images that could not be read have none.
         labels: int64 [N].
         points: float32 [L, N, 2], per level.
         method: how each level was laid out: `PCA` or `UMAP`, with what a reader must know.
@@ -70,6 +70,8 @@ class Neighbourhoods:
 @dataclass(frozen=True)
 class MaskExamples:
     """What pretraining hid of some train images.
+
+    Where masks lie does not depend on the image, and in training it was a crop of it.
 
     Attributes:
         kind: such as `multiblock`.
@@ -160,7 +162,10 @@ def write_gallery(gallery: Gallery, folder: Path) -> Path:
         "masks": None if masks is None else {"kind": masks.kind, "grid": masks.grid},
         "notes": gallery.notes,
     }
-    packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {"about": json.dumps(about)})
+    packed = save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        {"about": json.dumps(about, allow_nan=False)},
+    )
     try:
         write_atomically(path, packed)
     except OSError as error:
@@ -176,13 +181,52 @@ def read_gallery(path: Path) -> Gallery:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})["about"])
+            about = json.loads((file.metadata() or {}).get("about", "null"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about["gallery_version"] > GALLERY_VERSION:
-            raise ResultError(f"{path} was written by a newer version of this program; update hjepa")
-        return _assemble(about, arrays)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise ResultError(f"cannot read the gallery {path}: {error}; hjepa eval writes it anew") from None
+    version = about.get("gallery_version") if isinstance(about, dict) else None
+    if not isinstance(version, int):
+        raise ResultError(f"{path} is no gallery of hjepa (it says no gallery_version)")
+    if version > GALLERY_VERSION:
+        raise ResultError(
+            f"{path} has gallery version {version}, this program reads up to {GALLERY_VERSION}; update hjepa"
+        )
+    try:
+        gallery = _assemble(about, arrays)
+        wrong = _mismatches(gallery)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        wrong = [f"{type(error).__name__} {error}"]
+    if wrong:
+        raise ResultError(f"the gallery {path} is damaged: {'; '.join(wrong)}; hjepa eval writes it anew")
+    return gallery
+
+
+def _mismatches(gallery: Gallery) -> list[str]:
+    """Return which parts of a gallery do not fit each other; an empty list when all is well."""
+    shown, plane, masks = gallery.neighbourhoods, gallery.map, gallery.masks
+    levels, (on_map,), (queries,) = len(gallery.levels), plane.index.shape, shown.index.shape
+    near = (levels, queries, *shown.train_index.shape[2:3])
+    fits = {
+        "map": (plane.labels.shape, plane.points.shape, plane.explained.shape)
+        == ((on_map,), (levels, on_map, 2), (levels, 2)),
+        "neighbours": (shown.labels.shape, len(shown.chosen)) == ((queries,), queries)
+        and all(each.shape == near for each in (shown.train_index, shown.train_labels, shown.similarity)),
+        "labels": all(
+            ((each >= 0) & (each < len(gallery.class_names))).all()
+            for each in (plane.labels, shown.labels, shown.train_labels)
+        ),
+    }
+    needed = {("test", place) for place in [*plane.index.tolist(), *shown.index.tolist()]}
+    needed |= {("train", place) for place in shown.train_index.ravel().tolist()}
+    if masks is not None:
+        needed |= {("train", place) for place in masks.index.tolist()}
+        sets, examples, tokens = len(masks.context), len(masks.index), masks.grid[0] * masks.grid[1]
+        fits["masks"] = masks.context.shape == (sets, examples, tokens) and masks.targets.shape == (
+            *(sets, examples, *masks.targets.shape[2:3], tokens),
+        )
+    fits["images"] = needed <= gallery.images.keys()
+    return [f"its {part} do not fit the rest" for part, whole in fits.items() if not whole]
 
 
 def _assemble(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Gallery:

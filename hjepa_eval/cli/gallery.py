@@ -1,0 +1,136 @@
+"""From feature stores and a dataset to galleries: maps, neighbours, thumbnails, and a run's curves and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from hjepa_eval.analysis.neighbourhoods import find_neighbourhoods
+from hjepa_eval.analysis.projection import Method, check_method, project_levels
+from hjepa_eval.cli.console import Talk
+from hjepa_eval.cli.mask_examples import draw_mask_examples
+from hjepa_eval.cli.settings import EvalSettings
+from hjepa_eval.cli.workflow import SPLITS, Features, default_workers, load_split
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.datasets.thumbnails import thumbnails
+from hjepa_eval.encoders.run import is_run
+from hjepa_eval.encoders.run_metrics import read_metrics
+from hjepa_eval.errors import HjepaError
+from hjepa_eval.report.gallery import Gallery, ImageKey, LevelMap, MaskExamples, Neighbourhoods, write_gallery
+
+MOST_ON_MAP = 1000
+MASKED = 4
+
+
+def check_map(settings: EvalSettings) -> None:
+    """Check, before any work, that the galleries asked for can be made.
+
+    Raises:
+        ConfigError: `--map umap`, and umap-learn is not installed.
+    """
+    if settings.gallery:
+        check_method(settings.map_method)
+
+
+def write_galleries(found: Mapping[str, Mapping[int, Features]], settings: EvalSettings, talk: Talk) -> list[Path]:
+    """Write a gallery per encoder into the results folder and return their paths.
+
+    One that cannot be made is left out with a word about why: no number depends on it, and the records are there.
+
+    Args:
+        found: encoder as it was asked for -> seed -> features; the first seed's are shown.
+        settings: of `resolve`.
+        talk: told about progress.
+    """
+    paths = []
+    with talk.progress("galleries", "") as report:
+        for done, (model, seeds) in enumerate(found.items(), start=1):
+            seed, features = next(iter(seeds.items()))
+            try:
+                images = {split: load_split(settings, split) for split in SPLITS}
+                gallery = make_gallery(features, images, model=model, method=settings.map_method, seed=seed)
+                paths.append(write_gallery(gallery, settings.out))
+            except HjepaError as error:
+                talk.alert(f"no gallery of {features.encoder.name}: {error}")
+            report(done, len(found), "")
+    return paths
+
+
+def make_gallery(
+    features: Features, images: Mapping[str, ImageDataset], *, model: str, method: Method = "auto", seed: int = 0
+) -> Gallery:
+    """Return the gallery of an encoder on a dataset.
+
+    The map is of the first 1,000 test images at most, which are balanced over classes as all datasets are; queries are
+    chosen among them.
+
+    Args:
+        features: stores of both splits.
+        images: the same splits of the same dataset.
+        model: the encoder as it was asked for; a run's has curves and masks.
+        method: of the map.
+        seed: of the map and of what is drawn.
+
+    Raises:
+        HjepaError: a store or an image cannot be read, or the method is not there.
+    """
+    train, test = (features.splits[split] for split in SPLITS)
+    train_index, test_index = (each.store.index(limit=each.limit) for each in (train, test))
+    train_labels, test_labels = (each.store.labels(limit=each.limit) for each in (train, test))
+    count = min(MOST_ON_MAP, len(test_index))
+    numbers = [level.index for level in features.levels]
+    points = [test.store.stream(level, limit=test.limit).rows(np.arange(count)) for level in numbers]
+    shown = find_neighbourhoods(
+        [train.store.stream(level, limit=train.limit) for level in numbers],
+        points,
+        train_labels=train_labels,
+        test_labels=test_labels[:count],
+        levels=numbers,
+        num_classes=len(features.class_names),
+        seed=seed,
+        device=features.device,
+    )
+    # Stores lack the images that could not be read, so their rows are no places in the dataset's order.
+    neighbourhoods = Neighbourhoods(
+        index=test_index[shown.queries],
+        labels=test_labels[shown.queries],
+        chosen=shown.chosen,
+        train_index=train_index[shown.rows],
+        train_labels=train_labels[shown.rows],
+        similarity=shown.similarity,
+    )
+    planes = project_levels(points, method=method, seed=seed)
+    plane = LevelMap(test_index[:count], test_labels[:count], planes.points, planes.method, planes.explained)
+    drawn = np.random.default_rng(seed).choice(train_index, min(MASKED, len(train_index)), replace=False)
+    run = Path(model.partition("?")[0])
+    masks, said = draw_mask_examples(run, np.sort(drawn)) if is_run(run) else (None, ())
+    notes = () if count == len(test_index) else (f"of {len(test_index):,} test images the first {count:,} are shown",)
+    return Gallery(
+        model=features.encoder.name,
+        dataset=features.dataset_info().name,
+        train_store=train.store.manifest.key,
+        test_store=test.store.manifest.key,
+        class_names=features.class_names,
+        levels=tuple((level.index, level.name) for level in features.levels),
+        images=dict(_copies(images, plane, neighbourhoods, masks)),
+        map=plane,
+        neighbourhoods=neighbourhoods,
+        training=read_metrics(run) if is_run(run) else (),
+        masks=masks,
+        notes=(*notes, *said),
+    )
+
+
+def _copies(
+    images: Mapping[str, ImageDataset], plane: LevelMap, shown: Neighbourhoods, masks: MaskExamples | None
+) -> Iterator[tuple[ImageKey, bytes]]:
+    """Yield a small copy of every image that a gallery shows."""
+    wanted = {
+        "train": [*shown.train_index.ravel().tolist(), *(masks.index.tolist() if masks is not None else ())],
+        "test": [*plane.index.tolist(), *shown.index.tolist()],
+    }
+    for split, places in wanted.items():
+        made = thumbnails(images[split], places, workers=default_workers())
+        yield from (((split, place), content) for place, content in made.items())

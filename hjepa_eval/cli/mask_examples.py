@@ -1,0 +1,69 @@
+"""What a run's own settings hide of a few images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hjepa_eval.cli.pretrain import pretraining
+from hjepa_eval.config import build
+from hjepa_eval.encoders.run import read_run_config
+from hjepa_eval.report.gallery import MaskExamples
+
+WITHOUT_SALIENCY = "the run's masks prefer what its encoder attends to (masking.saliency); these are drawn without it"
+
+
+def draw_mask_examples(run: Path, places: NDArray[np.int64]) -> tuple[MaskExamples | None, tuple[str, ...]]:
+    """Return masks for the train images at `places` [E], drawn as the run did in its beginning, and notes about them.
+
+    Context are the tokens that the encoder saw: of hierarchical masks an image in training has those of one level, here
+    it has a set per level. There are none for a run that predicted no tokens.
+
+    Raises:
+        CheckpointError: the run's `config.json` cannot be read.
+        ConfigError: its settings are not those of this version.
+    """
+    package = pretraining()
+    settings = build(package.config.PretrainSettings, read_run_config(run).get("settings", {}), str(run))
+    if not settings.train.predicted_share:
+        return None, ()
+    masking, geometry = settings.masking, package.geometry.resolve_geometry(settings)
+    seen = package.masks.context_count(masking, geometry.num_patches, 0.0)
+    generator = package.masks.create_mask_generator(
+        masking,
+        image_size=geometry.image_size,
+        patch_size=geometry.patch_size,
+        num_levels=settings.model.num_hierarchies,
+        # With fewer, a generator of blocks takes nothing from them: what is seen is drawn by `sample`.
+        context_tokens=seen if masking.type == "random" else 1,
+        seed=settings.train.seed,
+    )
+    sets = generator.num_levels if masking.type == "hierarchical" else 1
+    # Image i is masked for level i modulo L, so every level has as many images as there are places.
+    masks = generator.sample(
+        len(places) * sets,
+        step=0,
+        context_tokens=seen,
+        target_tokens=geometry.target_tokens(masking, seen),
+    )
+    blocks = [_blocks(generator(len(places), step=0), number) for number in range(sets)]
+    context = np.zeros((len(places) * sets, geometry.num_patches), np.bool_)
+    np.put_along_axis(context, masks.context.numpy(), True, axis=1)
+    hidden = masks.target_flags.numpy()
+    examples = MaskExamples(
+        kind=masking.type,
+        grid=(geometry.grid[0], geometry.grid[1]),
+        index=places,
+        context=np.stack([context[number::sets] for number in range(sets)]),
+        targets=np.stack([blocks[number] & hidden[number::sets, None] for number in range(sets)]),
+    )
+    return examples, (WITHOUT_SALIENCY,) if masking.saliency else ()
+
+
+def _blocks(drawn: Any, level: int) -> NDArray[np.bool_]:
+    """Return the target blocks bool [E, M, tokens] that a generator drew, of hierarchical masks those of a level."""
+    targets = drawn[f"level_{level}"]["targets"] if isinstance(drawn, dict) else drawn[1]
+    return np.asarray(targets.numpy(), np.bool_)
