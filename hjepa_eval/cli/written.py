@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ from hjepa_eval.errors import ResultError, unknown
 
 # Endings that are no format's name.
 _ENDINGS = {"": "table", "txt": "table", "tex": "latex", "htm": "html", "markdown": "md"}
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def choose_format(name: str | None, out: Path | None, known: Iterable[str]) -> str:
@@ -51,4 +53,5 @@ def deliver(text: str, out: Path | None) -> None:
     if out is None:
         print(text, end="")
     else:
-        print(f"written: {write_text(out, text)}", file=sys.stderr)
+        # A table is drawn for stdout, which may be a terminal with colours; a file is none.
+        print(f"written: {write_text(out, _COLOURS.sub('', text))}", file=sys.stderr)

@@ -22,6 +22,14 @@ def arrange(records: Sequence[Record]) -> list[Record]:
     return baselines_last([records[place] for place in _shown(records)])
 
 
+def by_data(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the records in groups that share their images, in order of appearance."""
+    groups: dict[tuple[str | int, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.dataset.key, []).append(record)
+    return list(groups.values())
+
+
 def left_out(records: Sequence[Record]) -> list[str]:
     """Return a sentence about every record that `arrange` leaves out because a newer one says otherwise."""
     newer = _newer(records)

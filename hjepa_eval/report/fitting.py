@@ -11,19 +11,20 @@ def groups_that_fit(sizes: Sequence[int], space: int, *, block: Sequence[int] = 
     Args:
         sizes: of each column.
         space: for the columns of a group.
-        block: sizes of columns that follow the others and stay together; their places go on after the others'.
+        block: sizes of columns that follow, their places after the others'; together if `space` holds them all.
     """
+    together = sum(block) <= space
     groups: list[list[int]] = []
     left = 0
-    for column, size in enumerate(sizes):
+    for column, size in enumerate([*sizes, *(() if together else block)]):
         if not groups or size > left:
             groups.append([])
             left = space
         groups[-1].append(column)
         left -= size
-    together = list(range(len(sizes), len(sizes) + len(block)))
-    if together and groups and sum(block) <= left:
-        groups[-1] += together
-    elif together:
-        groups.append(together)
+    rest = list(range(len(sizes), len(sizes) + len(block))) if together else []
+    if rest and groups and sum(block) <= left:
+        groups[-1] += rest
+    elif rest:
+        groups.append(rest)
     return groups

@@ -93,7 +93,8 @@ def _tabular(table: Table, columns: Sequence[int]) -> Iterator[str]:
         each for place, each in enumerate(cost_columns(table).items(), start=len(table.columns)) if place in columns
     ]
     titles = [*(table.columns[column] for column in scores), *(title for title, _ in costs)]
-    yield rf"\begin{{tabular}}{{rl{'r' * len(titles)}}}"
+    names = "l" if max(len(row.level_name) for row in table.rows) <= _LINE // 2 else r"p{0.45\linewidth}"
+    yield rf"\begin{{tabular}}{{r{names}{'r' * len(titles)}}}"
     yield r"  \toprule"
     yield rf"  level & reads & {' & '.join(map(heading, titles))} \\"
     previous = None

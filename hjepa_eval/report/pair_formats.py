@@ -4,43 +4,51 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from hjepa_eval.report import latex, latex_text, markdown
+from hjepa_eval.report.grid import Column, draw
 from hjepa_eval.report.model_pairs import ModelPair
 from hjepa_eval.report.statements import p_text
 from hjepa_eval.report.tidy import csv_text
 
 HEADER = ("probe", "levels", "first", "second", "difference", "95 % interval", "p", "p (Holm)")
 _LEFT = 2
+_GAP = 2
+# No two models' numbers take more.
+_WIDEST = 120
 _ABOUT = "Accuracy in percent; differences in points, first minus second, with paired bootstrap intervals"
 
 
 def terminal(pairs: Sequence[ModelPair]) -> str:
-    """Return a table per two models, drawn for a terminal."""
-    from rich import box
+    """Return a table per two models, probe by probe, drawn for a terminal; usual numbers take less than 80 columns."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    width = max(100, shutil.get_terminal_size((100, 24)).columns)
-    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=width, emoji=False, markup=False)
+    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=_WIDEST, emoji=False)
     with console.capture() as capture:
         for (first, second), found in by_models(pairs).items():
-            console.print(f"first: {first}\nsecond: {second}", highlight=False)
-            table = Table(box=box.SIMPLE_HEAD, safe_box=True)
-            for column, title in enumerate(HEADER):
-                table.add_column(title, justify="left" if column < _LEFT else "right")
-            for pair in found:
-                table.add_row(*map(Text, _texts(pair)))
-            console.print(table)
+            console.print(Text(f"first: {first}\nsecond: {second}\n"), soft_wrap=True)
+            texts = [_texts(pair) for pair in found]
+            columns = [
+                Column(title, tuple(Text(row[place]) for row in texts), right=place >= _LEFT)
+                for place, title in enumerate(HEADER)
+            ]
+            console.print(*draw(columns[1:], _sections(found), gap=_GAP), sep="\n")
         for line in _notes(pairs):
-            console.print(line, style="dim", highlight=False, soft_wrap=True)
+            console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     return capture.get()
+
+
+def _sections(pairs: Sequence[ModelPair]) -> list[tuple[str, list[int]]]:
+    """Return each probe and the places of its comparisons."""
+    found: dict[str, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        found.setdefault(pair.probe, []).append(place)
+    return list(found.items())
 
 
 def as_markdown(pairs: Sequence[ModelPair]) -> str:
@@ -67,13 +75,11 @@ def as_latex(pairs: Sequence[ModelPair]) -> str:
             r"    \toprule",
             rf"    {' & '.join(map(latex_text.escape, HEADER[1:]))} \\",
         ]
-        probe = None
-        for pair in found:
-            name, *texts = map(latex_text.escape, _texts(pair))
-            if pair.probe != probe:
-                probe = pair.probe
-                lines += [r"    \midrule", rf"    \multicolumn{{{len(HEADER) - 1}}}{{l}}{{\textbf{{{name}}}}} \\"]
-            lines.append(rf"    {' & '.join(texts)} \\")
+        for probe, places in _sections(found):
+            name = latex_text.escape(probe)
+            lines += [r"    \midrule", rf"    \multicolumn{{{len(HEADER) - 1}}}{{l}}{{\textbf{{{name}}}}} \\"]
+            rows = (map(latex_text.escape, _texts(found[place])[1:]) for place in places)
+            lines += [rf"    {' & '.join(row)} \\" for row in rows]
         lines += [r"    \bottomrule", r"  \end{tabular}", *latex.notes(_notes(found)), r"\end{table}"]
     return "\n".join(lines) + "\n"
 
@@ -105,7 +111,7 @@ def _flat(pair: ModelPair) -> dict[str, Any]:
 
 
 def _texts(pair: ModelPair) -> list[str]:
-    levels = f"{pair.why} ({pair.levels[0]}, {pair.levels[1]})" if pair.why == "chosen levels" else pair.why
+    levels = f"chosen ({pair.levels[0]}, {pair.levels[1]})" if pair.why == "chosen levels" else pair.why
     return [
         pair.probe,
         levels,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hjepa_eval.report.arrangement import arrange
+from hjepa_eval.report.arrangement import arrange, by_data
 from hjepa_eval.report.baselines import is_baseline
 from hjepa_eval.report.standing import Standing, standings
 from hjepa_eval.report.table import Row, Table, build_table, store_bytes
@@ -123,16 +123,3 @@ def _row(row: Row, columns: Sequence[str]) -> dict[str, Any]:
     ]
     cost = None if row.cost is None else row.cost.model_dump(mode="json")
     return {**vars(row), "cost": cost, "cells": dict(zip(columns, cells, strict=True))}
-
-
-def by_data(records: Sequence[Record]) -> list[list[Record]]:
-    """Return the records in groups that share their images, in order of appearance."""
-    groups: dict[tuple[str | int, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.dataset.key, []).append(record)
-    return list(groups.values())
-
-
-def per_dataset(table: Callable[[Sequence[Record]], str]) -> Callable[[Sequence[Record]], str]:
-    """Return a function that gives one table per dataset, one below the other."""
-    return lambda records: "\n".join(table(part) for part in by_data(records))

@@ -83,6 +83,13 @@ def test_latex__many_columns_stand_below_each_other_and_still_fit(tmp_path: Path
     assert "Overfull \\hbox" not in compiled(tmp_path, text)
 
 
+def test_latex__long_names_of_levels_are_wrapped(tmp_path: Path) -> None:
+    record = costed(record_of(), 0.1, 12345.6)
+    levels = tuple(level.model_copy(update={"name": "stage " * 12}) for level in record.levels)
+    log = compiled(tmp_path, FORMATS["latex"]([record.model_copy(update={"levels": levels})]))
+    assert "Overfull \\hbox" not in log
+
+
 def test_latex__every_printable_character_of_latin_1_and_extended_a_compiles(tmp_path: Path) -> None:
     lines = [escape("".join(map(chr, range(start, start + 32)))) for start in range(0, 0x180, 32)]
     log = compiled(tmp_path, "\n\n".join(lines))
@@ -110,6 +117,6 @@ def test_compare_latex__compiles_with_hostile_names(tmp_path: Path) -> None:
     )
     text = PAIR_FORMATS["latex"]([pair])
     assert r"\multicolumn{7}{l}{\textbf{*[kNN] k=20}}" in text
-    assert r"chosen levels (2, 0) & 75.0 & 50.0 & +25.0 & +20.0 to +30.0 & \textless{} 0.0001 & 0.02 \\" in text
+    assert r"chosen (2, 0) & 75.0 & 50.0 & +25.0 & +20.0 to +30.0 & \textless{} 0.0001 & 0.02 \\" in text
     assert "Overfull \\hbox" not in compiled(tmp_path, text.replace(escape(HOSTILE), "a"))
     compiled(tmp_path, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import sys
 import types
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from made_records import made_at, record_of
 
-from hjepa_eval.analysis.outcomes import SampleOutcomes
+from hjepa_eval.analysis.outcomes import SampleOutcomes, write_outcomes
 from hjepa_eval.cli import main
 from hjepa_eval.report.gallery import Gallery, LevelMap, Neighbourhoods, write_gallery
 from hjepa_eval.results import Predictions, Record, read_record, write_record
@@ -90,6 +91,17 @@ def test_report__the_ending_chooses_the_format(hjepa: Run, file: str, start: str
     code, out, said = hjepa("report", "--out", f"new/{file}")
     assert (code, out, said) == (0, "", f"written: new/{file}\n")
     assert Path("new", file).read_text().startswith(start)
+
+
+def test_report__a_file_has_no_colours_even_when_stdout_is_a_terminal(
+    hjepa: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(record_of())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert "\x1b[" in hjepa("report")[1]
+    assert hjepa("report", "--out", "a.txt")[0] == 0
+    assert "\x1b[" not in Path("a.txt").read_text()
 
 
 def test_report__unwritable_output_leaves_nothing(hjepa: Run) -> None:
@@ -194,15 +206,11 @@ def test_report_open__opens_the_page_in_the_browser_and_nothing_else(
 
 
 def with_outcomes(record: Record, folder: str, right: list[list[bool]]) -> None:
-    from hjepa_eval.analysis.outcomes import write_outcomes
-
     count = len(right[0])
     outcomes = {(level, "top1 k=20"): np.array(each) for level, each in enumerate(right)}
     path = Path(folder, "outcomes.npz")
     path.parent.mkdir()
     write_outcomes(SampleOutcomes(np.arange(count), np.zeros(count, np.int64), outcomes, {}), path)
-    import hashlib
-
     file = Predictions(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     write_record(record.model_copy(update={"predictions": file}), Path(folder))
 

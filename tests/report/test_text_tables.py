@@ -121,3 +121,33 @@ def test_terminal__a_long_title_is_wrapped_and_a_long_name_is_whole(monkeypatch:
     assert f" {name}\n" in text
     assert max(len(line) for line in text[: text.index("Accuracy")].splitlines()[1:]) <= 80
     assert text.count("words") == 8
+
+
+def test_terminal__long_names_of_levels_leave_costs_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    record = costed(record_of(), 0.0413, 12345.6)
+    levels = tuple(level.model_copy(update={"name": "stage " * 12, "width": 123456}) for level in record.levels)
+    text = FORMATS["table"]([record.model_copy(update={"levels": levels})])
+    above = text[: text.index("Accuracy")]
+    for part in ("123456", "0.0413", "12,346", "887 MB", "tokens", "GFLOP", "store", "40.0-55.0"):
+        assert part in above
+    assert max(map(len, above.splitlines())) <= 80
+
+
+def test_compare_terminal__fits_80_columns_without_folding_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    made = ("chosen levels", (2, 0), (0.5, 0.671), -0.171, -0.25, -0.1, "paired t", 1e-9, 1e-9)
+    most = ("chosen levels", (12, 10), (1.0, 0.0), -1.0, -1.0, -0.9876, "paired t", 1e-9, 1e-9)
+    names = ("[bold]a" + "x" * 90, "b")
+    text = PAIR_FORMATS["table"]([ModelPair(names, "kNN leave-one-out k=20 (temperature 0.07)", *made)])
+    lines = text[: text.index("Accuracy")].splitlines()
+    assert max(map(len, lines[2:])) <= 80
+    assert f"first: {names[0]}" in lines
+    assert " kNN leave-one-out k=20 (temperature 0.07)" in lines
+    for numbers, shown in (
+        (made, ["chosen (2, 0)", "50.0", "67.1", "-17.1", "-25.0 to -10.0", "< 0.0001", "< 0.0001"]),
+        (most, ["chosen (12, 10)", "100.0", "0.0", "-100.0", "-100.0 to -98.8", "< 0.0001", "< 0.0001"]),
+    ):
+        text = PAIR_FORMATS["table"]([ModelPair(names, "linear", *numbers)])
+        (line,) = [line for line in text.splitlines() if "chosen" in line]
+        assert re.split(r"\s{2,}", line.strip()) == shown
