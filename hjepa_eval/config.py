@@ -170,7 +170,7 @@ def environment_values(schema: type[BaseModel], environment: Mapping[str, str] |
         extra = field.json_schema_extra
         variable = extra.get("env") if isinstance(extra, dict) else None
         if isinstance(variable, str) and variables.get(variable):
-            found[name] = variables[variable]
+            found[field.alias or name] = variables[variable]
     return found
 
 

@@ -18,6 +18,7 @@ class Outer(Settings):
     inner: Inner = Inner()
     name: str = "schema"
     cache: str = Field("schema", json_schema_extra={"env": "HJEPA_TEST_CACHE"})
+    map_method: str = Field("schema", alias="map", json_schema_extra={"env": "HJEPA_TEST_MAP"})
 
 
 def test_load__flags_beat_environment_beats_yaml_beats_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +29,9 @@ def test_load__flags_beat_environment_beats_yaml_beats_schema(tmp_path: Path, mo
     monkeypatch.setenv("HJEPA_TEST_CACHE", "environment")
     assert load(Outer, config=file).cache == "environment"
     assert load(Outer, config=file, flags={"cache": "flag"}).cache == "flag"
+    monkeypatch.setenv("HJEPA_TEST_MAP", "environment")
+    assert load(Outer).map_method == "environment"
+    assert load(Outer, flags={"map": "flag"}).map_method == "flag"
 
 
 def test_load__lists_everything_wrong_in_one_line_with_suggestions(tmp_path: Path) -> None:

@@ -44,12 +44,13 @@ def write_galleries(found: Mapping[str, Mapping[int, Features]], settings: EvalS
         settings: of `resolve`.
         talk: told about progress.
     """
-    paths = []
+    paths: list[Path] = []
+    images: dict[str, ImageDataset] = {}
     with talk.progress("galleries", "") as report:
         for done, (model, seeds) in enumerate(found.items(), start=1):
             seed, features = next(iter(seeds.items()))
             try:
-                images = {split: load_split(settings, split) for split in SPLITS}
+                images = images or {split: load_split(settings, split) for split in SPLITS}
                 gallery = make_gallery(features, images, model=model, method=settings.map_method, seed=seed)
                 paths.append(write_gallery(gallery, settings.out))
             except HjepaError as error:
@@ -106,7 +107,8 @@ def make_gallery(
     drawn = np.random.default_rng(seed).choice(train_index, min(MASKED, len(train_index)), replace=False)
     run = Path(model.partition("?")[0])
     masks, said = draw_mask_examples(run, np.sort(drawn)) if is_run(run) else (None, ())
-    notes = () if count == len(test_index) else (f"of {len(test_index):,} test images the first {count:,} are shown",)
+    most = f"of {len(test_index):,} test images the map shows the first {count:,}; queries are chosen among them"
+    notes = (most,) if count < len(test_index) else ()
     return Gallery(
         model=features.encoder.name,
         dataset=features.dataset_info().name,

@@ -11,23 +11,27 @@ from numpy.typing import NDArray
 from hjepa_eval.cli.pretrain import pretraining
 from hjepa_eval.config import build
 from hjepa_eval.encoders.run import read_run_config
+from hjepa_eval.errors import ConfigError
 from hjepa_eval.report.gallery import MaskExamples
 
 WITHOUT_SALIENCY = "the run's masks prefer what its encoder attends to (masking.saliency); these are drawn without it"
 
 
 def draw_mask_examples(run: Path, places: NDArray[np.int64]) -> tuple[MaskExamples | None, tuple[str, ...]]:
-    """Return masks for the train images at `places` [E], drawn as the run did in its beginning, and notes about them.
+    """Return masks for the train images at `places` [E] as the run's settings draw them, and notes about them.
 
-    Context are the tokens that the encoder saw: of hierarchical masks an image in training has those of one level, here
-    it has a set per level. There are none for a run that predicted no tokens.
+    Context are the tokens that the encoder sees, as many as in the beginning of the run. In training hierarchical masks
+    hide of an image what one level asks for; here every image has a set per level. There are none for a run that
+    predicted no tokens, or whose settings this version cannot read.
 
     Raises:
         CheckpointError: the run's `config.json` cannot be read.
-        ConfigError: its settings are not those of this version.
     """
     package = pretraining()
-    settings = build(package.config.PretrainSettings, read_run_config(run).get("settings", {}), str(run))
+    try:
+        settings = build(package.config.PretrainSettings, read_run_config(run).get("settings", {}), str(run))
+    except ConfigError as error:
+        return None, (f"masks are left out: {error}",)
     if not settings.train.predicted_share:
         return None, ()
     masking, geometry = settings.masking, package.geometry.resolve_geometry(settings)

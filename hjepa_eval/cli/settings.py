@@ -290,7 +290,9 @@ class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
     """All probes, and the report."""
 
     gallery: bool = option(
-        True, "small copies of test images and of their nearest train images in --out, for the report", group=OUTPUT
+        True,
+        "small copies of test images and of their nearest train images in --out, for the report; on by default",
+        group=OUTPUT,
     )
     map_method: Literal["auto", "pca", "umap"] = option(
         "auto",

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from hjepa_eval.errors import ResultError
 from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.report.gallery_fit import mismatches
 
 GALLERY_VERSION = 1
 SUFFIX = ".gallery.safetensors"
@@ -194,39 +195,12 @@ def read_gallery(path: Path) -> Gallery:
         )
     try:
         gallery = _assemble(about, arrays)
-        wrong = _mismatches(gallery)
+        wrong = mismatches(gallery)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        wrong = [f"{type(error).__name__} {error}"]
+        wrong = [f"a part of it is absent or of another kind ({error})"]
     if wrong:
         raise ResultError(f"the gallery {path} is damaged: {'; '.join(wrong)}; hjepa eval writes it anew")
     return gallery
-
-
-def _mismatches(gallery: Gallery) -> list[str]:
-    """Return which parts of a gallery do not fit each other; an empty list when all is well."""
-    shown, plane, masks = gallery.neighbourhoods, gallery.map, gallery.masks
-    levels, (on_map,), (queries,) = len(gallery.levels), plane.index.shape, shown.index.shape
-    near = (levels, queries, *shown.train_index.shape[2:3])
-    fits = {
-        "map": (plane.labels.shape, plane.points.shape, plane.explained.shape)
-        == ((on_map,), (levels, on_map, 2), (levels, 2)),
-        "neighbours": (shown.labels.shape, len(shown.chosen)) == ((queries,), queries)
-        and all(each.shape == near for each in (shown.train_index, shown.train_labels, shown.similarity)),
-        "labels": all(
-            ((each >= 0) & (each < len(gallery.class_names))).all()
-            for each in (plane.labels, shown.labels, shown.train_labels)
-        ),
-    }
-    needed = {("test", place) for place in [*plane.index.tolist(), *shown.index.tolist()]}
-    needed |= {("train", place) for place in shown.train_index.ravel().tolist()}
-    if masks is not None:
-        needed |= {("train", place) for place in masks.index.tolist()}
-        sets, examples, tokens = len(masks.context), len(masks.index), masks.grid[0] * masks.grid[1]
-        fits["masks"] = masks.context.shape == (sets, examples, tokens) and masks.targets.shape == (
-            *(sets, examples, *masks.targets.shape[2:3], tokens),
-        )
-    fits["images"] = needed <= gallery.images.keys()
-    return [f"its {part} do not fit the rest" for part, whole in fits.items() if not whole]
 
 
 def _assemble(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Gallery:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -68,7 +70,7 @@ def test_levels__lie_on_the_level_before_and_keep_their_distances(mirrored: bool
     planes = project_levels(levels, method="pca")
     for points, features in zip(planes.points, levels, strict=True):
         assert distances(points) == pytest.approx(distances(pca_plane(features)), abs=1e-5)
-    for before, after in zip(planes.points[:-1], planes.points[1:], strict=True):
+    for before, after in pairwise(planes.points):
         best = ((after - before) ** 2).sum()
         for degrees in range(0, 360, 15):
             for flip in (False, True):
