@@ -1,0 +1,136 @@
+"""What a probe does to single classes: which it takes for which, and which classes a level gains or loses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hjepa_eval.errors import ProbeError
+
+
+@dataclass(frozen=True)
+class ClassDifferences:
+    """Two levels compared class by class on the same samples; classes without samples are left out.
+
+    Attributes:
+        names: of the classes, in the order of their numbers.
+        samples: int64 [C], of each class.
+        first: float64 [C], the accuracy of the first level in [0, 1].
+        second: float64 [C], of the second.
+        difference: float64 [C], first minus second.
+        low: float64 [C], lower end of the difference's interval in [-1, 1].
+        high: float64 [C], upper end.
+        interval: how it was made, such as `bonett-price 95%`.
+    """
+
+    names: tuple[str, ...]
+    samples: NDArray[np.int64]
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+    difference: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    interval: str
+
+
+def confusion_counts(
+    labels: NDArray[np.integer], predictions: NDArray[np.integer], num_classes: int
+) -> NDArray[np.int64]:
+    """Return int64 [C, C]: how many samples of the true class (row) were taken for each class (column).
+
+    Args:
+        labels: [N], in [0, C).
+        predictions: [N], in [0, C).
+        num_classes: C.
+
+    Raises:
+        ProbeError: the lengths differ, or a class is outside [0, C).
+    """
+    if labels.shape != predictions.shape or labels.ndim != 1:
+        raise ProbeError(f"found {labels.size} labels and {predictions.size} predictions; give one of each per sample")
+    _check_classes(labels, num_classes, "labels")
+    _check_classes(predictions, num_classes, "predictions")
+    places = labels.astype(np.int64) * num_classes + predictions
+    return np.bincount(places, minlength=num_classes**2).reshape(num_classes, num_classes).astype(np.int64)
+
+
+def most_confused(counts: NDArray[np.integer], most: int) -> list[tuple[int, int]]:
+    """Return at most so many pairs (true class, taken for), the most frequent errors first, ties in class order.
+
+    Args:
+        counts: [C, C], as `confusion_counts` returns them.
+        most: pairs; those that never happened are left out.
+    """
+    wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[: max(0, most)]
+    pairs = [divmod(int(place), len(counts)) for place in order]
+    return [(true, taken) for true, taken in pairs if wrong[true, taken] > 0]
+
+
+def per_class_differences(
+    labels: NDArray[np.integer],
+    first_right: NDArray[np.bool_],
+    second_right: NDArray[np.bool_],
+    names: Sequence[str],
+    *,
+    confidence: float = 0.95,
+) -> ClassDifferences:
+    """Return the difference of two levels' accuracies per class, each with an interval for paired proportions.
+
+    Of the n samples of a class let b be those that the first level alone gets right and c those that the second alone
+    does. The difference is (b - c) / n. With p = (b + 1) / (n + 2) and q = (c + 1) / (n + 2) its interval is
+    p - q +- z sqrt((p + q - (p - q)^2) / (n + 2)), cut to [-1, 1]: it keeps a width where the levels agree on every
+    sample. Each interval is one class's own; of 20 classes one is expected to miss.
+
+    Args:
+        labels: [N], in [0, C).
+        first_right: bool [N], whether the first level classified each sample right.
+        second_right: bool [N], of the same samples in the same order.
+        names: C names of the classes.
+        confidence: of each interval.
+
+    Raises:
+        ProbeError: the lengths differ, a label has no name, or the confidence is not between 0 and 1.
+
+    Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on
+        paired data", Journal of Educational and Behavioral Statistics 37(4), 2012.
+    """
+    if not labels.shape == first_right.shape == second_right.shape or labels.ndim != 1:
+        sizes = f"{labels.size}, {first_right.size} and {second_right.size}"
+        raise ProbeError(f"classes are compared on the same samples in the same order, found {sizes} of them")
+    if not 0.0 < confidence < 1.0:
+        raise ProbeError(f"confidence {confidence} is not between 0 and 1; use 0.95 for a 95 % interval")
+    _check_classes(labels, len(names), "labels")
+
+    def per_class(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        return np.bincount(labels[chosen], minlength=len(names)).astype(np.int64)
+
+    one, other = np.asarray(first_right, np.bool_), np.asarray(second_right, np.bool_)
+    samples = per_class(np.ones(len(labels), np.bool_))
+    present = np.flatnonzero(samples)
+    n, right, right_other = (each[present] for each in (samples, per_class(one), per_class(other)))
+    p = (per_class(one & ~other)[present] + 1) / (n + 2)
+    q = (per_class(other & ~one)[present] + 1) / (n + 2)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * np.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    return ClassDifferences(
+        names=tuple(names[place] for place in present),
+        samples=n,
+        first=right / n,
+        second=right_other / n,
+        difference=(right - right_other) / n,
+        low=np.maximum(-1.0, p - q - half),
+        high=np.minimum(1.0, p - q + half),
+        interval=f"bonett-price {100 * confidence:g}%",
+    )
+
+
+def _check_classes(classes: NDArray[np.integer], num_classes: int, what: str) -> None:
+    if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:
+        raise ProbeError(
+            f"{what} lie between {classes.min()} and {classes.max()}, but there are {num_classes} classes, from 0 on; "
+            "probe again with --predictions"
+        )

@@ -1,0 +1,117 @@
+"""Confusion matrices: what share of each class is taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hjepa_eval.analysis.classes import most_confused
+from hjepa_eval.report.drawing import page_style
+from hjepa_eval.report.figures.canvas import WIDTH, canvas, listed, shortened
+from hjepa_eval.report.palette import drawn
+from hjepa_eval.report.svg import Picture, inline_svg
+
+# Numbers fit into the cells of so many classes; names of more do not fit below the columns.
+MOST_WITH_NUMBERS = 12
+MOST_CLASSES = 30
+_ROW = 12.5
+_PAIRS = 3
+
+
+def confusion_picture(counts: NDArray[np.integer], names: Sequence[str], *, title: str, prefix: str) -> Picture:
+    """Return the picture of a confusion matrix: the share of each true class (row) that is taken for each (column).
+
+    Of more than 30 classes the 30 with the most wrong samples are shown, and title and text say so.
+
+    Args:
+        counts: int64 [C, C], as `confusion_counts` returns them.
+        names: of the C classes.
+        title: what was measured, such as `kNN k=20, level 2`.
+        prefix: begins the ids, unlike that of any other picture of the page.
+    """
+    shown = shown_classes(counts)
+    shares = _shares(counts)
+    few = f" (the {len(shown)} of {len(counts)} classes with the most errors)" if len(shown) < len(counts) else ""
+    figure = draw_confusion(shares[np.ix_(shown, shown)], [names[place] for place in shown])
+    return inline_svg(figure, title=f"{title}{few}", text=_describe(counts, shares, names, title, few), prefix=prefix)
+
+
+def shown_classes(counts: NDArray[np.integer]) -> list[int]:
+    """Return the classes of a picture, in class order: all of up to 30, else those with the most wrong samples."""
+    wrong = counts.sum(axis=1) - np.diagonal(counts)
+    return sorted(int(place) for place in np.argsort(-wrong, kind="stable")[:MOST_CLASSES])
+
+
+@page_style()
+def draw_confusion(shares: NDArray[np.float64], names: Sequence[str]) -> Any:
+    """Return a matplotlib figure of shares [C, C] in [0, 1]: a cell for each that is not zero, the stronger the more.
+
+    Cells are of one colour at different strengths, so that they are right on light and on dark pages.
+    """
+    classes = len(names)
+    numbers = classes <= MOST_WITH_NUMBERS
+    figure, panels = canvas(width=WIDTH, height=WIDTH + 10 if numbers else 80 + max(260, _ROW * classes))
+    panel = panels[0, 0]
+    rows, columns = np.nonzero(shares > 0)
+    _draw_cells(panel, rows, columns, shares[rows, columns])
+    if numbers:
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+            panel.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=11)
+    panel.set_xlim(-0.5, classes - 0.5)
+    panel.set_ylim(classes - 0.5, -0.5)
+    panel.tick_params(length=0)
+    if numbers:
+        panel.set_xticks(range(classes), [shortened(name, 12) for name in names], rotation=90)
+        panel.set_yticks(range(classes), [shortened(name, 12) for name in names])
+        panel.set_xlabel("taken for, in percent of the true class")
+    else:
+        panel.set_yticks(range(classes), [f"{place} {shortened(name)}" for place, name in enumerate(names, start=1)])
+        panel.set_xticks(range(4, classes, 5), [str(place + 1) for place in range(4, classes, 5)])
+        panel.set_xlabel("taken for, by number")
+    panel.set_ylabel("true class")
+    for spine in panel.spines.values():
+        spine.set(visible=True, color=drawn("grid"))
+    return figure
+
+
+def _draw_cells(
+    panel: Any, rows: NDArray[np.integer], columns: NDArray[np.integer], strength: NDArray[np.float64]
+) -> None:
+    """Draw a square per share; its strength is its opacity, in steps that an eye cannot tell apart."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import to_rgba
+
+    corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
+    squares = corners + np.stack([columns, rows], axis=1)[:, None]
+    colours = [to_rgba(drawn("heat"), alpha) for alpha in np.clip(strength, 0.02, 1.0).round(2)]
+    panel.add_collection(PolyCollection(squares, facecolors=colours, edgecolors="none", linewidths=0, gid="cells"))
+
+
+def _shares(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return the row's shares; a class without samples has none."""
+    return np.asarray(counts / np.maximum(1, counts.sum(axis=1, keepdims=True)))
+
+
+def _describe(
+    counts: NDArray[np.integer], shares: NDArray[np.float64], names: Sequence[str], title: str, few: str
+) -> str:
+    """Return the overall accuracy, the best and the worst class and the most frequent errors in words."""
+    right, samples = int(np.trace(counts)), int(counts.sum())
+    if not samples:
+        return f"{title}: no samples."
+    present = np.flatnonzero(counts.sum(axis=1))
+    own = np.diagonal(shares)[present]
+    best, worst = present[own.argmax()], present[own.argmin()]
+    wrong = [
+        f"{names[true]} taken for {names[taken]} ({100 * shares[true, taken]:.1f} percent)"
+        for true, taken in most_confused(counts, _PAIRS)
+    ]
+    errors = f" Most frequent errors: {listed(wrong)}." if wrong else ""
+    return (
+        f"{title}: confusion matrix{few}, rows are true classes. {right:,} of {samples:,} right "
+        f"({100 * right / samples:.1f} percent). Highest {names[best]} {100 * shares[best, best]:.1f}, lowest "
+        f"{names[worst]} {100 * shares[worst, worst]:.1f} percent.{errors}"
+    )

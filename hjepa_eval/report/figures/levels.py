@@ -1,0 +1,108 @@
+"""Accuracy by level: a picture per column of the table, a line per model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hjepa_eval.report.drawing import page_style
+from hjepa_eval.report.figures.canvas import canvas, line_style, listed
+from hjepa_eval.report.palette import series, variable
+from hjepa_eval.report.svg import Picture, inline_svg
+from hjepa_eval.report.table import Row, Table, caption
+from hjepa_eval.results import Score
+
+# Levels of several models lie beside each other, so that their intervals do not hide one another.
+_SHIFT = 0.04
+
+
+def models_of(table: Table) -> list[str]:
+    """Return the names of the table's models, each once; a model's place decides its colour in every figure."""
+    return list(dict.fromkeys(row.model for row in table.rows))
+
+
+def legend(table: Table) -> list[tuple[str, str]]:
+    """Return each model with its colour in all pictures of the table, as `var(--series-1)`."""
+    return [(model, variable(series(place))) for place, model in enumerate(models_of(table))]
+
+
+def level_pictures(table: Table, *, prefix: str = "levels-") -> list[Picture]:
+    """Return a picture per column: accuracy in percent by level with intervals; see `draw_level_panel`."""
+    return [
+        inline_svg(draw_column(table, column), title=title, text=_describe(table, column), prefix=f"{prefix}{column}-")
+        for column, title in enumerate(table.columns)
+    ]
+
+
+@page_style()
+def draw_column(table: Table, column: int) -> Any:
+    """Return a matplotlib figure of one column of the table."""
+    figure, panels = canvas()
+    panel = panels[0, 0]
+    draw_level_panel(panel, table, column)
+    panel.set_ylabel("accuracy in percent")
+    return figure
+
+
+def draw_level_panel(panel: Any, table: Table, column: int) -> None:
+    """Draw a column into a matplotlib panel: a line per model with its intervals.
+
+    A model with one level is a dashed line across with its interval as a band, levels joined are a dotted one; the
+    label below says so where there are any.
+    """
+    models = models_of(table)
+    across = set()
+    for place, model in enumerate(models):
+        rows = [row for row in table.rows if row.model == model and row.cells[column] is not None]
+        across |= _draw_model(panel, rows, column, place, place - (len(models) - 1) / 2)
+    most = max((row.level for row in table.rows if not row.joined), default=0)
+    panel.set_xticks(range(most + 1))
+    panel.set_xlim(-0.4, most + 0.4)
+    panel.grid(axis="y")
+    meaning = [words for style, words in (("--", "dashed: one level"), (":", "dotted: joined")) if style in across]
+    panel.set_xlabel("\n".join(["level (0 is the finest)", *([", ".join(meaning)] if meaning else [])]))
+
+
+def _draw_model(panel: Any, rows: Sequence[Row], column: int, place: int, shift: float) -> set[str]:
+    """Draw one model and return the styles of the lines that go across."""
+    single = [(row.level, score) for row in rows if not row.joined and (score := _score(row, column))]
+    joined = [score for row in rows if row.joined and (score := _score(row, column))]
+    style = line_style(place)
+    across = {":"} if joined else set()
+    for score in joined:
+        _draw_across(panel, score, style["color"], ":", f"{rows[0].model}, levels joined")
+    if len(single) == 1:
+        _draw_across(panel, single[0][1], style["color"], "--", rows[0].model)
+        return across | {"--"}
+    if single:
+        values = [100 * score.value for _, score in single]
+        low = [100 * (score.value - score.low) for _, score in single]
+        high = [100 * (score.high - score.value) for _, score in single]
+        levels = [level + _SHIFT * shift for level, _ in single]
+        panel.errorbar(levels, values, yerr=[low, high], elinewidth=1.2, capsize=3, label=rows[0].model, **style)
+    return across
+
+
+def _draw_across(panel: Any, score: Score, colour: str, style: str, name: str) -> None:
+    panel.axhline(100 * score.value, color=colour, linestyle=style, label=name)
+    panel.axhspan(100 * score.low, 100 * score.high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _score(row: Row, column: int) -> Score | None:
+    cell = row.cells[column]
+    return None if cell is None else cell.score
+
+
+def _describe(table: Table, column: int) -> str:
+    """Return every number of a column in words, model by model."""
+    sentences = []
+    for model in models_of(table):
+        found = [(row, score) for row in table.rows if row.model == model and (score := _score(row, column))]
+        each = [
+            f"{'levels joined' if row.joined else f'level {row.level}'} {100 * score.value:.1f} "
+            f"({100 * score.low:.1f} to {100 * score.high:.1f})"
+            for row, score in found
+        ]
+        if each:
+            sentences.append(f"{model}: {listed(each)}.")
+    return f"{table.columns[column]} on {caption(table)}: accuracy in percent, 95 % interval. {' '.join(sentences)}"

@@ -1,0 +1,160 @@
+"""Classes on a page: confusion matrices, the pairs most often confused, and which classes a level gains or loses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hjepa_eval.analysis.classes import confusion_counts, most_confused, per_class_differences
+from hjepa_eval.analysis.outcomes import SampleOutcomes
+from hjepa_eval.errors import ResultError
+from hjepa_eval.report.columns import column_names
+from hjepa_eval.report.figures.confusion import confusion_picture
+from hjepa_eval.report.figures.per_class import class_difference_picture
+from hjepa_eval.report.model_pairs import Located
+from hjepa_eval.report.page_models import PageModel
+from hjepa_eval.report.svg import Picture
+from hjepa_eval.results import LevelResult, Record, Score
+
+MOST_PAIRS_OF_CLASSES = 8
+# Of more levels only the pairs with the chosen one are shown.
+ALL_PAIRS_UP_TO = 3
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A level's confusion matrix; `confused` has (true class, taken for, how often, share of the true class)."""
+
+    level: str
+    label: str
+    picture: Picture
+    confused: tuple[tuple[str, str, int, float], ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy per class at two levels; `pair` is the selector's value, such as `2-0`."""
+
+    pair: str
+    label: str
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class ClassesView:
+    """What a probe of a model says about classes; `why_not` says what is missing, and how to add it."""
+
+    model: int
+    probe: str
+    confusions: tuple[Confusion, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    why_not: str = ""
+
+
+def classes_of(model: PageModel, names: Sequence[str], heading: Sequence[Record]) -> list[ClassesView]:
+    """Return a view per headline score of a model that predicts classes of test images.
+
+    Args:
+        model: of the page.
+        names: of the classes.
+        heading: all records of the page, so that probes are called as in its table.
+    """
+    column, found = column_names(heading), []
+    for each in model.located:
+        for score in _headline_scores(each.record):
+            probe = column(each.record, score)
+            try:
+                samples = each.samples()
+            except ResultError as error:
+                if each.record.probe != "fewshot":
+                    found.append(ClassesView(model.number, probe, why_not=str(error)))
+                continue
+            if _levels_with(each.record, samples, score.key) and len(samples.labels):
+                prefix = f"c{model.number}-{len(found)}-"
+                found.append(_view(model, each, score.key, samples, probe, names, prefix))
+    return found
+
+
+def _headline_scores(record: Record) -> list[Score]:
+    """Return the headline scores over single classes; those over superclasses have no predictions of their own."""
+    scores = {score.key: score for level in record.levels for score in level.scores if score.headline}
+    return [score for score in scores.values() if score.metric != "superclass"]
+
+
+def _predictions(samples: SampleOutcomes, level: int, key: str) -> list[NDArray[np.int64]]:
+    """Return the predictions [N] of each seed: `top1 k=20`, or `top1 k=20 seed=0` and so on."""
+    return [
+        guess
+        for (number, name), guess in samples.predictions.items()
+        if number == level and (name == key or name.startswith((f"{key} seed=", f"{key} draw=")))
+    ]
+
+
+def _levels_with(record: Record, samples: SampleOutcomes, key: str) -> list[LevelResult]:
+    return [level for level in record.levels if _predictions(samples, level.level, key)]
+
+
+def _view(
+    model: PageModel,
+    located: Located,
+    key: str,
+    samples: SampleOutcomes,
+    probe: str,
+    names: Sequence[str],
+    prefix: str,
+) -> ClassesView:
+    record = located.record
+    confusions = tuple(
+        _confusion(level, samples, key, probe, names, prefix) for level in _levels_with(record, samples, key)
+    )
+    return ClassesView(model.number, probe, confusions, tuple(_differences(record, samples, key, probe, names, prefix)))
+
+
+def _confusion(
+    level: LevelResult, samples: SampleOutcomes, key: str, probe: str, names: Sequence[str], prefix: str
+) -> Confusion:
+    counts = sum(
+        (confusion_counts(samples.labels, guess, len(names)) for guess in _predictions(samples, level.level, key)),
+        start=np.zeros((len(names), len(names)), np.int64),
+    )
+    number = "joined" if level.fused else str(level.level)
+    label = "levels joined" if level.fused else f"level {level.level}"
+    picture = confusion_picture(counts, names, title=f"{probe}, {label}", prefix=f"{prefix}{number}-")
+    totals = counts.sum(axis=1)
+    confused = tuple(
+        (names[true], names[taken], int(counts[true, taken]), float(counts[true, taken] / totals[true]))
+        for true, taken in most_confused(counts, MOST_PAIRS_OF_CLASSES)
+    )
+    return Confusion(number, label, picture, confused)
+
+
+def _differences(
+    record: Record, samples: SampleOutcomes, key: str, probe: str, names: Sequence[str], prefix: str
+) -> Iterator[Difference]:
+    levels = [level.level for level in record.levels if not level.fused and (level.level, key) in samples.outcomes]
+    for one, other in pairs_of_levels(record, levels, key):
+        outcomes = samples.outcomes[one, key], samples.outcomes[other, key]
+        if any(each.dtype != np.bool_ for each in outcomes):
+            continue
+        label = f"level {one} - level {other}"
+        found = per_class_differences(samples.labels, outcomes[0], outcomes[1], names)
+        picture = class_difference_picture(
+            found,
+            title=f"{probe}, {label}",
+            prefix=f"{prefix}{one}-{other}-",
+            levels=(f"level {one}", f"level {other}"),
+        )
+        yield Difference(f"{one}-{other}", label, picture)
+
+
+def pairs_of_levels(record: Record, levels: Sequence[int], key: str) -> list[tuple[int, int]]:
+    """Return the pairs of levels to compare, the coarser first: all of a few, else those with the chosen level."""
+    pairs = [(other, one) for one, other in combinations(sorted(levels), 2)]
+    if len(levels) <= ALL_PAIRS_UP_TO:
+        return pairs[::-1]
+    chosen = next((choice.level for choice in record.choices if choice.score == key), max(levels))
+    return [pair for pair in pairs if chosen in pair][::-1]

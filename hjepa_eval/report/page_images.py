@@ -1,0 +1,110 @@
+"""Maps, curves and masks on a page: what a model's gallery has beyond neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hjepa_eval.report.figures.map import class_colours, map_picture
+from hjepa_eval.report.figures.masks import mask_pictures
+from hjepa_eval.report.figures.training import training_pictures
+from hjepa_eval.report.gallery import Gallery
+from hjepa_eval.report.page_models import PageModel
+from hjepa_eval.report.svg import Picture
+from hjepa_eval.report.thumbnails import Thumbnails
+
+# Points of all maps of a page together: about 100 bytes each in the file.
+MOST_POINTS = 12_000
+MOST_POINTS_OF_A_MAP = 1_000
+
+
+@dataclass(frozen=True)
+class LevelMapView:
+    """The map of one level; `prefix` begins the ids in its picture."""
+
+    level: int
+    name: str
+    prefix: str
+    picture: Picture
+
+
+@dataclass(frozen=True)
+class MapView:
+    """The maps of a model: `points` is for the script, `classes` for the legend, as (label, name, how many).
+
+    `colours` has a CSS colour for each label, `sampled` says what is left out.
+    """
+
+    model: int
+    method: str
+    levels: tuple[LevelMapView, ...]
+    points: dict[str, list[Any]]
+    classes: tuple[tuple[int, str, int], ...]
+    colours: dict[int, str]
+    sampled: str = ""
+
+
+@dataclass(frozen=True)
+class PretrainingView:
+    """The curves and masks of a model that is a run."""
+
+    model: int
+    curves: tuple[Picture, ...]
+    masks: tuple[Picture, ...]
+    mask_kind: str
+
+
+def thinned(galleries: Sequence[Gallery]) -> list[Gallery]:
+    """Return the galleries with as many points on each map as a page takes, evenly from what is there."""
+    maps = sum(len(gallery.levels) for gallery in galleries)
+    most = min(MOST_POINTS_OF_A_MAP, MOST_POINTS // max(1, maps))
+    return [_thinned(gallery, most) for gallery in galleries]
+
+
+def _thinned(gallery: Gallery, most: int) -> Gallery:
+    count = len(gallery.map.index)
+    if count <= most:
+        return gallery
+    kept = np.linspace(0, count - 1, most).round().astype(np.int64)
+    note = f"maps show {most:,} of {count:,} images, evenly from the test split's order"
+    thin = replace(
+        gallery.map,
+        index=gallery.map.index[kept],
+        labels=gallery.map.labels[kept],
+        points=gallery.map.points[:, kept],
+    )
+    return replace(gallery, map=thin, notes=(*gallery.notes, note))
+
+
+def map_of(model: PageModel, thumbnails: Thumbnails) -> MapView | None:
+    """Return the maps of a model; None where it has no gallery."""
+    gallery = model.gallery
+    if gallery is None or not len(gallery.map.index):
+        return None
+    levels = []
+    for position, (number, name) in enumerate(gallery.levels):
+        prefix = f"m{model.number}-{number}-"
+        levels.append(LevelMapView(number, name, prefix, map_picture(gallery, position, prefix=prefix)))
+    labels = gallery.map.labels
+    names = [thumbnails.name(gallery, ("test", int(place))) for place in gallery.map.index]
+    points: dict[str, list[Any]] = {"label": labels.tolist(), "place": gallery.map.index.tolist(), "thumb": names}
+    counts = np.bincount(labels, minlength=len(gallery.class_names))
+    classes = tuple((int(c), gallery.class_names[c], int(counts[c])) for c in np.flatnonzero(counts))
+    missing = sum(name is None for name in names)
+    sampled = f"{missing:,} of {len(names):,} images have no thumbnail here, to keep the file small." if missing else ""
+    return MapView(model.number, gallery.map.method, tuple(levels), points, classes, class_colours(gallery), sampled)
+
+
+def pretraining_of(model: PageModel) -> PretrainingView | None:
+    """Return the curves and masks of a model; None where it is no run, or its gallery has neither."""
+    gallery = model.gallery
+    if gallery is None or not (gallery.training or gallery.masks):
+        return None
+    curves = tuple(training_pictures(gallery.training, prefix=f"p{model.number}-")) if gallery.training else ()
+    masks = (
+        () if gallery.masks is None else tuple(mask_pictures(gallery.masks, gallery.images, prefix=f"h{model.number}-"))
+    )
+    return PretrainingView(model.number, curves, masks, "" if gallery.masks is None else gallery.masks.kind)
