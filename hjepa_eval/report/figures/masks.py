@@ -20,7 +20,7 @@ from hjepa_eval.report.svg import Picture, inline_svg
 _COLUMNS = 3
 _MOST_IN_TWO_COLUMNS = 4
 _LEGEND = 26
-_VEIL = 0.72
+_VEIL = 0.8
 
 
 def mask_pictures(masks: MaskExamples, images: Mapping[ImageKey, bytes], *, prefix: str = "masks-") -> list[Picture]:
