@@ -117,7 +117,7 @@ def per_class_differences(
     q = (per_class(other & ~one)[present] + 1) / (n + 2)
     half = NormalDist().inv_cdf(0.5 + confidence / 2) * np.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return ClassDifferences(
-        names=tuple(names[place] for place in present),
+        names=tuple(names[place] for place in present.tolist()),
         samples=n,
         first=right / n,
         second=right_other / n,

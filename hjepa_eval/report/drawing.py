@@ -30,7 +30,8 @@ def page_style() -> Iterator[None]:
 def literal_text(figure: Any) -> Iterator[None]:
     """Within, a figure is written with all its text as it is: no formula, no sign that a file cannot hold.
 
-    Signs that matplotlib's own font lacks are no warning: the page's fonts draw them.
+    Signs that matplotlib's own font lacks are no warning: the page's fonts draw them. Names beside ticks are written
+    anew by the axes, so those have to be `printable` before.
     """
     from matplotlib.text import Text
 

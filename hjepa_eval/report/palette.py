@@ -1,4 +1,4 @@
-"""Colours of pictures, for light and for dark pages: one name, two values, told apart by colour-blind readers too.
+"""Colours of pictures, for light and for dark pages: one name, two values.
 
 Lines, points and cells have a contrast of at least 3 to the page, text at least 4.5 (WCAG 2.2, 1.4.11 and 1.4.3); a
 test computes both. Pictures draw with the light values; `svg.py` turns those into the names.
@@ -17,7 +17,7 @@ Scheme = Literal["light", "dark"]
 # deeper or paler kin, which only maps of more than ten classes need.
 _LIGHT = (
     *("#0072b2", "#d55e00", "#00855f", "#b8518b", "#a87400", "#0094a3", "#6a51a3", "#6b7a00", "#c2303f", "#7a4a2b"),
-    *("#00456e", "#8a3c00", "#00513a", "#7a2c5b", "#5e4100", "#005f6b", "#3f2b7a", "#454f00", "#e0607a", "#b07a55"),
+    *("#00456e", "#6e1f14", "#00513a", "#7a2c5b", "#5e4100", "#005f6b", "#3f2b7a", "#4a6100", "#e0607a", "#a98467"),
 )
 _DARK = (
     *("#4fa8e0", "#ff8a3d", "#2fc295", "#e08fbd", "#f0b030", "#3fd6e6", "#a993e6", "#c3cf3a", "#ff7480", "#c9a07f"),

@@ -11,7 +11,7 @@ from hjepa_eval.errors import ResultError
 from hjepa_eval.features.fingerprint import write_atomically
 from hjepa_eval.report.drawing import literal_text, page_style
 from hjepa_eval.report.figures.canvas import canvas
-from hjepa_eval.report.figures.levels import draw_level_panel
+from hjepa_eval.report.figures.levels import JOINED, draw_level_panel, models_of
 from hjepa_eval.report.palette import drawn
 from hjepa_eval.report.table import Table, build_table, caption
 from hjepa_eval.results import Record
@@ -28,15 +28,17 @@ def draw_levels(records: Sequence[Record]) -> Any:
     """
     table = build_table(records)
     figure, panels = canvas(1, len(table.columns), width=_PANEL * len(table.columns) + 45, height=290)
-    named = {}
+    named: dict[str, Any] = {}
     for column, (panel, title) in enumerate(zip(panels[0], table.columns, strict=True)):
         draw_level_panel(panel, table, column)
         panel.set_title(title)
         handles, labels = panel.get_legend_handles_labels()
-        # A model may lack the first probe; of a model's lines across and along, each is named once.
+        # A model may lack the first probe, so every panel is asked.
         named |= {label: handle for handle, label in zip(handles, labels, strict=True) if label not in named}
     panels[0][0].set_ylabel("accuracy in percent, 95 % interval")
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=min(3, len(named)))
+    order = models_of(table)
+    labels = sorted(named, key=lambda label: order.index(label.removesuffix(JOINED)))
+    figure.legend([named[label] for label in labels], labels, loc="outside lower center", ncols=min(3, len(labels)))
     figure.suptitle(caption(table))
     return figure
 

@@ -226,6 +226,18 @@ def test_terminal__shows_every_number_of_the_table() -> None:
         assert part in text
 
 
+def test_plot__names_models_in_the_tables_order_each_line_once() -> None:
+    # matplotlib puts the line across of `one` before the curve of `runs/demo`; only the second panel has `late`.
+    records = [
+        record_of(),
+        record_of("linear"),
+        record_of(model="one", values=(0.5,)),
+        record_of("linear", model="late"),
+    ]
+    (legend,) = draw_levels(records).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["runs/demo", "one", "late"]
+
+
 def test_plot__draws_the_numbers_of_the_table(tmp_path: Path) -> None:
     figure = draw_levels([record_of(), record_of(model="pixels", values=(0.8,))])
     (panel,) = figure.axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hjepa_eval.report.drawing import PIXELS_PER_INCH
+from hjepa_eval.report.drawing import PIXELS_PER_INCH, printable
 from hjepa_eval.report.palette import drawn, series
 
 WIDTH, HEIGHT = 340, 260
@@ -29,8 +29,8 @@ def line_style(place: int) -> dict[str, Any]:
 
 
 def shortened(name: str, longest: int = LONG_NAME) -> str:
-    """Return a name of at most so many characters, on one line: of a longer one the middle is left out."""
-    line = " ".join(name.split())
+    """Return a name of at most so many printable characters, on one line: of a longer one the middle is left out."""
+    line = " ".join(printable(name).split())
     if len(line) <= longest:
         return line
     end = (longest - 1) // 2

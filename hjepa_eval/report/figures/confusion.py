@@ -59,7 +59,7 @@ def draw_confusion(shares: NDArray[np.float64], names: Sequence[str]) -> Any:
     _draw_cells(panel, rows, columns, shares[rows, columns])
     if numbers:
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-            panel.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=11)
+            panel.text(column, row, _number(shares[row, column]), ha="center", va="center")
     panel.set_xlim(-0.5, classes - 0.5)
     panel.set_ylim(classes - 0.5, -0.5)
     panel.tick_params(length=0)
@@ -87,7 +87,15 @@ def _draw_cells(
     corners = np.array([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]])
     squares = corners + np.stack([columns, rows], axis=1)[:, None]
     colours = [to_rgba(drawn("heat"), alpha) for alpha in np.clip(strength, 0.02, 1.0).round(2)]
-    panel.add_collection(PolyCollection(squares, facecolors=colours, edgecolors="none", linewidths=0, gid="cells"))
+    panel.add_collection(
+        PolyCollection(list(squares), facecolors=colours, edgecolors="none", linewidths=0, gid="cells")
+    )
+
+
+def _number(share: float) -> str:
+    """Return whole percent; what happened is never a 0, and what failed once never a 100."""
+    percent = 100 * share
+    return "<1" if percent < 1 else ">99" if 99 < percent < 100 else f"{percent:.0f}"
 
 
 def _shares(counts: NDArray[np.integer]) -> NDArray[np.float64]:

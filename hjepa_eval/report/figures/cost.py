@@ -104,8 +104,8 @@ def draw_cost(points: Sequence[_Point], measure: Measure) -> Any:
     panel.margins(x=0.12, y=0.18)
     panel.grid()
     _plain_ticks(panel, logarithmic)
-    free = logarithmic and any(point.cost <= 0 for point in points)
-    panel.set_xlabel(f"{UNITS[measure]}{', logarithmic' if logarithmic else ''}{' (dashed: none)' if free else ''}")
+    none = " (dashed: none)" if logarithmic and any(point.cost <= 0 for point in points) else ""
+    panel.set_xlabel(f"{UNITS[measure]}{', logarithmic' if logarithmic else ''}{none}")
     panel.set_ylabel("accuracy in percent")
     return figure
 

@@ -14,6 +14,8 @@ from hjepa_eval.results import Score
 
 # Levels of several models lie beside each other, so that their intervals do not hide one another.
 _SHIFT = 0.04
+# Ends the name of the line of a model's levels joined.
+JOINED = ", levels joined"
 
 
 def models_of(table: Table) -> list[str]:
@@ -70,7 +72,7 @@ def _draw_model(panel: Any, rows: Sequence[Row], column: int, place: int, shift:
     style = line_style(place)
     across = {":"} if joined else set()
     for score in joined:
-        _draw_across(panel, score, style["color"], ":", f"{rows[0].model}, levels joined")
+        _draw_across(panel, score, style["color"], ":", rows[0].model + JOINED)
     if len(single) == 1:
         _draw_across(panel, single[0][1], style["color"], "--", rows[0].model)
         return across | {"--"}

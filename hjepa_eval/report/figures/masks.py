@@ -18,8 +18,9 @@ from hjepa_eval.report.palette import drawn, series
 from hjepa_eval.report.svg import Picture, inline_svg
 
 _COLUMNS = 3
+_MOST_IN_TWO_COLUMNS = 4
 _LEGEND = 26
-_VEIL = 0.72
+_VEIL = 0.8
 
 
 def mask_pictures(masks: MaskExamples, images: Mapping[ImageKey, bytes], *, prefix: str = "masks-") -> list[Picture]:
@@ -63,7 +64,7 @@ def draw_masks(
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    columns = min(_COLUMNS, max(1, len(images)))
+    columns = min(2 if len(images) <= _MOST_IN_TWO_COLUMNS else _COLUMNS, max(1, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
     side = (WIDTH - 10) / columns
     figure, panels = canvas(rows, columns, width=WIDTH, height=_LEGEND + rows * side * grid[0] / grid[1])
@@ -76,7 +77,7 @@ def draw_masks(
             if block.any():
                 panel.add_patch(_outline(block.reshape(grid), drawn(series(number))))
     veil = Patch(facecolor=drawn("paper"), edgecolor=drawn("rest"), alpha=_VEIL, label="hidden")
-    target = Line2D([], [], color=drawn(series(0)), linewidth=2, label="block to predict")
+    target = Line2D([], [], color=drawn(series(0)), linewidth=2, label="blocks to predict")
     figure.legend(handles=[veil, target], loc="outside lower center", ncols=2, handlelength=1.4)
     return figure
 
@@ -94,7 +95,7 @@ def _veil(hidden: NDArray[np.bool_]) -> Any:
             for a, b in zip(edges[::2], edges[1::2], strict=True)
         ]
     path = Path.make_compound_path(*stripes) if stripes else Path(np.empty((0, 2)))
-    return PathPatch(path, facecolor=drawn("paper"), edgecolor="none", alpha=_VEIL, gid="veil")
+    return PathPatch(path, facecolor=drawn("paper"), edgecolor="none", alpha=_VEIL)
 
 
 def _outline(block: NDArray[np.bool_], colour: str) -> Any:

@@ -65,7 +65,7 @@ def draw_differences(found: ClassDifferences, levels: tuple[str, str]) -> Any:
     difference.set_yticks(rows, [])
     difference.set_xlabel("difference in points")
     for panel in (accuracy, difference):
-        panel.set_ylim(classes - 0.5, -0.5)
+        panel.set_ylim(max(1, classes) - 0.5, -0.5)
         panel.grid(axis="x")
         panel.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper center", ncols=2, handletextpad=0.1, columnspacing=1.2)

@@ -31,7 +31,8 @@ def _losses(prefix: str) -> Reader:
     """Return a reader of `losses/level_0`, `losses/level_1`, ..."""
 
     def read(row: Row) -> list[float | None]:
-        losses, found = row.get("losses") or {}, []
+        losses = row.get("losses") or {}
+        found: list[float | None] = []
         while f"{prefix}{len(found)}" in losses:
             found.append(_number(losses[f"{prefix}{len(found)}"]))
         return found
