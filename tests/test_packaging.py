@@ -32,6 +32,10 @@ def test_wheel__holds_both_packages_presets_and_type_markers(wheel: Path) -> Non
         "hjepa_eval/py.typed",
         "hjepa_eval/configs/pretrain/digits.yaml",
         "hjepa_eval/configs/pretrain/cifar10_cpu.yaml",
+        "hjepa_eval/report/templates/report.html",
+        "hjepa_eval/report/templates/macros.html",
+        "hjepa_eval/report/templates/style.css",
+        "hjepa_eval/report/templates/report.js",
         "hjepa_pretrain/loop.py",
         "hjepa_pretrain/py.typed",
     ):

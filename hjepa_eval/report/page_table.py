@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hjepa_eval.report.arrangement import arrange
+from hjepa_eval.report.columns import rank
 from hjepa_eval.report.legend import cost_columns, how_to_read, signed
 from hjepa_eval.report.statements import calibrations, deviations, explanations, statements
 from hjepa_eval.report.table import Cell, Row, Table, interval, percent
@@ -93,7 +94,8 @@ def table_view(table: Table, records: Sequence[Record]) -> TableView:
 
 def _said(records: Sequence[Record]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     labels = label_variants(arrange(records))
-    each = ((name, [r for r in records if variant(r) == key]) for key, name in labels.items())
+    ordered = sorted(records, key=rank)
+    each = ((name, [record for record in ordered if variant(record) == key]) for key, name in labels.items())
     said = ((name, tuple(statements(own))) for name, own in each)
     return tuple((name, sentences) for name, sentences in said if sentences)
 

@@ -71,13 +71,9 @@ def with_run(gallery: Gallery) -> Gallery:
     rows = tuple(
         {"step": step, "losses": {"loss": 1.0 / (step + 1), "loss_level_0": 0.5 / (step + 1)}} for step in range(5)
     )
-    masks = MaskExamples(
-        "multiblock",
-        (2, 2),
-        gallery.neighbourhoods.train_index[0, 0, :1],
-        np.eye(4, dtype=bool)[None, :1],
-        ~np.eye(4, dtype=bool)[None, None, :1],
-    )
+    seen = np.eye(4, dtype=bool)[None, :1]
+    place = gallery.neighbourhoods.train_index[0, 0, :1]
+    masks = MaskExamples("multiblock", (2, 2), place, seen, ~seen[:, :, None])
     return replace(gallery, training=rows, masks=masks)
 
 

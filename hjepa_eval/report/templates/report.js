@@ -123,7 +123,11 @@
   }
   form.addEventListener("change", (event) => go({ [event.target.name]: event.target.value }));
   form.addEventListener("submit", (event) => event.preventDefault());
-  addEventListener("hashchange", read);
+  const toPart = () => document.getElementById(state.part).scrollIntoView();
+  addEventListener("hashchange", () => {
+    read();
+    toPart();
+  });
 
   // Two levels of a model, class by class: every model that has the pair follows.
   const drawPair = (select) => {
@@ -263,5 +267,5 @@
   }
 
   read();
-  if (location.hash) document.getElementById(state.part).scrollIntoView();
+  if (location.hash) toPart();
 })();
