@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hjepa_eval.report.gallery import Gallery
     from hjepa_eval.results import Record
 
 PAGE = "report.html"
@@ -25,25 +24,12 @@ def write_evaluation_page(records: Sequence[Record], folder: Path, *, results: P
     Raises:
         ResultError: a gallery cannot be read, or the page cannot be written.
     """
+    from hjepa_eval.report.gallery import find_galleries
     from hjepa_eval.report.model_pairs import Located
     from hjepa_eval.report.page import write_page
 
-    galleries = own_galleries(records, results) if images else []
+    galleries = find_galleries([results], records) if images else []
     return write_page([Located(record, results) for record in records], galleries, folder / PAGE)
-
-
-def own_galleries(records: Sequence[Record], results: Path) -> list[Gallery]:
-    """Return the galleries in a folder that are of the same models and stores as the records; others are not read.
-
-    Raises:
-        ResultError: one cannot be read.
-    """
-    from hjepa_eval.report.gallery import SUFFIX, read_gallery
-
-    wanted = {(one.model.name, one.extraction.train_store, one.extraction.test_store) for one in records}
-    ends = tuple(f"{test_store[:8]}{SUFFIX}" for _, _, test_store in wanted)
-    found = [read_gallery(file) for file in sorted(results.glob(f"*{SUFFIX}")) if file.name.endswith(ends)]
-    return [one for one in found if (one.model, one.train_store, one.test_store) in wanted]
 
 
 def where_it_is(paths: Sequence[Path]) -> str:

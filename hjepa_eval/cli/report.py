@@ -64,11 +64,11 @@ def _write_html(located: Sequence[Located], paths: Sequence[Path], out: Path | N
     """Write the page of one dataset, beside the first records where no file is named, and return its path."""
     from hjepa_eval.report.gallery import find_galleries
     from hjepa_eval.report.page import write_page
-    from hjepa_eval.report.selection import check_one_dataset, fitting
+    from hjepa_eval.report.selection import check_one_dataset
 
     check_one_dataset(located)
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
-    return write_page(located, fitting(find_galleries(paths), located), out or folder / "report.html")
+    return write_page(located, find_galleries(paths, [each.record for each in located]), out or folder / "report.html")
 
 
 def register(app: typer.Typer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hjepa_eval.report.baselines import is_baseline
 from hjepa_eval.report.statements import calibrations, deviations, explanations, p_equals, statements
 from hjepa_eval.report.table import Cell, Row, Table
 from hjepa_eval.results import Record
@@ -59,8 +60,10 @@ def _about_costs(rows: Sequence[Row]) -> list[str]:
 
 
 def lines_below(records: Sequence[Record], table: Table, *, whole: bool) -> list[str]:
-    """Return everything said under a table; `whole` adds calibration errors and what protocols do not reproduce."""
-    tested = [*statements(records), *explanations(records)]
+    """Return everything said under a table; `whole` adds what baselines' levels differ by, calibration, deviations."""
+    # What the levels of a baseline differ by is in the whole text; on a terminal it would bury the model's own lines.
+    shown = [record for record in records if whole or not is_baseline(record.model.name)] or records
+    tested = [*statements(shown), *explanations(records)]
     return [
         *how_to_read(table),
         *tested,
@@ -94,7 +97,9 @@ def _against(row: Row, cell: Cell) -> str:
 
 
 def _short(value: float) -> str:
-    """Return a cost with three digits: `0.0413`, `1.24`, `17.6`, `1,240`."""
+    """Return a cost with three digits: `0.0413`, `1.24`, `17.6`, `1,240`; less than a thousandth as that."""
+    if 0 < value < 0.001:
+        return "<0.001"
     if value >= 99.95 or value == 0:
         return f"{value:,.0f}"
     return f"{value:#.3g}"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hjepa_eval.errors import ResultError, first_few, unknown
 from hjepa_eval.report.baselines import is_baseline, twin_of
-from hjepa_eval.report.gallery import Gallery
 from hjepa_eval.report.model_pairs import Located
 from hjepa_eval.results import DatasetInfo, read_record, record_files
 
@@ -82,12 +81,6 @@ def check_one_dataset(located: Sequence[Located]) -> None:
         names = {info.name for info in data.values()}
         advice = "name one with --dataset" if len(names) == len(data) else "name the files of one"
         raise ResultError(f"one page cannot mix datasets: {first_few(map(_images, data.values()))}; {advice}")
-
-
-def fitting(galleries: Sequence[Gallery], located: Sequence[Located]) -> list[Gallery]:
-    """Return the galleries of the features that the records are of."""
-    stores = {each.record.extraction.test_store for each in located}
-    return [gallery for gallery in galleries if gallery.test_store in stores]
 
 
 def _version(located: Located) -> str:

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 from hjepa_eval.cli.browser import open_page
-from hjepa_eval.cli.evaluation_page import own_galleries, where_it_is
+from hjepa_eval.cli.evaluation_page import where_it_is
 from hjepa_eval.errors import ResultError
-from hjepa_eval.report.gallery import Gallery, LevelMap, Neighbourhoods, write_gallery
+from hjepa_eval.report.gallery import Gallery, LevelMap, Neighbourhoods, find_galleries, write_gallery
 from hjepa_eval.results import find_records, read_record
 
 DIGITS = ("--model", "pixels:8", "--dataset", "digits", "--episodes", 200, "--baselines", "pixels:4")
@@ -138,14 +138,14 @@ def test_galleries__only_those_of_the_records_are_read(hjepa) -> None:
     write_gallery(own, Path("results"))
     write_gallery(replace(own, model="another"), Path("results"))
     write_gallery(replace(own, train_store="0" * 64), Path("results"))
-    assert own_galleries([record], Path("results")) == []
+    assert find_galleries([Path("results")], [record]) == []
     write_gallery(own, Path("results"))
     Path("results/old__digits__00000000.gallery.safetensors").write_bytes(b"damaged")
-    assert [one.model for one in own_galleries([record], Path("results"))] == ["pixels:8"]
-    assert own_galleries([], Path("results")) == []
+    assert [one.model for one in find_galleries([Path("results")], [record])] == ["pixels:8"]
+    assert find_galleries([Path("results")], []) == []
     (Path("results") / own.file_name).write_bytes(b"damaged")
     with pytest.raises(ResultError, match="cannot read the gallery"):
-        own_galleries([record], Path("results"))
+        find_galleries([Path("results")], [record])
 
 
 def test_where_it_is__names_the_page_and_what_lies_beside_it() -> None:

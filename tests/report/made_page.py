@@ -1,4 +1,4 @@
-"""A page's parts made for tests: records with outcomes, and galleries of the real digits that ship with scikit-learn."""
+"""A page's parts made for tests: records with outcomes, and galleries of scikit-learn's real digits."""
 
 from __future__ import annotations
 
