@@ -159,7 +159,7 @@ def gallery_of(store: str) -> Gallery:
         test_store=store,
         class_names=("zero",),
         levels=((0, "block 1"),),
-        images={},
+        images={("test", 0): b"png", ("train", 0): b"png"},
         map=LevelMap(index, index, np.zeros((1, 1, 2), np.float32), "PCA", np.zeros((1, 2), np.float32)),
         neighbourhoods=Neighbourhoods(index, index, ("drawn",), none, none, none.astype(np.float32)),
     )
@@ -197,7 +197,7 @@ def test_report_open__opens_the_page_in_the_browser_and_nothing_else(
     written(record_of())
     assert hjepa("report", "--format", "html", "--open")[2].count("\n") == 1
     assert opened == [Path("results/report.html").resolve().as_uri()]
-    assert "no browser was found; open results/report.html" in hjepa("report", "--format", "html", "--open")[2]
+    assert "no browser can be opened here; open results/report.html" in hjepa("report", "--format", "html", "--open")[2]
     for arguments in (("--open",), ("--open", "--format", "md"), ("--open", "--out", "a.tex")):
         code, out, said = hjepa("report", *arguments)
         assert (code, out, said.count("\n")) == (2, "", 1)
