@@ -110,7 +110,7 @@ def _svg(picture: Picture) -> Any:
 
 
 def _file(name: str) -> str:
-    return files("hjepa_eval").joinpath(_TEMPLATES, name).read_text(encoding="utf-8")
+    return files("hjepa_eval").joinpath(_TEMPLATES).joinpath(name).read_text(encoding="utf-8")
 
 
 def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mapping[str, Any]:

@@ -137,11 +137,11 @@ def _differences(
 ) -> Iterator[Difference]:
     levels = [level.level for level in record.levels if not level.fused and (level.level, key) in samples.outcomes]
     for one, other in pairs_of_levels(record, levels, key):
-        outcomes = samples.outcomes[one, key], samples.outcomes[other, key]
-        if any(each.dtype != np.bool_ for each in outcomes):
-            continue
+        first, second = samples.outcomes[one, key], samples.outcomes[other, key]
+        if first.dtype != np.bool_ or second.dtype != np.bool_:
+            continue  # Shares of several seeds.
         label = f"level {one} - level {other}"
-        found = per_class_differences(samples.labels, outcomes[0], outcomes[1], names)
+        found = per_class_differences(samples.labels, first.astype(np.bool_), second.astype(np.bool_), names)
         picture = class_difference_picture(
             found,
             title=f"{probe}, {label}",

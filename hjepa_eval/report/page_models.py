@@ -63,7 +63,7 @@ def page_models(located: Sequence[Located], galleries: Sequence[Gallery]) -> lis
         # Two names may stand for one encoder, and so for the same features.
         fitting = [gallery for gallery in galleries if (gallery.train_store, gallery.test_store) in stores]
         named = [gallery for gallery in fitting if gallery.model == own[0].record.model.name]
-        gallery = (named or fitting or [None])[0]
+        gallery = next(iter(named or fitting), None)
         models.append(PageModel(number, name, own, gallery, is_baseline(own[0].record.model.name)))
     return models
 
