@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
         resolved, talk = resolve(settings), Talk(quiet=settings.quiet, leader=first)
         with talk.job():
             talk.plan(extraction_stages(resolved))
-            features = collect_features(resolved, talk, repair=True)
+            features = collect_features(resolved, talk, repair=True, costs=False)
         if not first:
             return
         files = _export(features, settings)

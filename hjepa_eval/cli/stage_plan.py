@@ -11,6 +11,7 @@ from hjepa_eval.cli.settings import EvalSettings, ExtractionSettings, ProbeSetti
 if TYPE_CHECKING:
     from hjepa_eval.encoders.handle import EncoderHandle
 
+COSTS = "costs"
 REPORT = "report"
 _WORDS = {"knn": "kNN", "fewshot": "few-shot", "lowshot": "low-shot"}
 
@@ -35,14 +36,16 @@ def extraction_stages(settings: ExtractionSettings) -> list[Stage]:
 
 
 def probe_stages(settings: ProbeSettings, steps: Sequence[str], encoder: EncoderHandle | None = None) -> list[Stage]:
-    """Return the stages of one encoder: extraction for every seed that needs it, then `steps`.
+    """Return the stages of one encoder: extraction for every seed that needs it, its costs once, then `steps`.
 
     Args:
         settings: with the encoder as `model`.
         steps: names of what is done with the features.
         encoder: the encoder itself where it is open; its widths tell how long a step takes beside other encoders.
     """
-    stages = [stage for _ in feature_seeds(settings) for stage in extraction_stages(settings)]
+    once = extraction_stages(settings)
+    costs = Stage(COSTS, str(settings.model), brief=True)
+    stages = [*once, costs, *(stage for _ in feature_seeds(settings)[1:] for stage in extraction_stages(settings))]
     size = None if encoder is None else _numbers_per_image(settings, encoder)
     return [*stages, *(Stage(step, str(settings.model), size=size) for step in steps)]
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hjepa_eval.cli.console import Talk
 from hjepa_eval.cli.level_costs import LevelCosts, level_costs
 from hjepa_eval.cli.settings import ExtractionSettings, ImageSettings
+from hjepa_eval.cli.stage_plan import COSTS
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.branch import with_branch
@@ -236,7 +237,7 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
     # Ranks extract together, but records are made by one process.
     if costs and ranks.rank == 0:
         started = time.perf_counter()
-        with talk.progress(f"costs of {encoder.name}", "", stage="costs"):
+        with talk.progress(f"costs of {encoder.name}", "", stage=COSTS):
             measured = level_costs(
                 encoder, device=settings.device, precision=precision, batch_size=settings.batch_size, cache_dir=cache
             )
