@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hjepa_eval.results import Record
 
@@ -17,6 +17,19 @@ def is_baseline(model: str) -> bool:
     return model.partition("?")[0].partition(":")[0] in _KINDS
 
 
+def baselines_among(models: Iterable[str]) -> frozenset[str]:
+    """Return which of the models shown together are there to be beaten.
+
+    Where there are baselines only, an untrained encoder is the model that was asked about, and pixels stand beside it.
+    """
+    names = frozenset(models)
+    found = frozenset(name for name in names if is_baseline(name))
+    if found != names:
+        return found
+    untrained = frozenset(name for name in found if twin_of(name) is not None)
+    return found - (untrained or found)
+
+
 def twin_of(baseline: str) -> str | None:
     """Return the name after `random:`, that of the trained encoder or its timm name; None for other models."""
     kind, _, name = baseline.partition("?")[0].partition(":")
@@ -25,7 +38,8 @@ def twin_of(baseline: str) -> str | None:
 
 def baselines_last(records: Sequence[Record]) -> list[Record]:
     """Return the records with those of baselines after those of all other models, each in the order given."""
-    return sorted(records, key=lambda record: is_baseline(record.model.name))
+    beaten = baselines_among(record.model.name for record in records)
+    return sorted(records, key=lambda record: record.model.name in beaten)
 
 
 def baseline_note(records: Sequence[Record]) -> list[str]:

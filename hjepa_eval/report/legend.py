@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hjepa_eval.report.baselines import is_baseline
+from hjepa_eval.report.baselines import baselines_among
 from hjepa_eval.report.statements import calibrations, deviations, explanations, p_equals, statements
 from hjepa_eval.report.table import Cell, Row, Table
 from hjepa_eval.results import Record
@@ -62,7 +62,8 @@ def _about_costs(rows: Sequence[Row]) -> list[str]:
 def lines_below(records: Sequence[Record], table: Table, *, whole: bool) -> list[str]:
     """Return everything said under a table; `whole` adds what baselines' levels differ by, calibration, deviations."""
     # What the levels of a baseline differ by is in the whole text; on a terminal it would bury the model's own lines.
-    shown = [record for record in records if whole or not is_baseline(record.model.name)] or records
+    beaten = baselines_among(record.model.name for record in records)
+    shown = [record for record in records if whole or record.model.name not in beaten]
     tested = [*statements(shown), *explanations(records)]
     return [
         *how_to_read(table),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hjepa_eval.report.arrangement import arrange
-from hjepa_eval.report.baselines import is_baseline
+from hjepa_eval.report.baselines import baselines_among
 from hjepa_eval.report.columns import rank
 from hjepa_eval.report.gallery import Gallery
 from hjepa_eval.report.model_pairs import Located
@@ -56,6 +56,7 @@ def page_models(located: Sequence[Located], galleries: Sequence[Gallery]) -> lis
     by_record = {id(each.record): each for each in located}
     shown = [by_record[id(record)] for record in arrange([each.record for each in located])]
     labels = label_variants([each.record for each in shown])
+    beaten = baselines_among(each.record.model.name for each in shown)
     models = []
     for number, (key, name) in enumerate(labels.items()):
         own = tuple(sorted((e for e in shown if variant(e.record) == key), key=lambda e: rank(e.record)))
@@ -64,7 +65,7 @@ def page_models(located: Sequence[Located], galleries: Sequence[Gallery]) -> lis
         fitting = [gallery for gallery in galleries if (gallery.train_store, gallery.test_store) in stores]
         named = [gallery for gallery in fitting if gallery.model == own[0].record.model.name]
         gallery = next(iter(named or fitting), None)
-        models.append(PageModel(number, name, own, gallery, is_baseline(own[0].record.model.name)))
+        models.append(PageModel(number, name, own, gallery, own[0].record.model.name in beaten))
     return models
 
 

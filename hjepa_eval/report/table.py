@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hjepa_eval.report.arrangement import arrange, left_out
-from hjepa_eval.report.baselines import baseline_note, is_baseline
+from hjepa_eval.report.baselines import baseline_note, baselines_among
 from hjepa_eval.report.columns import column_names, rank
 from hjepa_eval.report.standing import RunnerUp, Standing, standings
 from hjepa_eval.report.variants import label_variants, variant
@@ -110,8 +110,9 @@ def build_table(records: Sequence[Record]) -> Table:
                 column = heading(record, score)
                 columns[column] = None
                 place.cells[column] = Cell(score, **vars(stand(record, level, score)))
+    beaten = baselines_among(record.model.name for record in shown)
     rows = tuple(
-        _row(model, found, tuple(columns))
+        _row(model, found, tuple(columns), beaten)
         for model, each in levels.items()
         for _, found in sorted(each.items(), key=lambda item: item[0])
         if found.cells
@@ -121,7 +122,7 @@ def build_table(records: Sequence[Record]) -> Table:
     return Table(info.name, info.train_images, info.test_images, tuple(columns), rows, notes)
 
 
-def _row(model: str, found: _Level, columns: tuple[str, ...]) -> Row:
+def _row(model: str, found: _Level, columns: tuple[str, ...], beaten: frozenset[str]) -> Row:
     level = found.result
     return Row(
         model,
@@ -133,7 +134,7 @@ def _row(model: str, found: _Level, columns: tuple[str, ...]) -> Row:
         joined=bool(level.fused),
         cost=found.cost,
         store_bytes=store_bytes(found.record, level),
-        baseline=is_baseline(found.record.model.name),
+        baseline=found.record.model.name in beaten,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hjepa_eval.report.arrangement import arrange, by_data
-from hjepa_eval.report.baselines import is_baseline
+from hjepa_eval.report.baselines import baselines_among
 from hjepa_eval.report.standing import Standing, standings
 from hjepa_eval.report.table import Row, Table, build_table, store_bytes
 from hjepa_eval.results import LevelResult, Record, Score, check_same_data
@@ -29,20 +29,23 @@ def tidy(records: Sequence[Record]) -> list[dict[str, Any]]:
         check_same_data(part)
     shown = arrange(records)
     stand = standings(shown)
+    beaten = baselines_among(record.model.name for record in shown)
     return [
-        _tidy_row(record, level, score, stand(record, level, score))
+        _tidy_row(record, level, score, stand(record, level, score), baseline=record.model.name in beaten)
         for record in shown
         for level in record.levels
         for score in level.scores
     ]
 
 
-def _tidy_row(record: Record, level: LevelResult, score: Score, standing: Standing) -> dict[str, Any]:
+def _tidy_row(
+    record: Record, level: LevelResult, score: Score, standing: Standing, *, baseline: bool
+) -> dict[str, Any]:
     rival, cost = standing.runner_up, level.cost
     return {
         "model": record.model.name,
         "weights": record.model.weights,
-        "baseline": is_baseline(record.model.name),
+        "baseline": baseline,
         "dataset": record.dataset.name,
         "train_images": record.dataset.train_images,
         "test_images": record.dataset.test_images,

@@ -19,6 +19,21 @@ def column(record, place: int = 0):
     return [row.cells[place] for row in build_table([record]).rows]
 
 
+@pytest.mark.parametrize(
+    ("shown", "beaten"),
+    [
+        (["runs/a", "random:runs/a", "pixels:8"], {"random:runs/a", "pixels:8"}),
+        (["pixels:8", "random:vit"], {"pixels:8"}),
+        (["pixels:8", "kmeans"], set()),
+        (["runs/a"], set()),
+    ],
+)
+def test_baselines__an_untrained_encoder_among_baselines_alone_is_the_model(shown: list[str], beaten: set[str]) -> None:
+    assert baselines_among(shown) == beaten
+    records = baselines_last([record_of(model=name) for name in shown])
+    assert [record.model.name in beaten for record in records] == sorted(name in beaten for name in shown)
+
+
 def test_delta__is_the_level_minus_the_last_single_level() -> None:
     deltas = [cell.delta for cell in column(record_of(values=LEVELS))]
     assert deltas == [pytest.approx(-0.2), pytest.approx(0.05), None]
