@@ -6,6 +6,7 @@ import pytest
 from made_records import compared, costed, made_at, record_of
 
 from hjepa_eval.report.arrangement import arrange, left_out
+from hjepa_eval.report.baselines import baselines_among, baselines_last
 from hjepa_eval.report.legend import how_to_read, runner_ups
 from hjepa_eval.report.statements import statements
 from hjepa_eval.report.table import build_table
