@@ -327,9 +327,9 @@ CONTRAST = """() => {
     return [255, 255, 255];
   };
   const found = [];
-  for (const e of document.querySelectorAll('body *')) {
+  for (const e of document.querySelectorAll('body *:not(svg, svg *, .unseen, script, style, option)')) {
     const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !e.checkVisibility() || e.closest('svg, .unseen, script, style, option')) continue;
+    if (!own || !e.checkVisibility() || e.closest('.unseen')) continue;
     const [one, other] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((a, b) => b - a);
     const what = `${e.tagName}.${e.className} ${e.textContent.trim().slice(0, 40)}`;
     found.push([(one + 0.05) / (other + 0.05), what]);
