@@ -109,31 +109,62 @@ The machine's load at the end of each section: {load}.
 
 
 def pretrain_quality() -> str:
-    """Return the sections about `pretrain_quality.py`: presets and baselines, then the ladder."""
+    """Return the sections about `pretrain_quality.py`: presets and baselines, then the ladder, each first in short."""
     text = """
 
 ## `pretrain_quality.py`
 
 CIFAR-10 (a JPEG copy), two CPU cores, `train.minutes` of wall clock; all of test, with all of train as bank.
 Percent with 95 % intervals. Held-out kNN chooses the checkpoint; it sees a bank of 4,096 train images only.
+Other programs ran too, so the numbers of steps differ; they and the machine's load stand beside each run.
 """
     for name in ("pretrain_cifar10_cpu", "pretrain_ladder"):
         file = HERE / "results" / f"{name}.json"
         if not file.is_file():
             continue
         found = json.loads(file.read_text())
+        runs: dict[str, dict[int, dict[str, Any]]] = {}
+        for run, entry in found.items():
+            runs.setdefault(run.partition(", seed ")[0], {})[entry.get("seed", 0)] = entry
         text += f"""
-`results/{name}.json`:
+`results/{name}.json`, the last level of each run, a value per seed:
+
+| run | seeds | kNN-20 | linear | steps |
+|---|---|---|---|---|
+"""
+        text += "".join(_in_short(run, entries) for run, entries in runs.items())
+        text += """
+Every level:
 
 | run | level | kNN-20 | linear | 5-way 1-shot | 5-shot | steps, images/s | load |
 |---|---|---|---|---|---|---|---|
 """
-        for run, entry in found.items():
-            speed = f"{entry['steps']:,}, {entry['images_per_second']:.0f}" if "steps" in entry else ""
-            load = "{} to {}".format(*entry["load"]) if "load" in entry else ""
-            for level in entry["levels"]:
-                scores = " | ".join(_percent(level.get(key)) for key in ("knn20", "linear", "shots1", "shots5"))
-                text += f"| {run} | {level['name']} | {scores} | {speed} | {load} |\n"
+        for run, entries in runs.items():
+            for seed, entry in sorted(entries.items()):
+                title = f"{run}, seed {seed}" if "seed" in entry else run
+                text += _every_level(title, entry)
+    return text
+
+
+def _in_short(run: str, entries: dict[int, dict[str, Any]]) -> str:
+    """Return one row: the last level of every seed of a run."""
+    ordered = [entry for _, entry in sorted(entries.items())]
+    scores = [
+        " / ".join(f"{entry['levels'][-1][key]['value']:.1f}" for entry in ordered) for key in ("knn20", "linear")
+    ]
+    seeds = " / ".join(str(entry["seed"]) for entry in ordered if "seed" in entry)
+    steps = " / ".join(f"{entry['steps']:,}" for entry in ordered if "steps" in entry)
+    return f"| {run} | {seeds} | {scores[0]} | {scores[1]} | {steps} |\n"
+
+
+def _every_level(run: str, entry: dict[str, Any]) -> str:
+    """Return a row per level of one run, with intervals."""
+    speed = f"{entry['steps']:,}, {entry['images_per_second']:.0f}" if "steps" in entry else ""
+    load = "{} to {}".format(*entry["load"]) if "load" in entry else ""
+    text = ""
+    for level in entry["levels"]:
+        scores = " | ".join(_percent(level.get(key)) for key in ("knn20", "linear", "shots1", "shots5"))
+        text += f"| {run} | {level['name']} | {scores} | {speed} | {load} |\n"
     return text
 
 
