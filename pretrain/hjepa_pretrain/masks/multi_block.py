@@ -7,7 +7,6 @@ scale and aspect are drawn independently; sizes are the integer ones whose area 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,18 +26,17 @@ from hjepa_pretrain.masks.blocks import (
 )
 from hjepa_pretrain.masks.contexts import fixed_masks, separate
 from hjepa_pretrain.masks.indices import Masks
+from hjepa_pretrain.masks.inspection import InspectableMasks
 from hjepa_pretrain.masks.placement import random_corners, salient_corners, separate_blocks
-from hjepa_pretrain.masks.statistics import mask_statistics
 from hjepa_pretrain.masks.torus import roll, roll_places, unroll
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LATTICE = 2
 
 
-class MultiBlockMaskGenerator:
+class MultiBlockMaskGenerator(InspectableMasks):
     """Draws context and target blocks for a batch; every image gets its own, and the same (seed, step) the same."""
+
+    title = "Multi-block masks"
 
     def __init__(
         self,
@@ -156,24 +154,6 @@ class MultiBlockMaskGenerator:
             seed=self.seed,
             step=step,
         )
-
-    def get_mask_statistics(self, context_mask: Tensor, target_masks: Tensor) -> dict[str, Any]:
-        """Return shares, overlaps and the coverage map of masks; see `mask_statistics`."""
-        return mask_statistics(context_mask, target_masks, self.grid)
-
-    def visualize_masks(
-        self,
-        context_mask: Tensor,
-        target_masks: Tensor,
-        *,
-        count: int = 4,
-        title: str = "Multi-block masks",
-        save_path: Path | str | None = None,
-    ) -> Any:
-        """Return a matplotlib figure of the first `count` images and of the whole batch's coverage."""
-        from hjepa_pretrain.masks.figures import draw_masks
-
-        return draw_masks(context_mask, target_masks, self.grid, count=count, title=title, save_path=save_path)
 
     def _blocks(
         self, batch: int, device: torch.device | str, step: int, saliency: Tensor | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,17 +11,16 @@ from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_pretrain.masks.blocks import check_keep, grid_of
 from hjepa_pretrain.masks.contexts import fixed_masks
 from hjepa_pretrain.masks.indices import Masks
-from hjepa_pretrain.masks.statistics import mask_statistics
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from hjepa_pretrain.masks.inspection import InspectableMasks
 
 
-class RandomMaskGenerator:
+class RandomMaskGenerator(InspectableMasks):
     """Draws a random choice of tokens per image; the same (seed, step) the same.
 
     Source: MAE (He et al. 2022), section 3.
     """
+
+    title = "Random masks"
 
     def __init__(
         self,
@@ -85,24 +83,6 @@ class RandomMaskGenerator:
         return fixed_masks(
             ~hidden, hidden, context_tokens=context_tokens, target_tokens=target_tokens, seed=self.seed, step=step
         )
-
-    def get_mask_statistics(self, context_mask: Tensor, target_masks: Tensor) -> dict[str, Any]:
-        """Return shares and the coverage map of masks; see `mask_statistics`."""
-        return mask_statistics(context_mask, target_masks, self.grid)
-
-    def visualize_masks(
-        self,
-        context_mask: Tensor,
-        target_masks: Tensor,
-        *,
-        count: int = 4,
-        title: str = "Random masks",
-        save_path: Path | str | None = None,
-    ) -> Any:
-        """Return a matplotlib figure of the first `count` images and of the whole batch's coverage."""
-        from hjepa_pretrain.masks.figures import draw_masks
-
-        return draw_masks(context_mask, target_masks, self.grid, count=count, title=title, save_path=save_path)
 
     def _hidden(self, batch: int, device: torch.device | str, step: int, count: int, saliency: Tensor | None) -> Tensor:
         """Return bool `[B, N]`, `count` tokens per image, drawn without replacement by Gumbel numbers."""
