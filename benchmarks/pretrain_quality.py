@@ -142,7 +142,7 @@ def main() -> None:
                 for name, settings in ladder_settings().items()
             ]
         elif plan == "baselines":
-            todo += [(file, name, "", {}, 0) for name in ("random:cifar10_cpu", "pixels:8")]
+            todo += [(file, name, "", {}, 0) for name in ("random:cifar10_cpu", "pixels:8", "kmeans")]
         else:
             todo += [(file, f"{plan}, seed {seed}", PRESETS[plan], timed, seed) for seed in arguments.seeds]
     for file, name, preset, settings, seed in todo:
