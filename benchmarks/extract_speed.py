@@ -36,6 +36,7 @@ from hjepa_eval.datasets.images import image_batches
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.inference import Inference
+from hjepa_eval.encoders.matmul_peak import matmul_peak
 from hjepa_eval.encoders.precision import fast_bf16, resolve_device, resolve_precision
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.extract import ExtractSettings, extract
@@ -58,13 +59,6 @@ def timed(function: Callable[[], Any]) -> float:
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def matmul_peak(precision: str) -> float:
-    """Return the best rate of a 2048 x 2048 product in TFLOP/s."""
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(2048, 2048, device=DEVICE, dtype=kind) for _ in range(2))
-    return 2 * 2048**3 / min(timed(lambda: a @ b) for _ in range(8)) / 1e12
 
 
 def ours(
@@ -186,7 +180,7 @@ def against_plain(
 
 
 def bench_cifar(data: Path) -> list[dict[str, Any]]:
-    peak = matmul_peak(PRECISION)
+    peak = matmul_peak(DEVICE, PRECISION)
     return against_plain(
         TINY, "ViT-Ti/4 at 32 px, CIFAR-10 JPEG files", data / "cifar10", "train", IMAGES, ">= 5x", peak
     )
@@ -194,7 +188,7 @@ def bench_cifar(data: Path) -> list[dict[str, Any]]:
 
 def bench_imagenette(data: Path) -> list[dict[str, Any]]:
     """Also what is not the forward pass: the same decoded images through the encoder alone."""
-    peak, count = matmul_peak(PRECISION), 64 if PRECISION == "fp32" else 9_000
+    peak, count = matmul_peak(DEVICE, PRECISION), 64 if PRECISION == "fp32" else 9_000
     root = data / "imagenette"
     rows = against_plain(SMALL, "ViT-S/16 at 224 px, Imagenette JPEG files", root, "train", count, ">= 4x", peak)
     encoder, dataset = load_encoder(SMALL), load_dataset(f"folder:{root}", "train")

@@ -34,6 +34,7 @@ from hjepa_pretrain.training_data import LabelledImages, TrainingData
 from torch.utils.flop_counter import FlopCounterMode
 
 from hjepa_eval.config import find_preset, load
+from hjepa_eval.encoders.matmul_peak import matmul_peak
 from hjepa_eval.results import package_versions
 
 RESULT = Path(__file__).parent / "results" / "pretrain_speed.json"
@@ -92,16 +93,6 @@ def step_gflop(trainer: Trainer) -> float:
         trainer.train_step(0.5)
     trainer.loss = eager
     return float(counter.get_total_flops()) / 1e9
-
-
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the TFLOP/s of the best of a few square matrix products."""
-    best = 0.0
-    for side in (1024, 2048) if device.type == "cpu" else (4096, 8192):
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-        took = [seconds(lambda a=a, b=b: a @ b, device) for _ in range(7)]
-        best = max(best, 2 * side**3 / statistics.median(took) / 1e12)
-    return best
 
 
 def row(measure: str, value: float, bar: str, note: str) -> dict[str, Any]:
@@ -193,7 +184,7 @@ def preset_speed(device: torch.device) -> list[dict[str, Any]]:
     settings = settings_of("cifar10_cpu")
     batch = settings.train.batch_size
     trainers = {"eager": make_trainer(settings, device), "compiled": make_trainer(settings, device, compiled=True)}
-    peak = matmul_peak(device, torch.bfloat16 if trainers["eager"].precision == "bf16" else torch.float32)
+    peak = matmul_peak(device, trainers["eager"].precision)
     times = {name: statistics.median(each) for name, each in step_times(trainers, device, turns=15).items()}
     gflop = step_gflop(trainers["eager"])
     trainer = trainers["compiled"]
@@ -246,7 +237,7 @@ def gpu_speed(device: torch.device) -> list[dict[str, Any]]:
     trainer = make_trainer(settings, device, compiled=True)
     batch = settings.train.batch_size
     took = statistics.median(step_times({"step": trainer}, device, turns=30)["step"])
-    peak = matmul_peak(device, torch.bfloat16)
+    peak = matmul_peak(device, "bf16")
     gflop = step_gflop(trainer)
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile

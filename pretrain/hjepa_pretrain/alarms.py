@@ -51,6 +51,7 @@ class Alarms:
             return
         self._check_finite(step, diagnosis)
         self._check_deviation(step, diagnosis["std"])
+        self._check_mean(step, diagnosis["mean_energy"])
         self._check_rank(step, diagnosis)
         self._check_drop(step, losses, diagnosis["rankme"])
         self._losses, self._ranks = dict(losses), list(diagnosis["rankme"])
@@ -73,6 +74,15 @@ class Alarms:
                 raise TrainingError(
                     f"step {step}: level {level} has collapsed, its features deviate by {deviation:.2g} over images "
                     f"(diagnostics.smallest_std is {smallest:g}); {_AGAINST_COLLAPSE}"
+                )
+
+    def _check_mean(self, step: int, energies: Sequence[float]) -> None:
+        largest = self.settings.largest_mean_energy
+        for level, energy in enumerate(energies):
+            if energy > largest:
+                raise TrainingError(
+                    f"step {step}: level {level} says nearly the same of every image, {energy:.4f} of its energy is "
+                    f"the mean (diagnostics.largest_mean_energy is {largest:g}); {_AGAINST_COLLAPSE}"
                 )
 
     def _check_rank(self, step: int, diagnosis: Mapping[str, Any]) -> None:

@@ -146,7 +146,7 @@ def newest_checkpoint(run_dir: Path, *, say: Callable[[str], None]) -> Checkpoin
         except CheckpointError as error:
             say(f"{error}; trying the checkpoint before it")
     damaged = f"; all {len(found)} are damaged" if found else ""
-    raise CheckpointError(f"{run_dir} has no checkpoint to go on from{damaged}; start again without --resume")
+    raise CheckpointError(f"{run_dir} has no checkpoint to go on from{damaged}; begin another run with another --out")
 
 
 def best_or_last(run_dir: Path, last: Checkpoint, *, best: int | None, say: Callable[[str], None]) -> Checkpoint:

@@ -11,9 +11,9 @@ from timm.layers import PatchEmbed
 
 from hjepa_eval.encoders.rotary import use_rotary_positions
 from hjepa_eval.encoders.vit import check_levels, create_vit, resolve_taps
-from hjepa_eval.errors import EncoderError, HjepaError
+from hjepa_eval.errors import ConfigError, EncoderError, HjepaError
 from hjepa_pretrain.launcher import started_ranks
-from hjepa_pretrain.masks.generator import context_count, masking_problems
+from hjepa_pretrain.masks.generator import context_count, create_mask_generator, masking_problems
 from hjepa_pretrain.stage_geometry import has_stages, stage_arguments, stage_problems, stage_sizes
 
 if TYPE_CHECKING:
@@ -163,7 +163,31 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
             f"data.stored_size {data.stored_size} is smaller than the image of {geometry.image_size} pixels; "
             "leave it out"
         )
-    return problems
+    return problems or _problems_of_blocks(settings, geometry)
+
+
+def _problems_of_blocks(settings: PretrainSettings, geometry: Geometry) -> list[str]:
+    """Return why the blocks of otherwise sound settings leave no such context."""
+    most, tokens = geometry.most_context_tokens(settings.masking), geometry.num_patches
+    try:
+        with torch.device("cpu"):  # Whoever builds a model on `meta` validates its settings there.
+            generator = create_mask_generator(
+                settings.masking,
+                image_size=geometry.image_size,
+                patch_size=geometry.patch_size,
+                num_levels=settings.model.num_hierarchies,
+                context_tokens=1,
+                seed=settings.train.seed,
+            )
+    except ConfigError as error:
+        return [f"masking: {error}"]
+    left = tokens - generator.fewest_targets
+    if most <= left or not settings.train.predicted_share:
+        return []
+    return [
+        f"masking.context_tokens {most} is more than the target blocks leave: at most {left} of {tokens} tokens; "
+        "see fewer of them, or make the blocks smaller"
+    ]
 
 
 def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[str]:
@@ -171,12 +195,13 @@ def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[s
     model, masking, tokens = settings.model, settings.masking, geometry.num_patches
     rows, columns = geometry.grid
     most = geometry.most_context_tokens(masking)
+    problems = masking_problems(masking, num_levels=model.num_hierarchies)
     if most >= tokens:
         return [
+            *problems,
             f"masking.context_tokens {most} leaves nothing to predict on a grid of {rows}x{columns}; "
-            f"at most {tokens - 1}"
+            f"at most {tokens - 1}",
         ]
-    problems = masking_problems(masking, num_levels=model.num_hierarchies)
     block = int(masking.context_scale[1] * tokens)
     if masking.type == "multi_block" and most > block:
         problems.append(
@@ -226,6 +251,8 @@ def _problems_of_choices(settings: PretrainSettings) -> list[str]:
         problems.append(
             f"train.level_weights has {len(train.level_weights)} weights for {model.num_hierarchies} levels"
         )
+    if train.level_weights is not None and not any(train.level_weights):
+        problems.append("train.level_weights are all 0; give a level a weight, or set train.predicted_share to 0")
     problems += _problems_of_ranks(settings, started_ranks()[1])
     return problems + _problems_of_views(settings)
 
@@ -243,6 +270,11 @@ def _problems_of_ranks(settings: PretrainSettings, ranks: int) -> list[str]:
         problems.append(
             f"train.predicted_share {train.predicted_share} of {part} images at once is none; set it to "
             f"{math.ceil(100 / max(part, 1)) / 100} or more, or to 0"
+        )
+    if part * ranks == 1 and train.whole_image.projected:
+        problems.append(
+            f"train.accumulate {train.accumulate} leaves one image at once, and the projector needs statistics of "
+            "several; lower it"
         )
     if ranks > 1 and train.parallel == "fsdp" and settings.masking.saliency:
         problems.append("masking.saliency needs the target encoder on every rank; set train.parallel to ddp")

@@ -52,7 +52,12 @@ def check_logs(settings: DiagnosticsSettings) -> None:
 
 
 def open_logs(
-    run_dir: Path, settings: DiagnosticsSettings, *, step: int = 0, config: Mapping[str, Any] | None = None
+    run_dir: Path,
+    settings: DiagnosticsSettings,
+    *,
+    step: int = 0,
+    size: int | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Logs:
     """Open the logs of the run in `run_dir`, without the lines after `step`: a resumed run writes them again.
 
@@ -60,6 +65,7 @@ def open_logs(
         run_dir: exists; gets `metrics.jsonl`, and `tensorboard/` or `wandb/`.
         settings: where else to log to.
         step: of the checkpoint that the run goes on from; 0 for a new run.
+        size: bytes of `metrics.jsonl` when that checkpoint was written, where it is known.
         config: JSON values that Weights & Biases shows with the run.
 
     Raises:
@@ -69,7 +75,7 @@ def open_logs(
     check_logs(settings)
     logs = Logs([])
     try:
-        trim_metrics(run_dir / "metrics.jsonl", step=step)
+        trim_metrics(run_dir / "metrics.jsonl", step=step, size=size)
         logs._sinks.append(_open_jsonl(run_dir / "metrics.jsonl"))
     except OSError as error:
         raise _cannot_write(run_dir / "metrics.jsonl", error) from None
@@ -85,14 +91,16 @@ def open_logs(
 
 
 def flatten(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Return the numbers of a line by path: `losses/level_0`, `knn/0` for lists over levels; all else is left out."""
+    """Return the numbers of a line by path: `losses/level_0`, `knn/0` for lists over levels; all else, such as
+    maps (lists of lists), is left out."""
     flat: dict[str, float] = {}
     for name, value in line.items():
         path = f"{prefix}{name}"
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{path}/")
         elif isinstance(value, list | tuple):
-            flat |= flatten({str(place): one for place, one in enumerate(value)}, f"{path}/")
+            levels = {str(place): one for place, one in enumerate(value) if not isinstance(one, list | tuple)}
+            flat |= flatten(levels, f"{path}/")
         elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             flat[path] = value
     return flat
@@ -127,7 +135,7 @@ def _open_jsonl(path: Path) -> Sink:
 def _open_tensorboard(folder: Path, step: int) -> Sink:
     """Open a TensorBoard log; events after `step`, of a session that was cut off, are no longer shown."""
     try:
-        writer = _tensorboard()(str(folder), purge_step=step + 1 if step else None)
+        writer = _tensorboard()(str(folder), purge_step=step + 1 if step else 0)
     except OSError as error:
         raise _cannot_write(folder, error) from None
 

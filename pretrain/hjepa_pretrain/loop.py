@@ -29,12 +29,22 @@ from hjepa_pretrain.distributed import Ranks, ranks_together
 from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.interrupts import interrupt_between_steps
 from hjepa_pretrain.logs import Logs, check_logs, open_logs
-from hjepa_pretrain.measuring import measure_levels, step_gflop
+from hjepa_pretrain.measuring import measure_levels
 from hjepa_pretrain.progress import Progress
-from hjepa_pretrain.resuming import check_machine, check_same, newest_for_all
-from hjepa_pretrain.run_files import Summary, read_summary, run_config, run_transform, write_config, write_finished
-from hjepa_pretrain.trainer import Trainer
+from hjepa_pretrain.resuming import check_machine, check_same, machine, newest_for_all
+from hjepa_pretrain.run_files import (
+    Summary,
+    metrics_size,
+    read_summary,
+    run_config,
+    run_transform,
+    write_config,
+    write_finished,
+    write_not_finite,
+)
+from hjepa_pretrain.trainer import NotFiniteError, Trainer
 from hjepa_pretrain.training_data import load_training_data
+from hjepa_pretrain.work import Work
 
 
 def pretrain(
@@ -108,7 +118,7 @@ class _Run:
         self.diagnosis: dict[str, Any] = {}
         self.last_saved = "none yet"
         self.measured_at: int | None = None
-        self.gflop: float | None = None
+        self.work = Work()
 
     def go(self, *, resume: bool) -> Summary:
         """Train to the end and return the summary."""
@@ -129,9 +139,13 @@ class _Run:
             self.ranks.wait_for_all()  # What others look for in the folder is not what the leader writes now.
             if self.ranks.leader:
                 write_config(self.run_dir, self.config)
-                self.logs = open_logs(self.run_dir, self.settings.diagnostics, step=step, config=config)
+                logged = None if checkpoint is None else checkpoint.state.get("logged")
+                self.logs = open_logs(self.run_dir, self.settings.diagnostics, step=step, size=logged, config=config)
             try:
                 return self._train()
+            except NotFiniteError as error:
+                path = write_not_finite(self.run_dir, error.to_json()) if self.ranks.leader else None
+                raise TrainingError(f"{error}; all {len(error.images)} images: {self.ranks.share(path)}") from None
             finally:
                 self.logs.close()
 
@@ -155,13 +169,13 @@ class _Run:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         path, trainer = folder(self.run_dir, int(checkpoint.state["step"])), self.trainer
-        if said := check_machine(checkpoint.state, precision=trainer.precision, device=trainer.device):
+        for said in check_machine(checkpoint.state, precision=trainer.precision, device=trainer.device):
             self.say(said)
         self.trainer.restore(checkpoint, source=str(path))
         self.clock.seconds_before, self.clock.steps_before = float(checkpoint.state["seconds"]), self.trainer.step
         self.losses, self.diagnosis = dict(checkpoint.state["losses"]), dict(checkpoint.state["diagnosis"])
         self.alarms.restore(checkpoint.state["alarms"])
-        self.measured_at, self.gflop = checkpoint.state.get("measured_at"), checkpoint.state.get("gflop")
+        self.measured_at, self.work = checkpoint.state.get("measured_at"), Work(checkpoint.state.get("gflop"))
         before = int(checkpoint.state.get("ranks", 1))
         if before != self.ranks.count:
             self.say(f"the run goes on with {self.ranks.count} ranks instead of {before}: other draws from here on")
@@ -223,8 +237,8 @@ class _Run:
             self._log(done, {})
             return
         self.diagnosis, self.measured_at = measure_levels(self.trainer, progress=done), step
-        if self.gflop is None and self.ranks.leader:
-            self.gflop = step_gflop(self.trainer, progress=done)
+        if self.ranks.leader:
+            self.work.measure(self.trainer, progress=done)
         self._log(done, self.diagnosis)  # Before the alarms, so that what they saw stays to be looked at.
         reached = self.ranks.agree(self.clock.fraction(step))
         self.alarms.check(step, reached, self.losses, self.diagnosis)
@@ -234,10 +248,6 @@ class _Run:
     def _log(self, done: float, diagnosis: dict[str, Any]) -> None:
         state, trainer = self._progress(), self.trainer
         timed = trainer.total_steps is None
-        work = {}
-        if self.gflop is not None:
-            speed = self.clock.steps_per_second(trainer.step)
-            work = {"step_gflop": round(self.gflop, 3), "tflops_per_second": round(self.gflop * speed / 1e3, 4)}
         self.logs.write(
             {
                 "step": trainer.step,
@@ -247,7 +257,7 @@ class _Run:
                 "lr": trainer.rate(done),
                 "momentum": trainer.model.ema.momentum(trainer.step - 1, progress=done if timed else None),
                 **diagnosis,
-                **work,
+                **self.work.at(self.clock.steps_per_second(trainer.step), ranks=self.ranks.count),
                 "images_per_second": round(state.images_per_second, 1),
                 "seconds": round(self.clock.seconds, 2),
             }
@@ -282,7 +292,9 @@ class _Run:
             "device": self.trainer.device.type,
             "ranks": self.ranks.count,
             "measured_at": self.measured_at,
-            "gflop": self.gflop,
+            "gflop": self.work.gflop,
+            "logged": metrics_size(self.run_dir),
+            **machine(),
         }
         return Checkpoint(self.config, encoder, tensors, state)
 

@@ -67,6 +67,7 @@ def mask_summary(trainer: Trainer, *, progress: float | None = None) -> dict[str
     - `complete_cells`: per level of the model, how many cells the blocks of an image hide wholly, on average.
     - `corner_to_centre`: how often the four corners of the grid are hidden over how often its middle tokens are (one,
       two or four of them); 1 where no place is special, None where the middle is never hidden.
+    - `coverage_map`: how often each token is hidden, rows of the grid.
 
     Args:
         trainer: whose settings and step say which masks are drawn; its bank is looked at when masks follow saliency.
@@ -103,6 +104,7 @@ def _summary(masks: Masks, grid: tuple[int, int], *, levels: int) -> dict[str, A
         "union": round(found["target_union"], 6),
         "complete_cells": [round(cells, 6) for cells in found["complete_cells"][:levels]],
         "corner_to_centre": round(float(corners / middle), 6) if middle > 0 else None,
+        "coverage_map": [[round(share, 4) for share in row] for row in found["coverage_map"]],
     }
 
 

@@ -27,6 +27,7 @@ _FREE = (
     "data.workers",
     "diagnostics.smallest_std",
     "diagnostics.smallest_rank",
+    "diagnostics.largest_mean_energy",
     "diagnostics.rank_drop",
     "diagnostics.milestones",
     "diagnostics.patience",
@@ -50,8 +51,13 @@ def newest_for_all(run_dir: Path, ranks: Ranks, *, say: Callable[[str], None]) -
     return read_checkpoint(folder(run_dir, step)) if found is None else found
 
 
-def check_machine(state: Mapping[str, Any], *, precision: str, device: torch.device) -> str | None:
-    """Check that this machine can go on with a run; return what the user should know of it, or None.
+def machine() -> dict[str, Any]:
+    """Return JSON values: what, besides settings and device, the last bit of a sum depends on."""
+    return {"threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def check_machine(state: Mapping[str, Any], *, precision: str, device: torch.device) -> list[str]:
+    """Check that this machine can go on with a run; return what the user should know of it.
 
     Args:
         state: of the checkpoint.
@@ -73,9 +79,15 @@ def check_machine(state: Mapping[str, Any], *, precision: str, device: torch.dev
             "begin another run with train.compile=off"
         )
     kind = state.get("device", device.type)
-    return (
-        None if kind == device.type else f"the run goes on on {device.type} instead of {kind}: other draws from here on"
-    )
+    told = []
+    if kind != device.type:
+        told.append(f"the run goes on on {device.type} instead of {kind}: other draws from here on")
+    found = machine()
+    changed = [name for name in found if state.get(name, found[name]) != found[name]]
+    if changed:
+        changes = " and ".join(f"{name} {found[name]} instead of {state[name]}" for name in changed)
+        told.append(f"the run goes on with {changes}: sums are rounded otherwise from here on")
+    return told
 
 
 def check_same(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +110,36 @@ def read_summary(run_dir: Path) -> Summary | None:
     return Summary(**json.loads(path.read_bytes())) if path.is_file() else None
 
 
-def trim_metrics(path: Path, *, step: int) -> None:
-    """Remove the lines of `metrics.jsonl` after `step`: a resumed run writes them again."""
+def write_not_finite(run_dir: Path, found: Mapping[str, Any]) -> str:
+    """Write what is known of a step that was not finite to `not_finite.json`, and return its path.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    path = run_dir / "not_finite.json"
+    _write(path, to_json(found))
+    return str(path)
+
+
+def metrics_size(run_dir: Path) -> int:
+    """Return the bytes of `metrics.jsonl` now."""
+    path = run_dir / "metrics.jsonl"
+    return path.stat().st_size if path.is_file() else 0
+
+
+def trim_metrics(path: Path, *, step: int, size: int | None = None) -> None:
+    """Remove from `metrics.jsonl` what came after a checkpoint: a resumed run writes it again.
+
+    Args:
+        path: of the file; nothing happens when there is none.
+        step: of the checkpoint.
+        size: bytes of the file when it was written; without it, or when the file is shorter now, lines up to `step`
+            stay. Only the size tells a step's own line from that of the run's end after the same step.
+    """
     if not path.is_file():
+        return
+    if size is not None and size <= path.stat().st_size:
+        os.truncate(path, size)
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():

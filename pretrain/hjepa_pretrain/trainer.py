@@ -33,6 +33,28 @@ from hjepa_pretrain.step_inputs import StepInputMaker, StepInputs
 from hjepa_pretrain.training_data import TrainingData
 
 
+class NotFiniteError(TrainingError):
+    """A loss or a gradient is NaN or infinite.
+
+    Attributes:
+        step: the first whose terms were not finite, counted from 1.
+        terms: their names.
+        images: places in the training order's data set of all images of that step.
+    """
+
+    def __init__(self, step: int, terms: list[str], images: list[int], *, last_good: str) -> None:
+        """Say so; `last_good` is the checkpoint before."""
+        super().__init__(
+            f"step {step}: not finite: {first_few(terms)} (images {first_few(images, 8)}); last good checkpoint: "
+            f"{last_good}; lower train.lr or train.clip, or try train.precision=fp32"
+        )
+        self.step, self.terms, self.images = step, terms, images
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {"step": self.step, "terms": self.terms, "images": self.images}
+
+
 class Trainer:
     """Networks, optimiser and data of a run. What a step does depends on (seed, step, progress) alone.
 
@@ -155,21 +177,16 @@ class Trainer:
         """Return the mean of each term over steps and ranks since the last call, and forget them; all ranks must ask.
 
         Raises:
-            TrainingError: a term was not finite; the message names it, the step, its images and the last good
-                checkpoint.
+            NotFiniteError: a term was not finite.
         """
         self._exchange_terms()
         rows = torch.stack(self.averaged)
         bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
         if len(bad):
             row = int(bad[0])
-            step = self.step - len(rows) + row
+            done = self.step - len(rows) + row  # The step that failed is the one after them.
             terms = [term for term, value in zip(self.terms, rows[row].tolist(), strict=True) if not isfinite(value)]
-            indices = first_few(self.data.order.whole(step).tolist(), 8)
-            raise TrainingError(
-                f"step {step}: not finite: {first_few(terms)} (images {indices}); last good checkpoint: {last_good}; "
-                "lower train.lr or train.clip, or try train.precision=fp32"
-            )
+            raise NotFiniteError(done + 1, terms, self.data.order.whole(done).tolist(), last_good=last_good)
         self.averaged = []
         return dict(zip(self.terms, (round(float(value), 7) for value in rows.mean(dim=0)), strict=True))
 

@@ -11,7 +11,14 @@ from hjepa_eval.errors import TrainingError
 
 
 def diagnosis(**changes: Any) -> dict[str, Any]:
-    return {"images": 5000, "std": [0.3, 0.2], "rankme": [90.0, 80.0], "knn": [0.3, 0.4], **changes}
+    return {
+        "images": 5000,
+        "std": [0.3, 0.2],
+        "mean_energy": [0.7, 0.7],
+        "rankme": [90.0, 80.0],
+        "knn": [0.3, 0.4],
+        **changes,
+    }
 
 
 def alarms(**settings: Any) -> Alarms:
@@ -27,6 +34,13 @@ def test_alarm__names_the_level_whose_deviation_is_too_small() -> None:
     alarms(smallest_std=0).check(5, 0.1, {"loss": 1.0}, diagnosis(std=[0.3, 0.0]))
     with pytest.raises(TrainingError, match=r"step 5: level 1 has collapsed, its features deviate by 0\.0005"):
         alarms().check(5, 0.1, {"loss": 1.0}, diagnosis(std=[0.3, 0.0005]))
+
+
+def test_alarm__names_the_level_whose_energy_is_nearly_all_mean() -> None:
+    near = diagnosis(mean_energy=[0.98, 0.9995])
+    alarms(largest_mean_energy=1).check(5, 0.1, {"loss": 1.0}, near)
+    with pytest.raises(TrainingError, match=r"step 5: level 1 says nearly the same of every image, 0\.9995 of its"):
+        alarms().check(5, 0.1, {"loss": 1.0}, near)
 
 
 def test_alarm__on_rank_knows_that_few_images_show_few_directions() -> None:

@@ -23,6 +23,7 @@ def steps(folder: Path) -> list[int]:
 
 def test_flatten__keeps_numbers_by_path_and_nothing_else() -> None:
     nested = {"step": 3, "losses": {"loss": 0.5, "nan": float("nan")}, "knn": [0.25, None], "on": True, "name": "x"}
+    nested["map"] = [[0.5, 0.25], [0.0, 1.0]]
     assert flatten(nested) == {"step": 3, "losses/loss": 0.5, "knn/0": 0.25}
 
 
@@ -48,6 +49,21 @@ def test_jsonl__of_a_resumed_run_ends_at_its_checkpoint_and_goes_on(tmp_path: Pa
     logs.write(line(30, 2.0))
     logs.close()
     assert steps(tmp_path) == [10, 20, 30]
+
+
+def test_jsonl__of_a_run_killed_after_its_last_line_has_that_line_once(tmp_path: Path) -> None:
+    logs = open_logs(tmp_path, DiagnosticsSettings())
+    for step in (10, 20):
+        logs.write(line(step, 1.0))
+    size = (tmp_path / "metrics.jsonl").stat().st_size  # The checkpoint of step 20 is written now.
+    logs.write(line(20, 2.0))
+    logs.close()
+    logs = open_logs(tmp_path, DiagnosticsSettings(), step=20, size=size)
+    logs.write(line(20, 2.0))
+    logs.close()
+    assert steps(tmp_path) == [10, 20, 20]
+    open_logs(tmp_path, DiagnosticsSettings(), step=10, size=10**6).close()
+    assert steps(tmp_path) == [10], "of a file that lost bytes, lines up to the step stay"
 
 
 def test_logs__say_when_the_folder_cannot_be_written(tmp_path: Path) -> None:
@@ -80,6 +96,11 @@ def test_tensorboard__shows_the_same_numbers_and_forgets_what_a_resumed_run_repe
     assert sorted(events.Tags()["scalars"]) == ["knn/0", "losses/loss"]
     shown = [(event.step, event.value) for event in events.Scalars("losses/loss")]
     assert shown == [(10, 1.25), (20, 2.5), (40, 9.0)]
+    logs = open_logs(tmp_path, settings)  # A run that was left before its first checkpoint begins again.
+    logs.write(line(10, 4.0))
+    logs.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("losses/loss")] == [(10, 4.0)]
 
 
 class FakeWandb(types.ModuleType):

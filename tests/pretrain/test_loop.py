@@ -62,7 +62,7 @@ def run(folder: Path, *, resume: bool = False, stop_at: int | None = None, said:
 
 def trace(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "second" not in key} for line in lines]
+    return [{key: value for key, value in line.items() if "second" not in key and key != "mfu"} for line in lines]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -330,11 +330,12 @@ def test_resume__other_thresholds_are_welcome_and_other_machines_refused_or_told
     monkeypatch.setattr(hjepa_pretrain.resuming, "can_compile", lambda _: False)
     with pytest.raises(TrainingError, match="there is no compiler for cpu here"):
         run(folder, resume=True)
-    state.write_text(json.dumps({**json.loads(was), "device": "cuda"}))
+    state.write_text(json.dumps({**json.loads(was), "device": "cuda", "threads": 99}))
     said: list[str] = []
     patient = settings(diagnostics={"patience": 50, "milestones": [[1.0, 0.0]]})
     assert pretrain(patient, digits, run_dir=folder, resume=True, say=said.append).steps == 16
     assert "goes on on cpu instead of cuda" in said[0]
+    assert "instead of 99: sums are rounded otherwise from here on" in said[1]
 
 
 def test_milestone__at_the_end_is_due_at_the_end(tmp_path: Path) -> None:
@@ -391,9 +392,12 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
 
     monkeypatch.setattr(hjepa_pretrain.trainer, "training_loss", broken)
     with pytest.raises(
-        TrainingError, match=r"step 5: not finite: loss, gradient_norm \(images \d+.*last good.*step-00000004"
+        TrainingError,
+        match=r"step 6: not finite: loss, gradient_norm \(images \d+.*last good.*step-00000004.*all 32 im",
     ):
         run(tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "not_finite.json").read_text())
+    assert (found["step"], found["terms"], len(set(found["images"]))) == (6, ["loss", "gradient_norm"], 32)
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]
 
 

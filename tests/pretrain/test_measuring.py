@@ -36,7 +36,7 @@ TINY: dict[str, Any] = {
 }
 EVERYTHING: dict[str, Any] = {
     "model": {"num_hierarchies": 2, "drop_path": 0.2},
-    "masking": {"saliency": 1.0, "allow_target_overlap": False},
+    "masking": {"saliency": 1.0, "allow_target_overlap": False, "num_masks": 3},
     "data": {"augmentation": "asym+global", "local_views": 1},
     "train": {"whole_image": {"contrast": 1.0, "sigreg": 0.1, "covariance": 1.0, "predict": 1.0}},
 }
@@ -133,6 +133,7 @@ def test_mask_summary__by_hand() -> None:
         "complete_cells": [6.0, 1.5, 0.0],
         # Corners are hidden 1, 1/2, 0, 0 of the time, the four middle tokens 1, 1/2, 0, 0.
         "corner_to_centre": 1.0,
+        "coverage_map": [[1.0, 1.0, 0.5, 0.5], [1.0, 1.0, 0.5, 0.5], [0.0] * 4, [0.0] * 4],
     }
     nowhere = Masks(context, torch.zeros(2, 3, dtype=torch.int64), listed, torch.zeros_like(flags).flatten(1), shown)
     assert _summary(nowhere, (4, 4), levels=1)["corner_to_centre"] is None
@@ -187,3 +188,6 @@ def test_pretrain__writes_the_masks_with_every_measurement(digits_run: Path) -> 
     measured = [line for line in lines if "knn" in line]
     assert measured
     assert all(line["masks"]["smallest_context"] == 6 for line in measured)
+    last = measured[-1]
+    assert 0 < last["mfu"] < 1
+    assert last["mfu"] == pytest.approx(last["tflops_per_second"] / last["peak_tflops_per_second"], rel=0.05, abs=1e-4)

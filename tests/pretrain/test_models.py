@@ -125,7 +125,17 @@ def test_forward__returns_one_entry_per_level_with_shapes_of_document_000() -> N
     assert [list(t.shape) for t in outputs["targets"]] == [[4, 32, 192], [4, 16, 192], [4, 4, 192]]
     assert [v.sum().item() for v in outputs["valid"]] == [4 * 32, 4 * 8, 4 * 2]
     assert not any(target.requires_grad for target in outputs["targets"])
-    assert len(small()(photographs(), half_masked(), return_all_levels=False)["predictions"]) == 1
+
+
+@pytest.mark.parametrize("choice", [{}, {"order": "coarse_to_fine"}, {"fpn": True}])
+def test_forward__level_0_alone_is_what_it_is_among_all(choice: dict[str, Any]) -> None:
+    model = small(predictor={**SMALL["predictor"], **choice})
+    with torch.no_grad():
+        every = model(photographs(), half_masked())
+        alone = model(photographs(), half_masked(), return_all_levels=False)
+    for name in ("predictions", "targets", "valid"):
+        assert len(alone[name]) == 1
+        torch.testing.assert_close(alone[name][0], every[name][0])
 
 
 def test_forward__targets_are_normalised_pooled_tokens_of_the_target_encoder() -> None:
@@ -154,14 +164,16 @@ def test_forward__boolean_mask_is_an_error() -> None:
         small()(photographs(), half_masked().bool())
 
 
-def test_predictor__indexed_and_binary_forms_agree() -> None:
-    model = small()
+@pytest.mark.parametrize("choice", [{}, {"order": "coarse_to_fine"}, {"fpn": True}])
+def test_predictor__indexed_and_binary_forms_agree(choice: dict[str, Any]) -> None:
+    model = small(predictor={**SMALL["predictor"], **choice})
     mask = (torch.rand(4, 64, generator=torch.Generator().manual_seed(3)) < 0.4).float()
     masks = masks_from_masked(mask)
     with torch.no_grad():
         tokens = model.context_encoder(photographs())[-1]
         seen = tokens.gather(1, masks.context.unsqueeze(-1).expand(-1, -1, 192))
-        (indexed,) = model.predictor(seen, masks.context, [masks.targets], context_valid=masks.context_valid)
+        asked = [masks.targets, None, None]
+        indexed, *_ = model.predictor(seen, masks.context, asked, context_valid=masks.context_valid)
         whole = model.predictor.predict_masked(tokens, mask)
     image, slot = masks.targets_valid.nonzero(as_tuple=True)
     torch.testing.assert_close(whole[image, masks.targets[image, slot]], indexed[image, slot], atol=1e-5, rtol=1e-4)

@@ -51,6 +51,8 @@ def test_settings__impossible_geometry_lists_all_problems_in_one_message() -> No
         "masking.mask_scale=[0.4, 0.2]",
         "train.minutes=5",
         "train.level_weights=[1, 1]",
+        "train.accumulate=256",
+        "masking.num_hierarchies=3",
         "train.whole_image.contrast=1",
     )
     for part in (
@@ -62,6 +64,8 @@ def test_settings__impossible_geometry_lists_all_problems_in_one_message() -> No
         "masking.mask_scale [0.4, 0.2] is no range",
         "give train.epochs or train.minutes, found both",
         "level_weights has 2 weights for 4 levels",
+        "accumulate 256 leaves one image at once, and the projector needs statistics of several",
+        "masking.num_hierarchies 3 disagrees with the model's 4",
         "set data.augmentation to asym+global",
     ):
         assert part in message, part
@@ -75,6 +79,40 @@ def test_settings__levels_coarser_than_the_grid_and_patches_that_do_not_divide_a
     assert "does not divide the image of 30 pixels" in problems(
         "model.encoder_type=vit_tiny_patch4_32", "data.image_size=30"
     )
+
+
+@pytest.mark.parametrize(
+    ("assignments", "left"),
+    [
+        # On 8x8 tokens the smallest block of 15 to 20 % has 10 (5x2 is too narrow, so 3x4 = 12), M of them when apart.
+        (["masking.context_tokens=53"], 52),
+        (["masking.context_tokens=17", "masking.allow_target_overlap=false"], 16),
+        (["masking.context_tokens=49", "masking.aligned=1"], 48),
+        (["masking.context_tokens=49", "masking.type=hierarchical"], 48),
+    ],
+)
+def test_settings__more_context_than_the_target_blocks_leave_is_named(assignments: list[str], left: int) -> None:
+    small = ["model.encoder_type=vit_tiny_patch4_32", *assignments]
+    assert f"more than the target blocks leave: at most {left} of 64 tokens" in problems(*small)
+    load(PretrainSettings, assignments=["train.epochs=1", *small, f"masking.context_tokens={left}"])
+    # Objectives on whole images have no targets.
+    whole = ("data.augmentation=asym+global", "train.whole_image.contrast=1", "train.predicted_share=0")
+    load(PretrainSettings, assignments=["train.epochs=1", *small, *whole])
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.betas=[0.9, 1.0]", "train.betas.1"),
+        ("train.level_weights=[1, -1, 1]", "train.level_weights.1"),
+        ("train.level_weights=[0, 0, 0]", "train.level_weights are all 0"),
+        ("masking.aligned=1", "aligned blocks need more than 2 rows"),
+    ],
+)
+def test_settings__what_would_break_later_is_refused(assignment: str, message: str) -> None:
+    tiny = ("model.encoder_type=vit_tiny_patch16_32",) if "aligned" in assignment else ()
+    levels = ("model.num_hierarchies=1", "masking.context_tokens=1") if tiny else ()
+    assert message in problems(*tiny, *levels, assignment)
 
 
 def test_settings__a_level_that_could_never_be_predicted_is_named() -> None:

@@ -114,7 +114,7 @@ def test_take_losses__names_the_terms_that_are_not_finite(cifar10_sample: Path) 
     made.train_step(0.5)
     made.train_step(0.5)
     made.pending[1][made.terms.index("gradient_norm")] = torch.inf
-    with pytest.raises(TrainingError, match=r"step 1: not finite: gradient_norm \(images \d+.*last good.*none yet"):
+    with pytest.raises(TrainingError, match=r"step 2: not finite: gradient_norm \(images \d+.*last good.*none yet"):
         made.take_losses(last_good="none yet")
 
 

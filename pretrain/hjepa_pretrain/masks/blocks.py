@@ -114,7 +114,11 @@ def sizes_in_scale(grid: Grid, scale: Range, *, cell: int) -> Tensor:
 
 
 class SizeTable:
-    """Allowed block sizes, and how one of them is drawn; kept on every device it was asked for."""
+    """Allowed block sizes, and how one of them is drawn; kept on every device it was asked for.
+
+    Attributes:
+        smallest: tokens of the smallest block.
+    """
 
     def __init__(self, allowed: Tensor, *, grid: Grid, scale: Range, aspect: Range, aspect_weight: float = 1.0) -> None:
         """Prepare the table.
@@ -129,6 +133,7 @@ class SizeTable:
         self.scale, self.aspect, self.aspect_weight = scale, aspect, aspect_weight
         self.num_patches = math.prod(grid)
         inside = torch.minimum(allowed, torch.tensor(grid)).float()
+        self.smallest = int(inside.prod(dim=1).min())
         rows = (allowed, inside.prod(dim=1).log(), (inside[:, 0] / inside[:, 1]).log())
         self._rows = {torch.device("cpu"): rows}
 

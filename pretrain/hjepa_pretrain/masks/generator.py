@@ -36,6 +36,11 @@ _READ_BY = {
 class MaskGenerator(Protocol):
     """Draws the masks of a step."""
 
+    @property
+    def fewest_targets(self) -> int:
+        """Tokens that the targets of every image hide at least; no more than the others can be seen."""
+        ...
+
     def sample(
         self,
         batch_size: int,
@@ -88,11 +93,9 @@ def _contradictions(masking: MaskingSettings, *, num_levels: int) -> list[str]:
         problems.append("masking.mask_ratio and masking.context_tokens say the same thing; give one of them")
     if masking.mask_ratio_end is not None and masking.mask_ratio is None:
         problems.append("masking.mask_ratio_end needs a masking.mask_ratio to begin with")
+    if masking.num_hierarchies not in (None, num_levels):
+        problems.append(f"masking.num_hierarchies {masking.num_hierarchies} disagrees with the model's {num_levels}")
     if masking.type == "hierarchical":
-        if masking.num_hierarchies not in (None, num_levels):
-            problems.append(
-                f"masking.num_hierarchies {masking.num_hierarchies} disagrees with the model's {num_levels}"
-            )
         if not masking.allow_target_overlap:
             problems.append(
                 "masking.allow_target_overlap=false does not fit hierarchical masks: coarse blocks must overlap"

@@ -114,6 +114,11 @@ class HierarchicalMaskGenerator:
         """Numbers of the levels."""
         return range(self.num_levels)
 
+    @property
+    def fewest_targets(self) -> int:
+        """Tokens that the target blocks of every image hide at least, at the level that hides most."""
+        return max(table.smallest for table in self._sizes)
+
     def aspect_range(self, level: int) -> Range:
         """Return the range of rows / columns that a level draws from."""
         power = 2.0 ** (level - (self.num_levels - 1) / 2)

@@ -102,6 +102,14 @@ class MultiBlockMaskGenerator(InspectableMasks):
         self._sizes = self._table(cell=1)
         self._aligned_sizes = self._table(cell=LATTICE)
 
+    @property
+    def fewest_targets(self) -> int:
+        """Tokens that the target blocks of every image hide at least."""
+        apart = 1 if self.allow_target_overlap else self.num_target_masks
+        tables = [self._sizes] * (self.aligned < 1) + [self._aligned_sizes] * (self.aligned > 0)
+        # Blocks that find no place apart are made smaller.
+        return min(apart * min(table.smallest for table in tables), self.num_patches - 1)
+
     def _table(self, *, cell: int) -> SizeTable:
         allowed = block_sizes(self.grid, self.target_scale, self.aspect_ratio_range, cell=cell)
         return SizeTable(allowed, grid=self.grid, scale=self.target_scale, aspect=self.aspect_ratio_range)

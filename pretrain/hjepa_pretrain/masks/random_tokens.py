@@ -49,6 +49,11 @@ class RandomMaskGenerator(InspectableMasks):
         self.context_tokens, self.saliency, self.seed = context_tokens, saliency, seed
         self.step = 0
 
+    @property
+    def fewest_targets(self) -> int:
+        """Tokens that are hidden of every image at least: one, since any number may be seen."""
+        return 1
+
     def __call__(
         self,
         batch_size: int,

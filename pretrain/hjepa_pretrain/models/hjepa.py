@@ -95,7 +95,8 @@ class HJEPA(nn.Module):
         outputs: dict[str, Any] = {"predictions": [], "targets": [], "valid": []}
         if count:
             asked = masks.first(count)
-            queries: list[Tensor | None] = [asked.targets if level == 0 else None for level in levels]
+            # Also of levels that are not returned: finer answers may build on theirs.
+            queries: list[Tensor | None] = [asked.targets, *[None] * (self.num_levels - 1)]
             answers = self.predictor(seen[:count], asked.context, queries, context_valid=asked.context_valid)
             whole = images if target_images is None else target_images
             outputs["predictions"] = [self.heads[level](answers[level]) for level in levels]

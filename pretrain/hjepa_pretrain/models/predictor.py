@@ -134,7 +134,9 @@ class Predictor(nn.Module):
         targets, targets_valid = pick(masked, int(masked.sum(dim=1).max()))
         seen = gather_tokens(context_tokens[:, self.prefix :], context)
         seen = torch.cat((context_tokens[:, : self.prefix], seen), dim=1)
-        answers = self(seen, context, [targets], context_valid=context_valid)[0]
+        # Answers may build on those of coarser levels: all of them are asked.
+        coarser: list[Tensor | None] = [None] * (self.num_levels - 1)
+        answers = self(seen, context, [targets, *coarser], context_valid=context_valid)[0]
         whole: Tensor = answers.new_zeros(*mask.shape, answers.shape[-1])
         image, slot = targets_valid.nonzero(as_tuple=True)
         whole[image, targets[image, slot]] = answers[image, slot]
