@@ -31,16 +31,15 @@ class Work:
         """Return JSON values for a speed: `step_gflop`, `tflops_per_second`, `peak_tflops_per_second`, and `mfu`.
 
         The peak is that of one rank. The last is the model FLOPs utilisation, the share of all ranks' peak that the
-        matrix products of steps take. Other programs on the machine lower both. Empty before anything was measured.
+        matrix products of steps take. Other programs on the machine lower both. What is not known yet is left out.
 
         Source: PaLM (Chowdhery et al. 2022), appendix B. Deviation: the peak is measured, not the data sheet's.
         """
-        if self.gflop is None or self.peak is None:
+        if self.gflop is None:
             return {}
         rate = self.gflop * steps_per_second / 1e3
-        return {
-            "step_gflop": round(self.gflop, 3),
-            "tflops_per_second": round(rate, 4),
-            "peak_tflops_per_second": round(self.peak, 4),
-            "mfu": round(rate / (self.peak * ranks), 4),
-        }
+        found = {"step_gflop": round(self.gflop, 3), "tflops_per_second": round(rate, 4)}
+        if self.peak is None:
+            return found
+        share = rate / (self.peak * ranks)
+        return {**found, "peak_tflops_per_second": round(self.peak, 4), "mfu": round(share, 4)}
