@@ -106,6 +106,7 @@ class Gallery:
         neighbourhoods: of test images among train images.
         training: the rows of the run's `metrics.jsonl`, thinned; empty when the model is no run.
         masks: of the run; None when it is none, or has no masks.
+        no_masks: why a run has no masks here, in a sentence; empty where it has, is no run, or nothing says why.
         notes: what was sampled or left out.
     """
 
@@ -120,6 +121,7 @@ class Gallery:
     neighbourhoods: Neighbourhoods
     training: tuple[dict[str, Any], ...] = ()
     masks: MaskExamples | None = None
+    no_masks: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -162,6 +164,7 @@ def write_gallery(gallery: Gallery, folder: Path) -> Path:
         "chosen": gallery.neighbourhoods.chosen,
         "training": gallery.training,
         "masks": None if masks is None else {"kind": masks.kind, "grid": masks.grid},
+        "no_masks": gallery.no_masks,
         "notes": gallery.notes,
     }
     packed = save(
@@ -224,6 +227,7 @@ def _assemble(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Galler
         neighbourhoods=Neighbourhoods(**part("neighbours/"), chosen=tuple(about["chosen"])),
         training=tuple(about["training"]),
         masks=None if masks is None else MaskExamples(masks["kind"], tuple(masks["grid"]), **part("masks/")),
+        no_masks=str(about.get("no_masks", "")),  # Galleries of before do not say.
         notes=tuple(about["notes"]),
     )
 

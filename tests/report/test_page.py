@@ -195,6 +195,19 @@ def test_galleries__belong_to_the_records_of_the_same_features(tmp_path: Path) -
     assert [model.gallery and model.gallery.model for model in models] == ["runs/demo", None]
 
 
+def test_pretraining__says_why_there_are_no_masks(tmp_path: Path) -> None:
+    run = with_run(gallery_of())
+    for gallery, said in (
+        (replace(run, masks=None, no_masks="The masks could not be drawn: masking.colour is unknown."), "colour is"),
+        (replace(run, masks=None), "holds no masks and does not say why"),
+        (replace(run, masks=None, training=(), no_masks="This run predicts no tokens."), "predicts no tokens"),
+        (replace(run, images={k: v for k, v in run.images.items() if k != ("train", int(run.masks.index[0]))}), "copy"),
+    ):
+        shown = Reader(build_page([located_of(tmp_path)], [gallery])).of("pretraining")
+        assert said in shown
+        assert ("predicts no tokens" in shown) == ("predicts no tokens" in gallery.no_masks)
+
+
 def test_thumbnails__stand_once_and_stop_where_the_file_grows_too_large() -> None:
     one, other = gallery_of(), gallery_of("random:runs/demo")
     found = collect_thumbnails([one, other])
