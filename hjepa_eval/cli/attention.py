@@ -85,7 +85,7 @@ def _empty(encoder: Encoder, dataset: ImageDataset, *, settings: AttentionSettin
         split=dataset.split,
         image_size=encoder.transform.size,
         grid=encoder.levels[0].grid,
-        prefix=encoder.levels[0].prefix,
+        prefix_names=encoder.name_prefix(),
         blocks=(),
         heads=0,
         levels=_cells(encoder, levels),

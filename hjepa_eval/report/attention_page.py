@@ -102,7 +102,7 @@ class Explorer:
         split: `train` or `test`.
         image_size: side of the images in pixels.
         grid: rows and columns of patches.
-        prefix: tokens before them; the first is the class token.
+        prefix_names: of the tokens before them.
         blocks: numbers of the blocks, from 1.
         heads: of each block.
         levels: whose cells fit the grid.
@@ -117,7 +117,7 @@ class Explorer:
     split: str
     image_size: int
     grid: tuple[int, int]
-    prefix: int
+    prefix_names: tuple[str, ...]
     blocks: tuple[int, ...]
     heads: int
     levels: tuple[ShownLevel, ...]
@@ -125,6 +125,11 @@ class Explorer:
     command: str
     made_with: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def prefix(self) -> int:
+        """How many tokens come before the patches."""
+        return len(self.prefix_names)
 
 
 def attention_page(explorer: Explorer) -> str:
@@ -154,11 +159,11 @@ def _source(templates: Any, name: str) -> str:
 
 
 def _data(explorer: Explorer) -> dict[str, Any]:
-    """Return what the script reads; names stay in the markup, where they are escaped."""
+    """Return what the script reads; names of data stay in the markup, where they are escaped."""
     return {
         "image_size": explorer.image_size,
         "grid": explorer.grid,
-        "prefix": explorer.prefix,
+        "prefix": explorer.prefix_names,
         "blocks": explorer.blocks,
         "heads": explorer.heads,
         "levels": [{"index": level.index, "size": level.size} for level in explorer.levels],
