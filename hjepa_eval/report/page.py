@@ -117,20 +117,22 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
     """Return what the template shows. Figures are imported here, for matplotlib is heavy."""
     from hjepa_eval.report.figures.cost import cost_pictures
     from hjepa_eval.report.figures.levels import legend, level_pictures
+    from hjepa_eval.report.page_budget import fit
     from hjepa_eval.report.page_classes import classes_of
     from hjepa_eval.report.page_images import map_of, pretraining_of, thinned
     from hjepa_eval.report.page_neighbours import queries
 
     found = page_models(located, galleries)
-    thin = iter(thinned([model.gallery for model in found if model.gallery is not None]))
-    models = [model if model.gallery is None else replace(model, gallery=next(thin)) for model in found]
+    names = class_names(found)
+    fitting = fit(found, len(names))
+    thin = iter(thinned([model.gallery for model in fitting.models if model.gallery is not None]))
+    models = [model if model.gallery is None else replace(model, gallery=next(thin)) for model in fitting.models]
     records = [each.record for each in located]
     table = build_table(records)
     thumbnails = collect_thumbnails([model.gallery for model in models if model.gallery is not None])
     compared, uncompared = compare_all(models)
-    names = class_names(models)
     shown = [each.record for model in models for each in model.located]
-    classes = [view for model in models for view in classes_of(model, names, shown)]
+    classes = [view for model in fitting.with_classes for view in classes_of(model, names, shown)]
     maps = [map_of(model, thumbnails) for model in models]
     pretraining = [pretraining_of(model) for model in models]
     main = [model for model in models if not model.baseline]
@@ -149,9 +151,11 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
         "pictures": level_pictures(table),
         "costs": {measure: cost_pictures(table, measure) for measure in ("gflop", "milliseconds")},
         "classes": classes,
+        "classes_left": fitting.classes_left,
         "probes": list(dict.fromkeys(view.probe for view in classes)),
         "any_gallery": any_gallery,
         "no_gallery": NO_GALLERY,
+        "galleries_left": fitting.galleries_left,
         "queries": [None if model.gallery is None else queries(model.gallery, thumbnails) for model in models],
         "maps": maps,
         "pretraining": pretraining,

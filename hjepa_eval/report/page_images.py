@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hjepa_eval.errors import ResultError
-from hjepa_eval.report.figures.map import class_colours, map_picture
+from hjepa_eval.report.figures.map import class_colours, grey_classes, map_picture
 from hjepa_eval.report.figures.masks import mask_pictures
 from hjepa_eval.report.figures.training import training_pictures
 from hjepa_eval.report.gallery import Gallery
@@ -37,7 +37,7 @@ class LevelMapView:
 class MapView:
     """The maps of a model: `points` is for the script, `classes` for the legend, as (label, name, how many).
 
-    `colours` has a CSS colour for each label, `sampled` says what is left out.
+    `colours` has a CSS colour for each label, `coloured` says where they are not enough, `sampled` what is left out.
     """
 
     model: int
@@ -46,6 +46,7 @@ class MapView:
     points: dict[str, list[Any]]
     classes: tuple[tuple[int, str, int], ...]
     colours: dict[int, str]
+    coloured: str = ""
     sampled: str = ""
 
 
@@ -98,11 +99,20 @@ def map_of(model: PageModel, thumbnails: Thumbnails) -> MapView | None:
     classes = tuple((int(c), gallery.class_names[c], int(counts[c])) for c in np.flatnonzero(counts))
     missing = sum(name is None for name in names)
     sampled = f"{missing:,} of {len(names):,} images have no thumbnail here, to keep the file small." if missing else ""
-    return MapView(model.number, gallery.map.method, tuple(levels), points, classes, class_colours(gallery), sampled)
+    return MapView(
+        model=model.number,
+        method=gallery.map.method,
+        levels=tuple(levels),
+        points=points,
+        classes=classes,
+        colours=class_colours(gallery),
+        coloured=grey_classes(gallery),
+        sampled=sampled,
+    )
 
 
 def pretraining_of(model: PageModel) -> PretrainingView | None:
-    """Return the curves and masks of a model; None where it is no run, or its gallery has neither and says no reason."""
+    """Return the curves and masks of a model; None where nothing in its gallery is of a run."""
     gallery = model.gallery
     if gallery is None or not (gallery.training or gallery.masks or gallery.no_masks):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from made_page import CLASSES, NAME, gallery_of, located_of, with_run
+from made_records import record_of
 from torchvision.io import ImageReadMode, decode_png
 
 from hjepa_eval.report.gallery import find_galleries
+from hjepa_eval.report.model_pairs import Located
 from hjepa_eval.report.page import PARTS, write_page
 
 pytestmark = pytest.mark.browser
@@ -152,6 +155,33 @@ def test_models_and_probes__narrow_what_is_shown(report: Path, visit: Callable[.
     page.get_by_label("Model", exact=True).select_option(index=2)
     assert blocks.count() == 1
     assert "one level" in blocks.inner_text()
+
+
+def test_choices__that_are_not_there_are_said_in_a_sentence(visit: Callable[..., Any], tmp_path: Path) -> None:
+    located = [located_of(tmp_path), Located(record_of("linear"), tmp_path), located_of(tmp_path, "pixels", right=(5,))]
+    stores = located[2].record.extraction.model_copy(update={"test_store": "c"})
+    located[2] = replace(located[2], record=located[2].record.model_copy(update={"extraction": stores}))
+    galleries = [gallery_of(), replace(gallery_of("pixels", levels=1), test_store="c")]
+    page = visit(write_page(located, galleries, tmp_path / "page.html"), "#classes")
+    nothing = page.get_by_text("no record of the chosen probe")
+    assert not nothing.is_visible()
+    page.get_by_label("Model", exact=True).select_option(label="pixels")
+    assert not nothing.is_visible()
+    page.get_by_label("Probe", exact=True).select_option(index=1)
+    assert nothing.is_visible()
+    page.get_by_label("Probe", exact=True).select_option(index=0)
+    assert not nothing.is_visible()
+    page.locator("#levels input[value='1']").check(force=True)
+    for part in ("Classes", "Neighbours", "Map"):
+        page.get_by_role("tab", name=part).click()
+        said = page.get_by_text("pixels has no such level here as is chosen above. It has level 0;").locator(
+            "visible=true"
+        )
+        assert said.count() == 1, part
+        page.get_by_label("Model", exact=True).select_option(index=0)
+        assert said.count() == 0, part
+        assert page.get_by_text("no such level here").locator("visible=true").count() == 0
+        page.get_by_label("Model", exact=True).select_option(label="pixels")
 
 
 def test_pairs_of_levels__are_chosen(report: Path, visit: Callable[..., Any], tmp_path: Path) -> None:

@@ -81,6 +81,13 @@
         (probe === undefined || !named.probe || probe === state.probe);
       element.classList.toggle("away", !fits);
     }
+    // What is chosen may not be there; then a sentence says so.
+    for (const say of all('main [data-when="no-block"]')) {
+      say.classList.toggle("away", all(".block:not(.away)", say.closest(".part")).length > 0);
+    }
+    for (const say of all('main [data-when="no-level"]')) {
+      say.classList.toggle("away", all("[data-level]:not(.away)", say.closest(".block")).length > 0);
+    }
     for (const row of all("[data-mark]")) row.classList.toggle("marked", row.dataset.mark === state.level);
     hideTip();
     // The bar stays in view and covers what is scrolled to.
