@@ -31,7 +31,7 @@ def write_report(
         images: show the records' galleries on the page.
 
     Raises:
-        ResultError: a file cannot be written, or a gallery cannot be read; what was written before stays.
+        ResultError: a file cannot be written; what was written before stays.
     """
     from hjepa_eval.cli.evaluation_page import write_evaluation_page
     from hjepa_eval.report.markdown import markdown
@@ -62,13 +62,12 @@ def _sources(records: Sequence[Record]) -> list[str]:
 
 def _write_html(located: Sequence[Located], paths: Sequence[Path], out: Path | None) -> Path:
     """Write the page of one dataset, beside the first records where no file is named, and return its path."""
-    from hjepa_eval.report.gallery import find_galleries
-    from hjepa_eval.report.page import write_page
+    from hjepa_eval.cli.evaluation_page import PAGE, write_located
     from hjepa_eval.report.selection import check_one_dataset
 
     check_one_dataset(located)
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
-    return write_page(located, find_galleries(paths, [each.record for each in located]), out or folder / "report.html")
+    return write_located(located, paths, out or folder / PAGE)
 
 
 def register(app: typer.Typer) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from safetensors.numpy import save
 from hjepa_eval.errors import ResultError
 from hjepa_eval.features.fingerprint import write_atomically
 from hjepa_eval.report.gallery_fit import mismatches
-from hjepa_eval.results import Record
 
 GALLERY_VERSION = 1
 SUFFIX = ".gallery.safetensors"
@@ -235,25 +234,3 @@ def _assemble(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Galler
         no_masks=str(about.get("no_masks", "")),  # Galleries of before do not say.
         notes=tuple(about["notes"]),
     )
-
-
-def find_galleries(paths: Sequence[Path], records: Sequence[Record] | None = None) -> list[Gallery]:
-    """Return the galleries in folders, and beside record files; there may be none.
-
-    Args:
-        paths: folders and files.
-        records: only galleries of the same models and stores as these; others are not even read. None: all.
-
-    Raises:
-        ResultError: one cannot be read.
-    """
-    folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
-    # As with records: a demo's folder keeps its own below.
-    places = dict.fromkeys(folder / "results" if (folder / "results").is_dir() else folder for folder in folders)
-    files = [file for folder in places for file in sorted(folder.glob(f"*{SUFFIX}"))]
-    if records is None:
-        return [read_gallery(file) for file in files]
-    wanted = {(one.model.name, one.extraction.train_store, one.extraction.test_store) for one in records}
-    ends = tuple(f"{test_store[:8]}{SUFFIX}" for _, _, test_store in wanted)
-    found = [read_gallery(file) for file in files if file.name.endswith(ends)]
-    return [one for one in found if (one.model, one.train_store, one.test_store) in wanted]

@@ -19,7 +19,8 @@ from hjepa_eval.config import build
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.errors import ResultError
-from hjepa_eval.report.gallery import Gallery, find_galleries
+from hjepa_eval.report.gallery import Gallery
+from hjepa_eval.report.gallery_files import find_galleries
 
 QUICK = ("--quiet", "--episodes", 20, "--shots", 1, "--c", 1)
 ALONE = (*QUICK, "--baselines", "none")

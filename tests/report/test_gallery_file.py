@@ -17,10 +17,10 @@ from hjepa_eval.report.gallery import (
     LevelMap,
     MaskExamples,
     Neighbourhoods,
-    find_galleries,
     read_gallery,
     write_gallery,
 )
+from hjepa_eval.report.gallery_files import find_galleries
 
 NAME = "<script>alert(1)</script>"
 

@@ -15,7 +15,7 @@ from made_page import CLASSES, NAME, gallery_of, located_of, with_run
 from made_records import record_of
 from torchvision.io import ImageReadMode, decode_png
 
-from hjepa_eval.report.gallery import find_galleries
+from hjepa_eval.report.gallery_files import find_galleries
 from hjepa_eval.report.model_pairs import Located
 from hjepa_eval.report.page import PARTS, write_page
 
