@@ -11,7 +11,7 @@ import typer
 
 from hjepa_eval.cli.browser import open_page
 from hjepa_eval.cli.console import guarded
-from hjepa_eval.cli.written import choose_format, deliver, write_text
+from hjepa_eval.cli.written import choose_format, deliver
 from hjepa_eval.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def write_report(
     """
     from hjepa_eval.cli.evaluation_page import write_evaluation_page
     from hjepa_eval.report.markdown import markdown
+    from hjepa_eval.report.output import write_output
     from hjepa_eval.report.plot import describe_plot, write_plot
     from hjepa_eval.report.table import build_table
 
@@ -42,7 +43,7 @@ def write_report(
     text = f"# What each level knows\n\n{markdown(records)}\n![{describe_plot(build_table(records))}](levels.png)\n"
     text += f"\nMade by `{records[0].provenance.command}`, {_how(records[0])}.\n"
     text += "".join(f"- {line}\n" for line in _sources(records))
-    written = [write_text(folder / "report.md", text), picture]
+    written = [write_output(folder / "report.md", text), picture]
     return [write_evaluation_page(records, folder, results=results or folder, images=images), *written]
 
 

@@ -1,4 +1,3 @@
-"use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const [rows, columns] = data.grid, patches = rows * columns, prefix = data.prefix.length, count = patches + prefix;
 const byId = (id) => document.getElementById(id);
@@ -309,12 +308,6 @@ function listen() {
     state.whole = state.level !== null && byId("whole").checked;
     byId("patches").classList.toggle("whole", state.whole);
     show();
-  });
-  byId("theme").addEventListener("click", () => {
-    const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const now = root.dataset.theme ?? (dark ? "dark" : "light");
-    root.dataset.theme = now === "dark" ? "light" : "dark";
-    byId("theme").setAttribute("aria-label", `Colours: ${root.dataset.theme}`);
   });
 }
 build();
