@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from needed_tools import BROWSERS, need_module, need_program
 from torchvision.io import decode_png, encode_png, write_png
 
 from hjepa_eval.analysis.rollout import attention_rollout
@@ -22,18 +22,16 @@ from hjepa_eval.encoders.attention import attention_maps
 from hjepa_eval.report.attention_page import Explorer, attention_page, show_image
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+sync_api = need_module("playwright.sync_api")
 MODEL = "random:vit_tiny_patch2_8?taps=1,3"
 HOSTILE = "<script>alert(1)<"  # a name of a folder holds no slash
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
+    program = need_program(*BROWSERS)
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield started
         started.close()
 
@@ -225,7 +223,7 @@ def test_explorer__is_drawn_and_fits_the_screen(visit: Callable, file: Path, opt
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     stage = decode_png(torch.frombuffer(bytearray(page.locator("#stage").screenshot()), dtype=torch.uint8))
     assert len(torch.unique(stage[:3].flatten(1), dim=1).T) > 16
-    page.locator("#theme").click()
+    page.get_by_role("button", name=f"Switch to {'light' if options.get('color_scheme') == 'dark' else 'dark'}").click()
     turned = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert turned == ("rgb(255, 255, 255)" if options.get("color_scheme") == "dark" else "rgb(15, 20, 25)")
 

@@ -24,8 +24,9 @@ from hjepa_eval.report.page_budget import fit
 from hjepa_eval.report.page_classes import classes_of, pairs_of_levels
 from hjepa_eval.report.page_models import page_models
 from hjepa_eval.report.page_pairs import compare_all, headlines
+from hjepa_eval.report.page_provenance import sources
 from hjepa_eval.report.thumbnails import collect_thumbnails
-from hjepa_eval.results import Predictions, read_record
+from hjepa_eval.results import Predictions, make_provenance, read_record
 
 VOID = {"meta", "br", "input", "link", "img", "hr"}
 
@@ -150,6 +151,15 @@ def test_write_page__leaves_nothing_where_it_cannot_write(tmp_path: Path) -> Non
     written = write_page([Located(record_of(model="a\udcff"), tmp_path)], [], tmp_path / "new" / "page.html")
     assert written.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [path.name for path in written.parent.iterdir()] == ["page.html"]
+
+
+def test_provenance__settings_stand_once_with_all_probes_that_have_them(tmp_path: Path) -> None:
+    records = [record_of("knn"), record_of("linear"), record_of("knn", model="pixels", values=(0.5,))]
+    other = make_provenance(seed=0, device="cpu", settings={"k": [7]}, seconds={})
+    records.append(record_of("fewshot").model_copy(update={"provenance": other}))
+    found = sources(page_models([Located(record, tmp_path) for record in records], []))
+    assert [whose for whose, _ in found.settings] == ["runs/demo: knn, linear; pixels: knn", "runs/demo: fewshot"]
+    assert [json.loads(text) for _, text in found.settings] == [{"k": [20]}, {"k": [7]}]
 
 
 def test_page__is_the_same_for_the_same_records(tmp_path: Path) -> None:
@@ -330,9 +340,10 @@ def test_page__pictures_beyond_the_budget_are_named_with_how_to_see_them(
 
 
 def test_map__says_that_only_some_classes_have_colours(tmp_path: Path) -> None:
-    many = replace(gallery_of(), class_names=tuple(f"n{number}" for number in range(30)))
+    ten_of_30 = replace(gallery_of(), class_names=tuple(f"n{number}" for number in range(30)))
+    many = replace(ten_of_30, map=replace(ten_of_30.map, labels=np.arange(60) % 30))
     said = "The 19 most frequent classes have colours, the other 11 are grey."
-    for gallery, count in ((many, 3), (gallery_of(), 0)):  # In the text of both pictures too.
+    for gallery, count in ((many, 3), (ten_of_30, 0), (gallery_of(), 0)):  # In the text of both pictures too.
         assert Reader(build_page([Located(record_of(), tmp_path)], [gallery])).of("map").count(said) == count
 
 

@@ -41,8 +41,9 @@ def class_colours(gallery: Gallery) -> dict[int, str]:
 
 
 def grey_classes(gallery: Gallery) -> str:
-    """Return how many classes have no colour of their own on the maps of a gallery; empty when all have."""
-    grey = sum(name == "rest" for name in _colour_names(gallery))
+    """Return how many classes on the maps of a gallery have no colour of their own; empty when all have."""
+    names = _colour_names(gallery)
+    grey = sum(names[label] == "rest" for label in np.unique(gallery.map.labels))
     return f"The {NUM_SERIES - 1} most frequent classes have colours, the other {grey} are grey." if grey else ""
 
 
