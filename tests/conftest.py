@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -39,24 +40,34 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def cifar10_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real CIFAR-10 photographs in class folders: the first 40 train and 20 test images of each class."""
+def cifar10_images(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mapping[str, int]], Path]:
+    """A function that unpacks so many real CIFAR-10 photographs of each class and split, the first, into folders."""
     archive = shared_data() / "cifar10-jpeg.tar.gz"
     if not archive.is_file():
         pytest.skip(f"no real images at {archive}; name their folder with HJEPA_SHARED_DATA")
-    folder = tmp_path_factory.mktemp("cifar10")
-    taken: Counter[tuple[str, str]] = Counter()
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            parts = Path(member.name).parts
-            if member.isfile() and len(parts) == 4 and taken[parts[1:3]] < PER_CLASS[parts[1]]:
-                taken[parts[1:3]] += 1
-                target = folder.joinpath(*parts)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(tar.extractfile(member).read())
-            if len(taken) == 20 and all(taken[key] == PER_CLASS[key[0]] for key in taken):
-                break
-    return folder / "cifar10"
+
+    def unpack(per_class: Mapping[str, int]) -> Path:
+        folder = tmp_path_factory.mktemp("cifar10")
+        taken: Counter[tuple[str, str]] = Counter()
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                parts = Path(member.name).parts
+                if member.isfile() and len(parts) == 4 and taken[parts[1:3]] < per_class[parts[1]]:
+                    taken[parts[1:3]] += 1
+                    target = folder.joinpath(*parts)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(tar.extractfile(member).read())
+                if len(taken) == 20 and all(taken[key] == per_class[key[0]] for key in taken):
+                    break
+        return folder / "cifar10"
+
+    return unpack
+
+
+@pytest.fixture(scope="session")
+def cifar10_sample(cifar10_images: Callable[[Mapping[str, int]], Path]) -> Path:
+    """Real CIFAR-10 photographs in class folders: the first 40 train and 20 test images of each class."""
+    return cifar10_images(PER_CLASS)
 
 
 @pytest.fixture(scope="session")

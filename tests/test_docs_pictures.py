@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from needed_tools import need_module, need_program
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "docs/make_pictures.py"
@@ -41,9 +41,8 @@ def run(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
 def test_make_pictures__light_and_dark_of_desktop_width(tmp_path: Path) -> None:
     from PIL import Image
 
-    pytest.importorskip("playwright", reason="pictures need playwright")
-    if not any(shutil.which(name) for name in load_script().BROWSERS):
-        pytest.skip("no chromium on this machine")
+    need_module("playwright")
+    need_program(*load_script().BROWSERS)
     (tmp_path / "page.html").write_text(PAGE)
     done = run(tmp_path / "page.html", "--name", "shown", "--out", tmp_path, "--height", 400)
     assert done.returncode == 0, done.stderr
@@ -78,8 +77,8 @@ def test_shrink__a_busy_picture_gets_fewer_colours_until_it_fits() -> None:
 )
 def test_make_pictures__says_in_one_line_what_is_missing(page: str, changes: dict[str, str], words: str) -> None:
     Path("page.html").write_text(PAGE)
-    if "PATH" not in changes and not any(shutil.which(name) for name in load_script().BROWSERS):
-        pytest.skip("no chromium on this machine")
+    if "PATH" not in changes:
+        need_program(*load_script().BROWSERS)
     done = run(page, **changes)
     assert done.returncode == 2
     assert words in done.stderr

@@ -36,6 +36,8 @@ def test_wheel__holds_both_packages_presets_and_type_markers(wheel: Path) -> Non
         "hjepa_eval/report/templates/macros.html",
         "hjepa_eval/report/templates/style.css",
         "hjepa_eval/report/templates/report.js",
+        "hjepa_eval/report/templates/head.html",
+        "hjepa_eval/report/templates/theme.js",
         "hjepa_pretrain/loop.py",
         "hjepa_pretrain/py.typed",
     ):

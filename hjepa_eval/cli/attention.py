@@ -85,7 +85,7 @@ def _empty(encoder: Encoder, dataset: ImageDataset, *, settings: AttentionSettin
         split=dataset.split,
         image_size=encoder.transform.size,
         grid=encoder.levels[0].grid,
-        prefix=encoder.levels[0].prefix,
+        prefix_names=encoder.name_prefix(),
         blocks=(),
         heads=0,
         levels=_cells(encoder, levels),
@@ -225,15 +225,10 @@ def write_page(explorer: Explorer, out: Path) -> int:
     Raises:
         ResultError: the file cannot be written; no part of it is left.
     """
-    from hjepa_eval.features.fingerprint import write_atomically
     from hjepa_eval.report.attention_page import attention_page
+    from hjepa_eval.report.output import write_output
 
-    content = attention_page(explorer).encode(errors="replace")
-    try:
-        write_atomically(out, content)
-    except OSError as error:
-        raise ResultError(f"cannot write {out}: {error.strerror}; choose another file with --out") from None
-    return len(content)
+    return write_output(out, attention_page(explorer)).stat().st_size
 
 
 def _say(explorer: Explorer, size: int, settings: AttentionSettings) -> None:

@@ -106,7 +106,7 @@ def make_gallery(
     plane = LevelMap(test_index[:count], test_labels[:count], planes.points, planes.method, planes.explained)
     drawn = np.random.default_rng(seed).choice(train_index, min(MASKED, len(train_index)), replace=False)
     run = Path(model.partition("?")[0])
-    masks, said = draw_mask_examples(run, np.sort(drawn)) if is_run(run) else (None, ())
+    masks, said = draw_mask_examples(run, np.sort(drawn)) if is_run(run) else (None, "")
     most = f"of {len(test_index):,} test images the map shows the first {count:,}; queries are chosen among them"
     notes = (most,) if count < len(test_index) else ()
     return Gallery(
@@ -121,7 +121,8 @@ def make_gallery(
         neighbourhoods=neighbourhoods,
         training=read_metrics(run) if is_run(run) else (),
         masks=masks,
-        notes=(*notes, *said),
+        no_masks=said if masks is None else "",
+        notes=(*notes, *([said] if masks is not None and said else [])),
     )
 
 

@@ -14,15 +14,18 @@ from hjepa_eval.encoders.run import read_run_config
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.report.gallery import MaskExamples
 
+NO_TOKENS = "This run predicts no tokens, so it has no masks."
 WITHOUT_SALIENCY = "the run's masks prefer what its encoder attends to (masking.saliency); these are drawn without it"
 
 
-def draw_mask_examples(run: Path, places: NDArray[np.int64]) -> tuple[MaskExamples | None, tuple[str, ...]]:
-    """Return masks for the train images at `places` [E] as the run's settings draw them, and notes about them.
+def draw_mask_examples(run: Path, places: NDArray[np.int64]) -> tuple[MaskExamples | None, str]:
+    """Return masks for the train images at `places` [E] as the run's settings draw them, and a word about them.
+
+    The word says why there are none, or what a reader must know of them; it may be empty.
 
     Context are the tokens that the encoder sees, as many as in the beginning of the run. In training hierarchical masks
     hide of an image what one level asks for; here every image has a set per level. There are none for a run that
-    predicted no tokens, or whose settings this version cannot read.
+    predicted no tokens, or whose masks this version cannot draw.
 
     Raises:
         CheckpointError: the run's `config.json` cannot be read.
@@ -30,10 +33,20 @@ def draw_mask_examples(run: Path, places: NDArray[np.int64]) -> tuple[MaskExampl
     package = pretraining()
     try:
         settings = build(package.config.PretrainSettings, read_run_config(run).get("settings", {}), str(run))
+        if not settings.train.predicted_share:
+            return None, NO_TOKENS
+        drawn = _draw(settings, package, places)
     except ConfigError as error:
-        return None, (f"masks are left out: {error}",)
-    if not settings.train.predicted_share:
-        return None, ()
+        return None, f"The masks of this run could not be drawn: {error}."
+    return drawn, WITHOUT_SALIENCY if settings.masking.saliency else ""
+
+
+def _draw(settings: Any, package: Any, places: NDArray[np.int64]) -> MaskExamples:
+    """Return masks for the places [E] as settings of the `hjepa_pretrain` package draw them.
+
+    Raises:
+        ConfigError: such settings draw none.
+    """
     masking, geometry = settings.masking, package.geometry.resolve_geometry(settings)
     seen = package.masks.context_count(masking, geometry.num_patches, 0.0)
     generator = package.masks.create_mask_generator(
@@ -57,14 +70,13 @@ def draw_mask_examples(run: Path, places: NDArray[np.int64]) -> tuple[MaskExampl
     context = np.zeros((len(places) * sets, geometry.num_patches), np.bool_)
     np.put_along_axis(context, masks.context.numpy(), True, axis=1)
     hidden = masks.target_flags.numpy()
-    examples = MaskExamples(
+    return MaskExamples(
         kind=masking.type,
         grid=(geometry.grid[0], geometry.grid[1]),
         index=places,
         context=np.stack([context[number::sets] for number in range(sets)]),
         targets=np.stack([blocks[number] & hidden[number::sets, None] for number in range(sets)]),
     )
-    return examples, (WITHOUT_SALIENCY,) if masking.saliency else ()
 
 
 def _blocks(drawn: Any, level: int) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ import typer
 
 from hjepa_eval.cli.browser import open_page
 from hjepa_eval.cli.console import guarded
-from hjepa_eval.cli.written import choose_format, deliver, write_text
+from hjepa_eval.cli.written import choose_format, deliver
 from hjepa_eval.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,10 +31,11 @@ def write_report(
         images: show the records' galleries on the page.
 
     Raises:
-        ResultError: a file cannot be written, or a gallery cannot be read; what was written before stays.
+        ResultError: a file cannot be written; what was written before stays.
     """
     from hjepa_eval.cli.evaluation_page import write_evaluation_page
     from hjepa_eval.report.markdown import markdown
+    from hjepa_eval.report.output import write_output
     from hjepa_eval.report.plot import describe_plot, write_plot
     from hjepa_eval.report.table import build_table
 
@@ -42,7 +43,7 @@ def write_report(
     text = f"# What each level knows\n\n{markdown(records)}\n![{describe_plot(build_table(records))}](levels.png)\n"
     text += f"\nMade by `{records[0].provenance.command}`, {_how(records[0])}.\n"
     text += "".join(f"- {line}\n" for line in _sources(records))
-    written = [write_text(folder / "report.md", text), picture]
+    written = [write_output(folder / "report.md", text), picture]
     return [write_evaluation_page(records, folder, results=results or folder, images=images), *written]
 
 
@@ -62,13 +63,12 @@ def _sources(records: Sequence[Record]) -> list[str]:
 
 def _write_html(located: Sequence[Located], paths: Sequence[Path], out: Path | None) -> Path:
     """Write the page of one dataset, beside the first records where no file is named, and return its path."""
-    from hjepa_eval.report.gallery import find_galleries
-    from hjepa_eval.report.page import write_page
+    from hjepa_eval.cli.evaluation_page import PAGE, write_located
     from hjepa_eval.report.selection import check_one_dataset
 
     check_one_dataset(located)
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
-    return write_page(located, find_galleries(paths, [each.record for each in located]), out or folder / "report.html")
+    return write_located(located, paths, out or folder / PAGE)
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from hjepa_eval.errors import ResultError, unknown
+from hjepa_eval.errors import unknown
 
 # Endings that are no format's name.
 _ENDINGS = {"": "table", "txt": "table", "tex": "latex", "htm": "html", "markdown": "md"}
@@ -29,29 +29,16 @@ def choose_format(name: str | None, out: Path | None, known: Iterable[str]) -> s
     return name
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write a file and return its path.
-
-    Raises:
-        ResultError: it cannot be written; no part of it is left.
-    """
-    from hjepa_eval.features.fingerprint import write_atomically
-
-    try:
-        write_atomically(path, text.encode(errors="replace"))
-    except OSError as error:
-        raise ResultError(f"cannot write {path}: {error.strerror}; choose another with --out") from None
-    return path
-
-
 def deliver(text: str, out: Path | None) -> None:
     """Print a report, or write it and say where.
 
     Raises:
         ResultError: it cannot be written.
     """
+    from hjepa_eval.report.output import write_output
+
     if out is None:
         print(text, end="")
     else:
         # A table is drawn for stdout, which may be a terminal with colours; a file is none.
-        print(f"written: {write_text(out, _COLOURS.sub('', text))}", file=sys.stderr)
+        print(f"written: {write_output(out, _COLOURS.sub('', text))}", file=sys.stderr)

@@ -16,7 +16,7 @@ from hjepa_eval.encoders.ijepa import IMAGENET_MEAN, IMAGENET_STD, ijepa_transfo
 from hjepa_eval.encoders.preprocessor import read_json, read_transform
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.timm_models import choose_taps, parse_level_options
-from hjepa_eval.encoders.vit import pool_cells, vit_levels
+from hjepa_eval.encoders.vit import name_tokens, pool_cells, vit_levels
 from hjepa_eval.errors import CheckpointError, EncoderError, unknown
 
 # What config.json says besides the architecture.
@@ -108,7 +108,9 @@ class HuggingFaceViT(Encoder):
         self.grid = (transform.size // patch, transform.size // patch)
         self.resized = family.fixed_size and transform.size != _square(config.image_size, "image_size", name)
         registers = int(getattr(config, "num_register_tokens", 0))
-        self.levels = vit_levels(config.hidden_size, self.grid, taps, int(family.class_token) + registers)
+        prefix = int(family.class_token) + registers
+        self.levels = vit_levels(config.hidden_size, self.grid, taps, prefix)
+        self.prefix_names = name_tokens(classes=["class token"] * family.class_token, prefix=prefix)
         self.settings = {"architecture": architecture, "taps": list(taps), "norm": "final norm at every tap"}
 
     def forward(self, images: Tensor) -> list[Tensor]:

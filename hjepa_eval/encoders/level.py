@@ -14,7 +14,7 @@ class Level:
         name: what the level reads, for people, such as `block 4, 1x1 cells`.
         dim: width `D` of each token.
         grid: cells as (rows, columns).
-        prefix: tokens before the grid's cells, such as a class token; the first of them is the class token.
+        prefix: tokens before the grid's cells, such as a class token and registers; `Encoder.name_prefix` says which.
     """
 
     index: int

@@ -28,6 +28,7 @@ class Encoder(nn.Module):
         levels: finest first.
         transform: how images become its input.
         settings: everything besides weights and transform that changes a feature, as JSON values.
+        prefix_names: of the tokens before the cells, such as `register 1`; those that have none are numbered.
         channels_last: whether images and weights lie channels last in memory, as convolutions like it.
         files: all files that it was made from; while they stay as they are, its identity is remembered. None: unknown.
     """
@@ -36,12 +37,19 @@ class Encoder(nn.Module):
     levels: tuple[Level, ...]
     transform: Transform
     settings: dict[str, Any]
+    prefix_names: tuple[str, ...] = ("class token",)
     channels_last: bool = False
     files: tuple[Path, ...] | None = None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one `[B, T_l, D_l]` per level for normalised float images `[B, 3, H, W]`."""
         raise EncoderError(f"the encoder {type(self).__name__} does not define forward(images)")
+
+    def name_prefix(self) -> tuple[str, ...]:
+        """Return a name for each of the tokens before the cells of level 0."""
+        count = self.levels[0].prefix
+        numbered = (f"prefix token {number}" for number in range(len(self.prefix_names) + 1, count + 1))
+        return (*self.prefix_names[:count], *numbered)
 
     def weights_hash(self) -> str:
         """Return the sha256 of all parameters and buffers: names, dtypes, shapes and bytes."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.stages import StageEncoder
-from hjepa_eval.encoders.vit import Taps, create_vit, pool_cells, resolve_taps, vit_levels
+from hjepa_eval.encoders.vit import Taps, create_vit, name_tokens, pool_cells, resolve_taps, vit_levels
 from hjepa_eval.encoders.weights import load_strict, read_tensors
 from hjepa_eval.errors import EncoderError, unknown
 
@@ -46,6 +46,9 @@ class ViTEncoder(Encoder):
         self.taps = taps
         self.grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
         self.levels = vit_levels(model.embed_dim, self.grid, taps, model.num_prefix_tokens)
+        known = {"cls_token": "class token", "dist_token": "distillation token"}
+        classes = [word for attribute, word in known.items() if getattr(model, attribute, None) is not None]
+        self.prefix_names = name_tokens(classes=classes, prefix=model.num_prefix_tokens)
         self.transform = transform
         self.settings = {"architecture": architecture, "taps": list(taps), "norm": "final norm at every tap"}
 

@@ -158,6 +158,11 @@ def pool_cells(tokens: Tensor, grid: tuple[int, int], level: int) -> Tensor:
     return pooled.flatten(2).transpose(1, 2)
 
 
+def name_tokens(*, classes: Sequence[str], prefix: int) -> tuple[str, ...]:
+    """Return the names of a ViT's `prefix` tokens: `classes` first, then registers."""
+    return (*classes, *(f"register {number}" for number in range(1, prefix - len(classes) + 1)))
+
+
 def vit_levels(dim: int, grid: tuple[int, int], taps: Sequence[int], prefix: int) -> tuple[Level, ...]:
     """Return the levels of a ViT: level l reads block `taps[l]` and pools 2^l x 2^l cells."""
     check_levels(grid, len(taps))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hjepa_eval.report.page_template import page_parts, template_environment
 
 STEPS = 65535
 # Markup around an image beside its data, and its class name in the three places where it stands, escaped.
@@ -102,7 +103,7 @@ class Explorer:
         split: `train` or `test`.
         image_size: side of the images in pixels.
         grid: rows and columns of patches.
-        prefix: tokens before them; the first is the class token.
+        prefix_names: of the tokens before them.
         blocks: numbers of the blocks, from 1.
         heads: of each block.
         levels: whose cells fit the grid.
@@ -117,7 +118,7 @@ class Explorer:
     split: str
     image_size: int
     grid: tuple[int, int]
-    prefix: int
+    prefix_names: tuple[str, ...]
     blocks: tuple[int, ...]
     heads: int
     levels: tuple[ShownLevel, ...]
@@ -126,39 +127,33 @@ class Explorer:
     made_with: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def prefix(self) -> int:
+        """How many tokens come before the patches."""
+        return len(self.prefix_names)
+
 
 def attention_page(explorer: Explorer) -> str:
     """Return the page as HTML: styles, script, images and numbers are in it, and it may ask for nothing else."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    templates = Environment(
-        loader=PackageLoader("hjepa_eval", "report/templates"), autoescape=True, undefined=StrictUndefined
-    )
-    style, script = (_source(templates, f"attention.{kind}") for kind in ("css", "js"))
     tokens = explorer.grid[0] * explorer.grid[1] + explorer.prefix
-    return templates.get_template("attention.html").render(
-        page=explorer,
-        data=_data(explorer),
-        style=Markup(style),  # our own files, not data
-        script=Markup(script),
-        script_hash=_base64(hashlib.sha256(script.encode()).digest()),
-        most_bits=math.log2(tokens),
+    return (
+        template_environment()
+        .get_template("attention.html")
+        .render(
+            page=explorer,
+            data=_data(explorer),
+            **page_parts(style="attention.css", script="attention.js"),
+            most_bits=math.log2(tokens),
+        )
     )
-
-
-def _source(templates: Any, name: str) -> str:
-    """Return a template's text as it stands; a browser hashes a script with its line ends turned to newlines."""
-    text: str = templates.loader.get_source(templates, name)[0]
-    return text.replace("\r\n", "\n")
 
 
 def _data(explorer: Explorer) -> dict[str, Any]:
-    """Return what the script reads; names stay in the markup, where they are escaped."""
+    """Return what the script reads; names of data stay in the markup, where they are escaped."""
     return {
         "image_size": explorer.image_size,
         "grid": explorer.grid,
-        "prefix": explorer.prefix,
+        "prefix": explorer.prefix_names,
         "blocks": explorer.blocks,
         "heads": explorer.heads,
         "levels": [{"index": level.index, "size": level.size} for level in explorer.levels],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from safetensors.numpy import save
 from hjepa_eval.errors import ResultError
 from hjepa_eval.features.fingerprint import write_atomically
 from hjepa_eval.report.gallery_fit import mismatches
-from hjepa_eval.results import Record
 
 GALLERY_VERSION = 1
 SUFFIX = ".gallery.safetensors"
@@ -106,6 +105,7 @@ class Gallery:
         neighbourhoods: of test images among train images.
         training: the rows of the run's `metrics.jsonl`, thinned; empty when the model is no run.
         masks: of the run; None when it is none, or has no masks.
+        no_masks: why a run has no masks here, in a sentence; empty where it has, is no run, or nothing says why.
         notes: what was sampled or left out.
     """
 
@@ -120,7 +120,13 @@ class Gallery:
     neighbourhoods: Neighbourhoods
     training: tuple[dict[str, Any], ...] = ()
     masks: MaskExamples | None = None
+    no_masks: str = ""
     notes: tuple[str, ...] = ()
+
+    @property
+    def level_labels(self) -> list[str]:
+        """What its levels are called where one is chosen."""
+        return [f"level {number}" for number, _ in self.levels]
 
     @property
     def file_name(self) -> str:
@@ -162,6 +168,7 @@ def write_gallery(gallery: Gallery, folder: Path) -> Path:
         "chosen": gallery.neighbourhoods.chosen,
         "training": gallery.training,
         "masks": None if masks is None else {"kind": masks.kind, "grid": masks.grid},
+        "no_masks": gallery.no_masks,
         "notes": gallery.notes,
     }
     packed = save(
@@ -224,27 +231,6 @@ def _assemble(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Galler
         neighbourhoods=Neighbourhoods(**part("neighbours/"), chosen=tuple(about["chosen"])),
         training=tuple(about["training"]),
         masks=None if masks is None else MaskExamples(masks["kind"], tuple(masks["grid"]), **part("masks/")),
+        no_masks=str(about.get("no_masks", "")),  # Galleries of before do not say.
         notes=tuple(about["notes"]),
     )
-
-
-def find_galleries(paths: Sequence[Path], records: Sequence[Record] | None = None) -> list[Gallery]:
-    """Return the galleries in folders, and beside record files; there may be none.
-
-    Args:
-        paths: folders and files.
-        records: only galleries of the same models and stores as these; others are not even read. None: all.
-
-    Raises:
-        ResultError: one cannot be read.
-    """
-    folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
-    # As with records: a demo's folder keeps its own below.
-    places = dict.fromkeys(folder / "results" if (folder / "results").is_dir() else folder for folder in folders)
-    files = [file for folder in places for file in sorted(folder.glob(f"*{SUFFIX}"))]
-    if records is None:
-        return [read_gallery(file) for file in files]
-    wanted = {(one.model.name, one.extraction.train_store, one.extraction.test_store) for one in records}
-    ends = tuple(f"{test_store[:8]}{SUFFIX}" for _, _, test_store in wanted)
-    found = [read_gallery(file) for file in files if file.name.endswith(ends)]
-    return [one for one in found if (one.model, one.train_store, one.test_store) in wanted]

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hjepa_eval import __version__
 from hjepa_eval.errors import ResultError
-from hjepa_eval.features.fingerprint import write_atomically
 from hjepa_eval.report.gallery import Gallery
 from hjepa_eval.report.model_pairs import Located
+from hjepa_eval.report.output import write_output
 from hjepa_eval.report.page_models import PageModel, class_names, page_levels, page_models
 from hjepa_eval.report.page_pairs import compare_all, headlines
 from hjepa_eval.report.page_provenance import sources
 from hjepa_eval.report.page_table import table_view
+from hjepa_eval.report.page_template import page_parts, template_environment
 from hjepa_eval.report.palette import css_variables
 from hjepa_eval.report.svg import Picture
 from hjepa_eval.report.table import build_table, caption
 from hjepa_eval.report.thumbnails import collect_thumbnails
 from hjepa_eval.results import check_same_data
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-_TEMPLATES = "report/templates"
 PARTS = {
     "overview": "Overview",
     "classes": "Classes",
@@ -59,16 +53,12 @@ def build_page(located: Sequence[Located], galleries: Sequence[Gallery]) -> str:
     if not located:
         raise ResultError("no result records for a page; hjepa eval writes some")
     check_same_data(each.record for each in located)
-    environment = _environment()
-    script = _file("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    content = _content(located, galleries)
+    environment = template_environment()
+    environment.filters["svg"] = _svg
     return environment.get_template("report.html").render(
-        **content,
+        **_content(located, galleries),
+        **page_parts(style="style.css", script="report.js"),
         palette={"light": css_variables("light"), "dark": css_variables("dark")},
-        style=_file("style.css"),
-        script=script,
-        script_hash=f"sha256-{digest}",
         version=__version__,
     )
 
@@ -79,27 +69,7 @@ def write_page(located: Sequence[Located], galleries: Sequence[Gallery], path: P
     Raises:
         ResultError: it cannot be built, or not be written; no part of a file is left.
     """
-    text = build_page(located, galleries)
-    try:
-        # Bytes of a file name that are no UTF-8 come as lone surrogates, which no encoding has.
-        write_atomically(path, text.encode(errors="replace"))
-    except OSError as error:
-        raise ResultError(f"cannot write {path}: {error.strerror}; choose another with --out") from None
-    return path
-
-
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("hjepa_eval", _TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = _svg
-    return environment
+    return write_output(path, build_page(located, galleries))
 
 
 def _svg(picture: Picture) -> Any:
@@ -109,28 +79,26 @@ def _svg(picture: Picture) -> Any:
     return Markup(picture.svg)
 
 
-def _file(name: str) -> str:
-    return files("hjepa_eval").joinpath(_TEMPLATES).joinpath(name).read_text(encoding="utf-8")
-
-
 def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mapping[str, Any]:
     """Return what the template shows. Figures are imported here, for matplotlib is heavy."""
     from hjepa_eval.report.figures.cost import cost_pictures
     from hjepa_eval.report.figures.levels import legend, level_pictures
+    from hjepa_eval.report.page_budget import fit
     from hjepa_eval.report.page_classes import classes_of
     from hjepa_eval.report.page_images import map_of, pretraining_of, thinned
     from hjepa_eval.report.page_neighbours import queries
 
     found = page_models(located, galleries)
-    thin = iter(thinned([model.gallery for model in found if model.gallery is not None]))
-    models = [model if model.gallery is None else replace(model, gallery=next(thin)) for model in found]
+    names = class_names(found)
+    fitting = fit(found, len(names))
+    thin = iter(thinned([model.gallery for model in fitting.models if model.gallery is not None]))
+    models = [model if model.gallery is None else replace(model, gallery=next(thin)) for model in fitting.models]
     records = [each.record for each in located]
     table = build_table(records)
     thumbnails = collect_thumbnails([model.gallery for model in models if model.gallery is not None])
     compared, uncompared = compare_all(models)
-    names = class_names(models)
     shown = [each.record for model in models for each in model.located]
-    classes = [view for model in models for view in classes_of(model, names, shown)]
+    classes = [view for model in fitting.with_classes for view in classes_of(model, names, shown)]
     maps = [map_of(model, thumbnails) for model in models]
     pretraining = [pretraining_of(model) for model in models]
     main = [model for model in models if not model.baseline]
@@ -149,9 +117,11 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
         "pictures": level_pictures(table),
         "costs": {measure: cost_pictures(table, measure) for measure in ("gflop", "milliseconds")},
         "classes": classes,
+        "classes_left": fitting.classes_left,
         "probes": list(dict.fromkeys(view.probe for view in classes)),
         "any_gallery": any_gallery,
         "no_gallery": NO_GALLERY,
+        "galleries_left": fitting.galleries_left,
         "queries": [None if model.gallery is None else queries(model.gallery, thumbnails) for model in models],
         "maps": maps,
         "pretraining": pretraining,

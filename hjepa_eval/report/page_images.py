@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hjepa_eval.report.figures.map import class_colours, map_picture
+from hjepa_eval.errors import ResultError
+from hjepa_eval.report.figures.map import class_colours, grey_classes, map_picture
 from hjepa_eval.report.figures.masks import mask_pictures
 from hjepa_eval.report.figures.training import training_pictures
 from hjepa_eval.report.gallery import Gallery
@@ -19,6 +20,7 @@ from hjepa_eval.report.thumbnails import Thumbnails
 # Points of all maps of a page together: about 100 bytes each in the file.
 MOST_POINTS = 12_000
 MOST_POINTS_OF_A_MAP = 1_000
+NO_MASKS = "The gallery of this run holds no masks and does not say why; hjepa eval writes it anew."
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class LevelMapView:
 class MapView:
     """The maps of a model: `points` is for the script, `classes` for the legend, as (label, name, how many).
 
-    `colours` has a CSS colour for each label, `sampled` says what is left out.
+    `colours` has a CSS colour for each label, `coloured` says where they are not enough, `sampled` what is left out.
     """
 
     model: int
@@ -44,17 +46,19 @@ class MapView:
     points: dict[str, list[Any]]
     classes: tuple[tuple[int, str, int], ...]
     colours: dict[int, str]
+    coloured: str = ""
     sampled: str = ""
 
 
 @dataclass(frozen=True)
 class PretrainingView:
-    """The curves and masks of a model that is a run."""
+    """The curves and masks of a model that is a run; `no_masks` says why it has none."""
 
     model: int
     curves: tuple[Picture, ...]
     masks: tuple[Picture, ...]
     mask_kind: str
+    no_masks: str
 
 
 def thinned(galleries: Sequence[Gallery]) -> list[Gallery]:
@@ -95,16 +99,28 @@ def map_of(model: PageModel, thumbnails: Thumbnails) -> MapView | None:
     classes = tuple((int(c), gallery.class_names[c], int(counts[c])) for c in np.flatnonzero(counts))
     missing = sum(name is None for name in names)
     sampled = f"{missing:,} of {len(names):,} images have no thumbnail here, to keep the file small." if missing else ""
-    return MapView(model.number, gallery.map.method, tuple(levels), points, classes, class_colours(gallery), sampled)
+    return MapView(
+        model=model.number,
+        method=gallery.map.method,
+        levels=tuple(levels),
+        points=points,
+        classes=classes,
+        colours=class_colours(gallery),
+        coloured=grey_classes(gallery),
+        sampled=sampled,
+    )
 
 
 def pretraining_of(model: PageModel) -> PretrainingView | None:
-    """Return the curves and masks of a model; None where it is no run, or its gallery has neither."""
+    """Return the curves and masks of a model; None where nothing in its gallery is of a run."""
     gallery = model.gallery
-    if gallery is None or not (gallery.training or gallery.masks):
+    if gallery is None or not (gallery.training or gallery.masks or gallery.no_masks):
         return None
     curves = tuple(training_pictures(gallery.training, prefix=f"p{model.number}-")) if gallery.training else ()
-    masks = (
-        () if gallery.masks is None else tuple(mask_pictures(gallery.masks, gallery.images, prefix=f"h{model.number}-"))
-    )
-    return PretrainingView(model.number, curves, masks, "" if gallery.masks is None else gallery.masks.kind)
+    if gallery.masks is None:
+        return PretrainingView(model.number, curves, (), "", gallery.no_masks or NO_MASKS)
+    try:
+        masks = tuple(mask_pictures(gallery.masks, gallery.images, prefix=f"h{model.number}-"))
+    except ResultError as error:  # The gallery's other pictures need not wait for this one.
+        return PretrainingView(model.number, curves, (), "", f"The masks cannot be shown: {error}.")
+    return PretrainingView(model.number, curves, masks, gallery.masks.kind, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hjepa_eval.report.page_models import PageModel
@@ -30,7 +30,7 @@ class Sources:
         records: header and rows of text, a row per record.
         images: (what, text) about the dataset.
         versions: header and rows of text; a column per set of versions, as records may be of several.
-        settings: (record, its settings as JSON).
+        settings: (whose they are, settings as JSON), each once.
     """
 
     commands: tuple[Command, ...]
@@ -43,20 +43,27 @@ class Sources:
 def sources(models: Sequence[PageModel]) -> Sources:
     """Return the provenance of all records of a page."""
     named = [(model.name, each.record) for model in models for each in model.located]
-    commands: dict[str, dict[str, list[str]]] = {}
-    for name, record in named:
-        commands.setdefault(record.provenance.command, {}).setdefault(name, []).append(record.probe)
-    made = tuple(
-        Command(text, "; ".join(f"{name}: {', '.join(dict.fromkeys(probes))}" for name, probes in each.items()))
-        for text, each in commands.items()
+    commands = _shared((record.provenance.command, name, record.probe) for name, record in named)
+    made = tuple(Command(text, whose) for text, whose in commands.items())
+    # Probes of one evaluation have the settings of all of them.
+    settings = _shared(
+        (json.dumps(record.provenance.settings, indent=1, ensure_ascii=False), name, record.probe)
+        for name, record in named
     )
-    settings = {
-        json.dumps(record.provenance.settings, indent=1, ensure_ascii=False): f"{name}, {record.probe}"
-        for name, record in reversed(named)
-    }
-    shown = tuple((where, text) for text, where in reversed(settings.items()))
+    shown = tuple((whose, text) for text, whose in settings.items())
     records = (_HEADER, *(_row(name, record) for name, record in named))
     return Sources(made, records, _images(named[0][1]), _versions([record for _, record in named]), shown)
+
+
+def _shared(found: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    """Return each text once with whose it is, from (text, model, probe), such as `runs/a: knn, linear; pixels: knn`."""
+    whose: dict[str, dict[str, list[str]]] = {}
+    for text, model, probe in found:
+        whose.setdefault(text, {}).setdefault(model, []).append(probe)
+    return {
+        text: "; ".join(f"{model}: {', '.join(dict.fromkeys(probes))}" for model, probes in models.items())
+        for text, models in whose.items()
+    }
 
 
 _HEADER = (

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hjepa_eval.errors import ResultError
-from hjepa_eval.features.fingerprint import write_atomically
 from hjepa_eval.report.drawing import literal_text, page_style
 from hjepa_eval.report.figures.canvas import canvas
-from hjepa_eval.report.figures.levels import JOINED, draw_level_panel, models_of
+from hjepa_eval.report.figures.levels import draw_level_panel, legend_lines
+from hjepa_eval.report.output import write_output
 from hjepa_eval.report.palette import drawn
 from hjepa_eval.report.table import Table, build_table, caption
 from hjepa_eval.results import Record
@@ -28,17 +27,12 @@ def draw_levels(records: Sequence[Record]) -> Any:
     """
     table = build_table(records)
     figure, panels = canvas(1, len(table.columns), width=_PANEL * len(table.columns) + 45, height=290)
-    named: dict[str, Any] = {}
     for column, (panel, title) in enumerate(zip(panels[0], table.columns, strict=True)):
         draw_level_panel(panel, table, column)
         panel.set_title(title)
-        handles, labels = panel.get_legend_handles_labels()
-        # A model may lack the first probe, so every panel is asked.
-        named |= {label: handle for handle, label in zip(handles, labels, strict=True) if label not in named}
     panels[0][0].set_ylabel("accuracy in percent, 95 % interval")
-    order = models_of(table)
-    labels = sorted(named, key=lambda label: order.index(label.removesuffix(JOINED)))
-    figure.legend([named[label] for label in labels], labels, loc="outside lower center", ncols=min(3, len(labels)))
+    names, lines = zip(*legend_lines(table), strict=True)
+    figure.legend(lines, names, loc="outside lower center", ncols=min(3, len(names)))
     figure.suptitle(caption(table))
     return figure
 
@@ -53,11 +47,7 @@ def write_plot(records: Sequence[Record], path: Path) -> Path:
     figure = draw_levels(records)
     with literal_text(figure):
         figure.savefig(content, format="png", dpi=130, facecolor=drawn("paper"))
-    try:
-        write_atomically(path, content.getvalue())
-    except OSError as error:
-        raise ResultError(f"cannot write {path}: {error.strerror}") from None
-    return path
+    return write_output(path, content.getvalue())
 
 
 def describe_plot(table: Table) -> str:

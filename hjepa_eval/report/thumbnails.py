@@ -11,7 +11,7 @@ from hjepa_eval.errors import ResultError
 from hjepa_eval.report.gallery import Gallery, ImageKey
 
 # Of a page of less than 8 MB; in base64 it is a third more.
-MOST_BYTES = 3_000_000
+MOST_BYTES = 2_400_000
 # Pixels wide; larger ones are smoothed when they are enlarged.
 COARSE = 16
 _PNG = b"\x89PNG\r\n\x1a\n"

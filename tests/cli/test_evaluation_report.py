@@ -23,7 +23,8 @@ import pytest
 from hjepa_eval.cli.browser import open_page
 from hjepa_eval.cli.evaluation_page import where_it_is
 from hjepa_eval.errors import ResultError
-from hjepa_eval.report.gallery import Gallery, LevelMap, Neighbourhoods, find_galleries, write_gallery
+from hjepa_eval.report.gallery import Gallery, LevelMap, Neighbourhoods, write_gallery
+from hjepa_eval.report.gallery_files import find_galleries
 from hjepa_eval.results import find_records, read_record
 
 DIGITS = ("--model", "pixels:8", "--dataset", "digits", "--episodes", 200, "--baselines", "pixels:4")
@@ -146,6 +147,29 @@ def test_galleries__only_those_of_the_records_are_read(hjepa) -> None:
     (Path("results") / own.file_name).write_bytes(b"damaged")
     with pytest.raises(ResultError, match="cannot read the gallery"):
         find_galleries([Path("results")], [record])
+    said: list[ResultError] = []
+    assert find_galleries([Path("results")], [record], damaged=said.append) == []
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("damaged", ["gallery.safetensors", "npz"])
+def test_report__damaged_files_beside_records_are_a_line_each_and_the_page_goes_on(hjepa, page, damaged: str) -> None:
+    hjepa("knn", "--model", "pixels:8", "--dataset", "digits", "--predictions")
+    (record,) = find_records([Path("results")])
+    write_gallery(
+        make_gallery("pixels:8", record.extraction.train_store, record.extraction.test_store), Path("results")
+    )
+    clean = hjepa("report", "results", "--format", "html")
+    assert clean.err == "written: results/report.html\n"
+    (file,) = Path("results").glob(f"*.{damaged}")
+    file.write_bytes(b"damaged")
+    done = hjepa("report", "results", "--format", "html")
+    assert done.code == 0, done.err
+    warning, written = done.err.splitlines()
+    assert warning.startswith("hjepa: left out of the page: ")
+    assert str(file) in warning
+    assert written == "written: results/report.html"
+    assert Path("results/report.html").read_text().startswith("pixels:8 knn")
 
 
 def test_where_it_is__names_the_page_and_what_lies_beside_it() -> None:

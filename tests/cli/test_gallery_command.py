@@ -19,7 +19,8 @@ from hjepa_eval.config import build
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.errors import ResultError
-from hjepa_eval.report.gallery import Gallery, find_galleries
+from hjepa_eval.report.gallery import Gallery
+from hjepa_eval.report.gallery_files import find_galleries
 
 QUICK = ("--quiet", "--episodes", 20, "--shots", 1, "--c", 1)
 ALONE = (*QUICK, "--baselines", "none")
@@ -192,7 +193,7 @@ def run_with(digits_run: Path, folder: Path, masking: Mapping, **train: float) -
 def test_masks__are_those_of_the_runs_own_settings(digits_run: Path, tmp_path: Path, kind: str) -> None:
     run = run_with(digits_run, tmp_path / "run", MASKING[kind])
     places = np.array([2, 3, 5, 8])
-    masks, notes = draw_mask_examples(run, places)
+    masks, said = draw_mask_examples(run, places)
     sets = 2 if kind == "hierarchical" else 1
     blocks = 1 if kind == "random" else 4
     assert masks.kind == MASKING[kind].get("type", "multi_block")
@@ -203,7 +204,7 @@ def test_masks__are_those_of_the_runs_own_settings(digits_run: Path, tmp_path: P
     assert (masks.context.sum(axis=-1) == MASKING[kind]["context_tokens"]).all()
     assert masks.targets.any(axis=(-1, -2)).all()
     assert not (masks.targets.any(axis=2) & masks.context).any(), "what is seen is not predicted"
-    assert notes == ((mask_examples.WITHOUT_SALIENCY,) if kind == "rolled" else ())
+    assert said == (mask_examples.WITHOUT_SALIENCY if kind == "rolled" else "")
     again, _ = draw_mask_examples(run, places)
     assert (again.context == masks.context).all()
     assert (again.targets == masks.targets).all()
@@ -234,15 +235,19 @@ def test_masks__blocks_together_are_what_a_step_hides(digits_run: Path, tmp_path
 def test_masks__run_that_predicts_no_tokens_has_none(digits_run: Path, tmp_path: Path) -> None:
     whole = {"whole_image": {"variance": 1.0}}
     run = run_with(digits_run, tmp_path / "run", {}, predicted_share=0.0, **whole)
-    assert draw_mask_examples(run, np.arange(4)) == (None, ())
+    assert draw_mask_examples(run, np.arange(4)) == (None, mask_examples.NO_TOKENS)
 
 
-def test_masks__settings_of_another_version_are_left_out_with_a_word(digits_run: Path, tmp_path: Path) -> None:
-    run = run_with(digits_run, tmp_path / "run", {"colour": "blue"})
-    masks, notes = draw_mask_examples(run, np.arange(4))
+@pytest.mark.parametrize(("masking", "word"), [({"colour": "blue"}, "colour"), ({"context_tokens": 99}, "99")])
+def test_masks__that_cannot_be_drawn_are_left_out_with_the_reason(
+    digits_run: Path, tmp_path: Path, masking: Mapping, word: str
+) -> None:
+    run = run_with(digits_run, tmp_path / "run", masking)
+    masks, why = draw_mask_examples(run, np.arange(4))
     assert masks is None
-    assert "masks are left out" in notes[0]
-    assert "colour" in notes[0]
+    assert "could not be drawn" in why
+    assert word in why
+    assert "\n" not in why
 
 
 def test_gallery__large_test_sets_are_sampled_and_it_is_said(

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -14,6 +15,7 @@ from hjepa_eval.encoders.pixels import load_pixels
 from hjepa_eval.encoders.protocol import check_outputs, hash_tensors
 from hjepa_eval.encoders.readouts import READOUTS
 from hjepa_eval.encoders.run import newest_run
+from hjepa_eval.encoders.timm_models import wrap_timm
 from hjepa_eval.encoders.vit import check_levels, create_vit, pool_cells, resolve_taps, spread_taps
 from hjepa_eval.errors import CheckpointError, EncoderError, HjepaError
 
@@ -128,6 +130,33 @@ def test_readouts__widths_and_hand_computed_values() -> None:
         assert readout.read(tokens, level).shape == (1, readout.width(level))
     with pytest.raises(EncoderError, match="no class token"):
         READOUTS["cls"].read(tokens, Level(0, "x", 2, (2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "names"),
+    [
+        ("vit_tiny_patch16_224", {}, ("class token",)),
+        ("vit_tiny_patch16_224", {"reg_tokens": 2}, ("class token", "register 1", "register 2")),
+        (
+            "vit_tiny_patch16_224",
+            {"reg_tokens": 2, "class_token": False, "global_pool": "avg"},
+            ("register 1", "register 2"),
+        ),
+        ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "avg"}, ()),
+        ("deit_tiny_distilled_patch16_224", {}, ("class token", "distillation token")),
+    ],
+)
+def test_name_prefix__a_register_is_no_class_token(name: str, changes: dict, names: tuple[str, ...]) -> None:
+    model = timm.create_model(name, img_size=32, depth=1, embed_dim=24, num_heads=2, num_classes=0, **changes)
+    assert wrap_timm(model, f"timm:{name}", levels=1, taps="depth", size=32).name_prefix() == names
+
+
+def test_name_prefix__an_own_encoder_may_name_its_tokens() -> None:
+    encoder = Encoder()
+    encoder.levels = (Level(0, "x", 2, (2, 3), prefix=3),)
+    assert encoder.name_prefix() == ("class token", "prefix token 2", "prefix token 3")
+    encoder.prefix_names = ("day", "night", "noon", "dusk")
+    assert encoder.name_prefix() == ("day", "night", "noon")
 
 
 def test_run__target_is_the_default_and_context_on_request(tmp_path: Path) -> None:

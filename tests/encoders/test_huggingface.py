@@ -72,6 +72,7 @@ def seen_by_hooks(model: Any, images: torch.Tensor) -> tuple[list[torch.Tensor],
 def test_hf__levels_equal_what_transformers_computes(tmp_path: Path, model_type: str) -> None:
     model, prefix = save_model(tmp_path, model_type), MODELS[model_type][3]
     encoder = load_encoder(f"hf:{tmp_path}")
+    assert encoder.name_prefix() == ("class token", "register 1", "register 2", "register 3", "register 4")[:prefix]
     torch.manual_seed(2)
     images = torch.randn(2, 3, 32, 32)
     blocks, last = seen_by_hooks(model, images)

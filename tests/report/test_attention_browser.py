@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,27 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchvision.io import decode_png, write_png
+from needed_tools import BROWSERS, need_module, need_program
+from torchvision.io import decode_png, encode_png, write_png
 
 from hjepa_eval.analysis.rollout import attention_rollout
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.images import stack_images
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.attention import attention_maps
+from hjepa_eval.report.attention_page import Explorer, attention_page, show_image
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+sync_api = need_module("playwright.sync_api")
 MODEL = "random:vit_tiny_patch2_8?taps=1,3"
 HOSTILE = "<script>alert(1)<"  # a name of a folder holds no slash
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
+    program = need_program(*BROWSERS)
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield started
         started.close()
 
@@ -224,9 +223,28 @@ def test_explorer__is_drawn_and_fits_the_screen(visit: Callable, file: Path, opt
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     stage = decode_png(torch.frombuffer(bytearray(page.locator("#stage").screenshot()), dtype=torch.uint8))
     assert len(torch.unique(stage[:3].flatten(1), dim=1).T) > 16
-    page.locator("#theme").click()
+    page.get_by_role("button", name=f"Switch to {'light' if options.get('color_scheme') == 'dark' else 'dark'}").click()
     turned = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert turned == ("rgb(255, 255, 255)" if options.get("color_scheme") == "dark" else "rgb(15, 20, 25)")
+
+
+def test_explorer__tokens_without_a_place_have_their_own_names(visit: Callable, tmp_path: Path) -> None:
+    names, shares = ("register 1", "register 2"), np.full((1, 1, 6, 6), 1 / 6, np.float32)
+    shares[..., 1] = 0.5  # Everything attends most to the second register.
+    picture = encode_png(torch.zeros((3, 8, 8), dtype=torch.uint8)).numpy().tobytes()
+    image = show_image(0, "cat", picture=picture, attention=shares, rollout=shares[:, 0])
+    about = {"model": "m", "dataset": "d", "split": "test", "image_size": 8, "grid": (2, 2), "prefix_names": names}
+    more = {"blocks": (1,), "heads": 1, "levels": (), "images": (image,), "command": "c", "made_with": "w"}
+    (tmp_path / "page.html").write_text(attention_page(Explorer(**about, **more)))
+    page = visit(tmp_path / "page.html")
+    found = [text.strip() for text in page.locator("#tokens button").all_inner_texts()]
+    assert found == ["register 1 16.7 %", "register 2 50.0 %"]
+    said = page.locator("#said").inner_text()
+    assert "attends most to register 2: 50.0 %" in said
+    assert "% on register 1;" in said
+    page.locator("#tokens button").nth(1).click()
+    assert "register 2 attends most to itself" in page.locator("#said").inner_text()
+    assert "class token" not in page.locator("body").inner_text()
 
 
 def test_explorer__opacity_uncovers_the_image(visit: Callable, file: Path) -> None:

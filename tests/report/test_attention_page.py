@@ -33,7 +33,7 @@ def explorer(**changes: object) -> Explorer:
         split="test",
         image_size=8,
         grid=(2, 2),
-        prefix=1,
+        prefix_names=("class token",),
         blocks=(1, 2),
         heads=3,
         levels=(ShownLevel(0, "block 1 & co", 1),),

@@ -17,10 +17,10 @@ from hjepa_eval.report.gallery import (
     LevelMap,
     MaskExamples,
     Neighbourhoods,
-    find_galleries,
     read_gallery,
     write_gallery,
 )
+from hjepa_eval.report.gallery_files import find_galleries
 
 NAME = "<script>alert(1)</script>"
 
@@ -68,12 +68,22 @@ def same(one, other) -> bool:
 @pytest.mark.parametrize("plain", [False, True], ids=["run", "no run"])
 def test_gallery__is_read_as_it_was_written(gallery: Gallery, tmp_path: Path, plain: bool) -> None:
     if plain:
-        gallery = replace(gallery, masks=None, training=(), notes=())
+        gallery = replace(gallery, masks=None, no_masks="they could not be drawn", training=(), notes=())
     path = write_gallery(gallery, tmp_path / "results")
     assert path.name == "runs-a-b-encoder-context__folder-data-pets__01234567.gallery.safetensors"
     assert same(read_gallery(path), gallery)
     assert list(read_gallery(path).images) == list(gallery.images)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_gallery__of_before_says_no_reason_for_having_no_masks(gallery: Gallery, tmp_path: Path) -> None:
+    path = write_gallery(replace(gallery, masks=None), tmp_path)
+    with safe_open(path, framework="numpy") as file:
+        about = json.loads(file.metadata()["about"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del about["no_masks"]
+    save_file(arrays, path, {"about": json.dumps(about)})
+    assert read_gallery(path).no_masks == ""
 
 
 def test_galleries__are_found_in_folders_beside_records_and_below_a_demo(gallery: Gallery, tmp_path: Path) -> None:

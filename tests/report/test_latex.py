@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
 from made_records import HOSTILE, compared, costed, record_of
+from needed_tools import need_program
 
 from hjepa_eval.report.formats import FORMATS
 from hjepa_eval.report.latex_text import escape
@@ -20,9 +19,7 @@ DOCUMENT = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\
 
 def compiled(folder: Path, body: str) -> str:
     """Return pdflatex's log of an article with this body; any error fails."""
-    program = shutil.which("pdflatex")
-    if program is None:
-        pytest.skip("pdflatex is not installed")
+    program = need_program("pdflatex")
     (folder / "report.tex").write_text(DOCUMENT % body, encoding="utf-8")
     command = [program, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"]
     done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120)

@@ -11,18 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_page import CLASSES, NAME, TRAIN, gallery_of, located_of, picture, with_run
+from made_page import CLASSES, KEY, NAME, TRAIN, gallery_of, located_of, picture, with_outcomes, with_run
 from made_records import HOSTILE, record_of
 from sklearn.datasets import load_digits
 
+from hjepa_eval.analysis.outcomes import SampleOutcomes
 from hjepa_eval.errors import ResultError
+from hjepa_eval.report import page_budget
 from hjepa_eval.report.model_pairs import Located
 from hjepa_eval.report.page import PARTS, build_page, write_page
-from hjepa_eval.report.page_classes import pairs_of_levels
+from hjepa_eval.report.page_budget import fit
+from hjepa_eval.report.page_classes import classes_of, pairs_of_levels
 from hjepa_eval.report.page_models import page_models
 from hjepa_eval.report.page_pairs import compare_all, headlines
+from hjepa_eval.report.page_provenance import sources
 from hjepa_eval.report.thumbnails import collect_thumbnails
-from hjepa_eval.results import read_record
+from hjepa_eval.results import Predictions, make_provenance, read_record
 
 VOID = {"meta", "br", "input", "link", "img", "hr"}
 
@@ -149,6 +153,15 @@ def test_write_page__leaves_nothing_where_it_cannot_write(tmp_path: Path) -> Non
     assert [path.name for path in written.parent.iterdir()] == ["page.html"]
 
 
+def test_provenance__settings_stand_once_with_all_probes_that_have_them(tmp_path: Path) -> None:
+    records = [record_of("knn"), record_of("linear"), record_of("knn", model="pixels", values=(0.5,))]
+    other = make_provenance(seed=0, device="cpu", settings={"k": [7]}, seconds={})
+    records.append(record_of("fewshot").model_copy(update={"provenance": other}))
+    found = sources(page_models([Located(record, tmp_path) for record in records], []))
+    assert [whose for whose, _ in found.settings] == ["runs/demo: knn, linear; pixels: knn", "runs/demo: fewshot"]
+    assert [json.loads(text) for _, text in found.settings] == [{"k": [20]}, {"k": [7]}]
+
+
 def test_page__is_the_same_for_the_same_records(tmp_path: Path) -> None:
     located, galleries = [located_of(tmp_path)], [with_run(gallery_of())]
     assert build_page(located, galleries) == build_page(located, galleries)
@@ -195,6 +208,19 @@ def test_galleries__belong_to_the_records_of_the_same_features(tmp_path: Path) -
     assert [model.gallery and model.gallery.model for model in models] == ["runs/demo", None]
 
 
+def test_pretraining__says_why_there_are_no_masks(tmp_path: Path) -> None:
+    run = with_run(gallery_of())
+    for gallery, said in (
+        (replace(run, masks=None, no_masks="The masks could not be drawn: masking.colour is unknown."), "colour is"),
+        (replace(run, masks=None), "holds no masks and does not say why"),
+        (replace(run, masks=None, training=(), no_masks="This run predicts no tokens."), "predicts no tokens"),
+        (replace(run, images={k: v for k, v in run.images.items() if k != ("train", int(run.masks.index[0]))}), "copy"),
+    ):
+        shown = Reader(build_page([located_of(tmp_path)], [gallery])).of("pretraining")
+        assert said in shown
+        assert ("predicts no tokens" in shown) == ("predicts no tokens" in gallery.no_masks)
+
+
 def test_thumbnails__stand_once_and_stop_where_the_file_grows_too_large() -> None:
     one, other = gallery_of(), gallery_of("random:runs/demo")
     found = collect_thumbnails([one, other])
@@ -231,6 +257,94 @@ def test_page__stays_small_with_many_points_models_and_levels(tmp_path: Path) ->
     page = build_page(located, galleries)
     assert len(page.encode()) < 8_000_000
     assert "666 of 1,500 images" in Reader(page).of("provenance")
+
+
+def located_for(folder: Path, number: int, probe: str, *, levels: int) -> Located:
+    """Return a record of a model of its own features that names outcomes; the file itself is not there."""
+    record = record_of(probe, model=f"runs/{number}", values=(0.5,) * levels)
+    stores = record.extraction.model_copy(update={"test_store": f"b{number}"})
+    outcomes = Predictions(file=f"{number}.npz", sha256="0" * 64)
+    return Located(record.model_copy(update={"extraction": stores, "predictions": outcomes}), folder)
+
+
+def test_fit__many_models_probes_and_levels_stay_within_the_limits(tmp_path: Path) -> None:
+    whole = gallery_of(levels=6, queries=12)
+    located = [located_for(tmp_path, n, probe, levels=6) for n in range(40) for probe in ("knn", "linear")]
+    galleries = [replace(whole, model=f"runs/{n}", test_store=f"b{n}") for n in range(40)]
+    fitting = fit(page_models(located, galleries), 100)
+    shown = [model for model in fitting.models if model.gallery is not None]
+    assert [model.number for model in shown] == list(range(len(shown)))
+    assert 1 < len(shown) < 40
+    assert sum(page_budget._gallery_size(model.gallery) for model in shown) <= page_budget.MOST_OF_GALLERIES
+    assert sorted(fitting.galleries_left) == list(range(len(shown), 40))
+    assert "--model runs/39 " in fitting.galleries_left[39]
+    kept = [each for model in fitting.with_classes for each in model.located]
+    assert sum(page_budget._classes_size(each, 100) for each in kept) <= page_budget.MOST_OF_CLASSES
+    assert 1 < len(kept) < 80
+    assert [each.record.model.name for each in kept[:2]] == ["runs/0", "runs/0"]
+    assert "runs/2 (linear)" in fitting.classes_left
+    assert f"and {80 - len(kept) - 20} more" in fitting.classes_left
+    assert "--model NAME" in fitting.classes_left
+
+
+def test_fit__the_first_in_line_is_shown_however_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_budget, "MOST_OF_CLASSES", 1)
+    monkeypatch.setattr(page_budget, "MOST_OF_GALLERIES", 1)
+    located = [located_for(tmp_path, n, "knn", levels=2) for n in range(2)]
+    fitting = fit(page_models(located, [replace(gallery_of(), model="runs/0", test_store="b0")]), 10)
+    assert [len(model.located) for model in fitting.with_classes] == [1, 0]
+    assert fitting.models[0].gallery is not None
+    assert fitting.galleries_left == {}, "the other has none to leave out"
+
+
+@pytest.mark.parametrize("classes", [10, 40])
+def test_fit__sizes_are_no_smaller_than_the_pictures(tmp_path: Path, classes: int) -> None:
+    draw = np.random.default_rng(0)
+    names = [f"class number {number}" for number in range(classes)]
+    labels = np.arange(2000) % classes
+    guesses = [np.where(draw.random(2000) < 0.3, labels, draw.integers(0, classes, 2000)) for _ in range(3)]
+    samples = SampleOutcomes(
+        np.arange(2000),
+        labels,
+        {(level, KEY): guess == labels for level, guess in enumerate(guesses)},
+        {(level, KEY): guess for level, guess in enumerate(guesses)},
+    )
+    located = Located(with_outcomes(record_of(values=(0.3, 0.3, 0.3)), samples, tmp_path), tmp_path)
+    [model] = page_models([located], [])
+    [view] = classes_of(model, names, [located.record])
+    pictures = [each.picture for each in (*view.confusions, *view.differences)]
+    assert len(pictures) == 6
+    drawn = sum(len(picture.svg) for picture in pictures)
+    assert drawn <= page_budget._classes_size(located, classes) <= 2.5 * drawn
+
+
+def test_page__pictures_beyond_the_budget_are_named_with_how_to_see_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_budget, "MOST_OF_CLASSES", 150_000)
+    monkeypatch.setattr(page_budget, "MOST_OF_GALLERIES", 60_000)
+    located, galleries = [], []
+    for number in range(4):
+        made = located_of(tmp_path, f"runs/{number}")
+        stores = made.record.extraction.model_copy(update={"test_store": f"b{number}"})
+        located.append(replace(made, record=made.record.model_copy(update={"extraction": stores})))
+        galleries.append(with_run(replace(gallery_of(f"runs/{number}"), test_store=f"b{number}")))
+    read = Reader(build_page(located, galleries))
+    matrices = [each for tag, each in read.tags if tag == "figure" and each["class"] == "picture matrix"]
+    assert len(matrices) == 2
+    assert "left out: runs/1 (knn), runs/2 (knn), runs/3 (knn). hjepa report --format html" in read.of("classes")
+    for part in ("neighbours", "map", "pretraining"):
+        assert "hjepa report --format html --model runs/3 shows those of runs/3." in read.of(part), part
+        assert "--model runs/0" not in read.of(part), part
+    assert [each["data-of"] for _, each in read.tags if "data-of" in each] == ["0", "0"]
+
+
+def test_map__says_that_only_some_classes_have_colours(tmp_path: Path) -> None:
+    ten_of_30 = replace(gallery_of(), class_names=tuple(f"n{number}" for number in range(30)))
+    many = replace(ten_of_30, map=replace(ten_of_30.map, labels=np.arange(60) % 30))
+    said = "The 19 most frequent classes have colours, the other 11 are grey."
+    for gallery, count in ((many, 3), (ten_of_30, 0), (gallery_of(), 0)):  # In the text of both pictures too.
+        assert Reader(build_page([Located(record_of(), tmp_path)], [gallery])).of("map").count(said) == count
 
 
 def test_page__of_a_thousand_classes_is_small(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from made_page import CLASSES, NAME, gallery_of, located_of, with_run
+from made_records import record_of
+from needed_tools import BROWSERS, need_module, need_program
 from torchvision.io import ImageReadMode, decode_png
 
-from hjepa_eval.report.gallery import find_galleries
+from hjepa_eval.report.gallery_files import find_galleries
+from hjepa_eval.report.model_pairs import Located
 from hjepa_eval.report.page import PARTS, write_page
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+sync_api = need_module("playwright.sync_api")
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 LEAST_CONTRAST = 4.5
@@ -26,11 +28,9 @@ LEAST_CONTRAST = 4.5
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser on this machine: none of {', '.join(BROWSERS)}")
+    program = need_program(*BROWSERS)
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield started
         started.close()
 
@@ -121,6 +121,50 @@ def test_tabs__show_one_part_by_mouse_by_keyboard_and_by_address(report: Path, v
     assert shown_part(visit(report, "#map")) == ["map"]
 
 
+def test_back__returns_to_the_tab_before(report: Path, visit: Callable[..., Any]) -> None:
+    page = visit(report)
+    for heading in ("Classes", "Map"):
+        page.get_by_role("tab", name=heading).click()
+    page.locator("#levels input").nth(1).check(force=True)
+    page.get_by_role("tab", name="Map").press("ArrowRight")
+    before = []
+    for _ in range(3):
+        page.go_back()
+        before.append((*shown_part(page), page.evaluate("location.hash")))
+    assert before == [("map", "#map/0"), ("classes", "#classes"), ("overview", "")]
+    page.go_forward()
+    assert shown_part(page) == ["classes"]
+
+
+def test_tabs__begin_at_the_top_of_what_they_show(report: Path, visit: Callable[..., Any]) -> None:
+    page = visit(report)
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.get_by_role("tab", name="Provenance").click()
+    top = page.locator("#provenance-heading").bounding_box()["y"]
+    bar = page.locator(".bar").bounding_box()
+    assert bar["y"] + bar["height"] <= top < DESKTOP["height"] / 2
+
+
+def test_skip_link__goes_to_the_part_and_leaves_the_address(report: Path, visit: Callable[..., Any]) -> None:
+    page = visit(report, "#map/1")
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "map"
+    assert page.evaluate("location.hash") == "#map/1"
+    assert page.locator("#levels input:checked").get_attribute("value") == "1"
+    assert shown_part(page) == ["map"]
+
+
+@pytest.mark.parametrize("address", ["#%", "#main", "#nothing/1", "#/1"])
+def test_addresses__of_nothing_show_the_first_part(report: Path, visit: Callable[..., Any], address: str) -> None:
+    page = visit(report, address)
+    assert shown_part(page) == ["overview"]
+    page.evaluate("location.hash = '#map/1'")
+    page.wait_for_function("!document.getElementById('map').classList.contains('away')")
+    page.evaluate("address => (location.hash = address)", address)
+    assert shown_part(page) == (["overview"] if address == "#/1" else ["map"])
+
+
 def test_levels__are_one_choice_for_all_parts_and_stand_in_the_address(report: Path, visit: Callable[..., Any]) -> None:
     page = visit(report, "#neighbours")
     count = page.locator("#levels input").count() - 1
@@ -152,6 +196,33 @@ def test_models_and_probes__narrow_what_is_shown(report: Path, visit: Callable[.
     page.get_by_label("Model", exact=True).select_option(index=2)
     assert blocks.count() == 1
     assert "one level" in blocks.inner_text()
+
+
+def test_choices__that_are_not_there_are_said_in_a_sentence(visit: Callable[..., Any], tmp_path: Path) -> None:
+    located = [located_of(tmp_path), Located(record_of("linear"), tmp_path), located_of(tmp_path, "pixels", right=(5,))]
+    stores = located[2].record.extraction.model_copy(update={"test_store": "c"})
+    located[2] = replace(located[2], record=located[2].record.model_copy(update={"extraction": stores}))
+    galleries = [gallery_of(), replace(gallery_of("pixels", levels=1), test_store="c")]
+    page = visit(write_page(located, galleries, tmp_path / "page.html"), "#classes")
+    nothing = page.get_by_text("no record of the chosen probe")
+    assert not nothing.is_visible()
+    page.get_by_label("Model", exact=True).select_option(label="pixels")
+    assert not nothing.is_visible()
+    page.get_by_label("Probe", exact=True).select_option(index=1)
+    assert nothing.is_visible()
+    page.get_by_label("Probe", exact=True).select_option(index=0)
+    assert not nothing.is_visible()
+    page.locator("#levels input[value='1']").check(force=True)
+    for part in ("Classes", "Neighbours", "Map"):
+        page.get_by_role("tab", name=part).click()
+        said = page.get_by_text("pixels has no such level here as is chosen above. It has level 0;").locator(
+            "visible=true"
+        )
+        assert said.count() == 1, part
+        page.get_by_label("Model", exact=True).select_option(index=0)
+        assert said.count() == 0, part
+        assert page.get_by_text("no such level here").locator("visible=true").count() == 0
+        page.get_by_label("Model", exact=True).select_option(label="pixels")
 
 
 def test_pairs_of_levels__are_chosen(report: Path, visit: Callable[..., Any], tmp_path: Path) -> None:
@@ -262,10 +333,13 @@ def test_screenshots__light_dark_and_phone_are_not_blank(report: Path, visit: Ca
 def test_theme__is_the_systems_until_the_button_is_pressed(report: Path, visit: Callable[..., Any]) -> None:
     page = visit(report, color_scheme="dark")
     assert np.median(pixels(page)) < 60
-    page.get_by_role("button", name="Dark").click()
+    page.get_by_role("button", name="Switch to light").click()
     assert np.median(pixels(page)) > 200
     page.reload()
-    assert page.get_by_role("button", name="Dark").get_attribute("aria-pressed") in ("true", "false")
+    assert np.median(pixels(page)) > 200, "the choice is kept"
+    page.get_by_role("button", name="Switch to dark").click()
+    assert np.median(pixels(page)) < 60
+    assert page.get_by_role("button", name="Switch to light").is_visible()
 
 
 def test_page__without_scripts_shows_every_part_in_a_row(report: Path, visit: Callable[..., Any]) -> None:
@@ -344,6 +418,46 @@ def test_text__stands_out_from_what_is_behind_it(report: Path, visit: Callable[.
         found = visit(report, f"#{part}/1", color_scheme=scheme).evaluate(CONTRAST)
         assert len(found) > 20
         assert [each for each in found if each[0] < LEAST_CONTRAST] == []
+
+
+def test_contrast__of_hard_text_is_found(report: Path, visit: Callable[..., Any]) -> None:
+    page = visit(report)
+    page.evaluate("document.querySelector('#overview .lede').style.color = '#999999'")
+    [(contrast, what)] = [each for each in page.evaluate(CONTRAST) if each[0] < LEAST_CONTRAST]
+    assert contrast == pytest.approx(2.85, abs=0.01)
+    assert what.startswith("P.lede")
+
+
+def test_phone__tabs_are_near_the_top(report: Path, visit: Callable[..., Any]) -> None:
+    page = visit(report, viewport=PHONE)
+    assert page.locator(".cards li").count() > 2, "one below the other they would fill the screen"
+    assert page.locator("#tabs").bounding_box()["y"] < 0.65 * PHONE["height"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_tables__of_long_names_are_whole_and_columns_do_not_touch(
+    visit: Callable[..., Any], tmp_path: Path, width: int
+) -> None:
+    long = tuple(f"class_{number}_" + "of_a_very_long_name" * 3 for number in range(10))
+    located = [located_of(tmp_path), located_of(tmp_path, "pixels", right=(5,))]
+    file = write_page(located, [replace(gallery_of(), class_names=long)], tmp_path / "page.html")
+    page = visit(file, "#classes", viewport={"width": width, "height": 900})
+    tables = page.locator("table.confused:visible")
+    assert tables.count() == 2
+    for table, cell in zip(tables.all(), page.locator(".matrices > div:visible").all(), strict=True):
+        inside, outside = table.bounding_box(), cell.bounding_box()
+        assert inside["x"] + inside["width"] <= outside["x"] + outside["width"] + 1
+        assert table.evaluate("e => [...e.querySelectorAll('th, td')].every((c) => c.scrollWidth <= c.clientWidth)")
+    page.get_by_role("tab", name="Models").click()
+    gaps = page.locator("#models tbody tr").first.evaluate(
+        """row => {
+          const range = document.createRange();
+          const box = (cell) => (range.selectNodeContents(cell), range.getBoundingClientRect());
+          const boxes = [...row.cells].map(box);
+          return boxes.slice(1).map((box, place) => box.left - boxes[place].right);
+        }"""
+    )
+    assert min(gaps) >= 12
 
 
 def test_page__can_be_read_by_a_screen_reader(report: Path, visit: Callable[..., Any]) -> None:

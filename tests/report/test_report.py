@@ -238,6 +238,13 @@ def test_plot__names_models_in_the_tables_order_each_line_once() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["runs/demo", "one", "late"]
 
 
+def test_plot__legend_has_names_that_matplotlib_keeps_for_itself() -> None:
+    records = [record_of(model="_hidden"), record_of(model="_nolegend_", values=(0.5,))]
+    (legend,) = draw_levels(records).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["_hidden", "_nolegend_"]
+    assert [line.get_linestyle() for line in legend.get_lines()] == ["-", "--"]
+
+
 def test_plot__draws_the_numbers_of_the_table(tmp_path: Path) -> None:
     figure = draw_levels([record_of(), record_of(model="pixels", values=(0.8,))])
     (panel,) = figure.axes

@@ -21,7 +21,14 @@ _ROW = 12.5
 _PAIRS = 3
 
 
-def confusion_picture(counts: NDArray[np.integer], names: Sequence[str], *, title: str, prefix: str) -> Picture:
+def confusion_picture(
+    counts: NDArray[np.integer],
+    names: Sequence[str],
+    *,
+    title: str,
+    prefix: str,
+    together: NDArray[np.integer] | None = None,
+) -> Picture:
     """Return the picture of a confusion matrix: the share of each true class (row) that is taken for each (column).
 
     Of more than 30 classes the 30 with the most wrong samples are shown, and title and text say so.
@@ -31,10 +38,15 @@ def confusion_picture(counts: NDArray[np.integer], names: Sequence[str], *, titl
         names: of the C classes.
         title: what was measured, such as `kNN k=20, level 2`.
         prefix: begins the ids, unlike that of any other picture of the page.
+        together: int64 [C, C], the sum of all matrices that stand beside this one: it chooses the classes, so that they
+            are the same in all. The matrix itself when not given.
     """
-    shown = shown_classes(counts)
+    shown = shown_classes(counts if together is None else together)
     shares = _shares(counts)
-    few = f" (the {len(shown)} of {len(counts)} classes with the most errors)" if len(shown) < len(counts) else ""
+    where = "" if together is None else " at all levels"
+    few = (
+        f" (the {len(shown)} of {len(counts)} classes with the most errors{where})" if len(shown) < len(counts) else ""
+    )
     figure = draw_confusion(shares[np.ix_(shown, shown)], [names[place] for place in shown])
     return inline_svg(figure, title=f"{title}{few}", text=_describe(counts, shares, names, title, few), prefix=prefix)
 

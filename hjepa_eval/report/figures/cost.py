@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,8 @@ Measure = Literal["gflop", "milliseconds"]
 UNITS: dict[Measure, str] = {"gflop": "GFLOP per image", "milliseconds": "ms per image"}
 # Costs that lie further apart than this factor have a logarithmic axis.
 WIDE = 5.0
+# A model of one level that is cheaper than all of several by this factor is as good as free.
+FREE = 20.0
 _ROOMY = 60.0
 
 
@@ -88,23 +91,26 @@ def _points(table: Table, column: int, measure: Measure, condition: str) -> list
 def draw_cost(points: Sequence[_Point], measure: Measure) -> Any:
     """Return a matplotlib figure: a line per model through its levels, levels joined as a hollow mark.
 
-    On a logarithmic axis what costs nothing has no place: it is a dashed line across.
+    On a logarithmic axis what costs nothing has no place, and what costs next to nothing, as raw pixels do, would push
+    the rest into a corner: both are a dashed line across.
     """
     figure, panels = canvas()
     panel = panels[0, 0]
-    logarithmic = _is_wide(point.cost for point in points)
+    cheap = _nearly_free(points)
+    logarithmic = _is_wide(point.cost for point in points if point not in cheap)
     if logarithmic:
         panel.set_xscale("log")
     for place in dict.fromkeys(point.place for point in points):
         mine = [point for point in points if point.place == place]
-        free = [point for point in mine if logarithmic and point.cost <= 0]
+        free = [point for point in mine if logarithmic and point in cheap]
         for point in free:
             panel.axhline(100 * point.score.value, color=line_style(place)["color"], linestyle="--", label=point.model)
         _draw_model(panel, [point for point in mine if point not in free], place)
     panel.margins(x=0.12, y=0.18)
     panel.grid()
     _plain_ticks(panel, logarithmic)
-    none = " (dashed: none)" if logarithmic and any(point.cost <= 0 for point in points) else ""
+    least = "almost none" if any(point.cost > 0 for point in cheap) else "none"
+    none = f" (dashed: {least})" if logarithmic and cheap else ""
     panel.set_xlabel(f"{UNITS[measure]}{', logarithmic' if logarithmic else ''}{none}")
     panel.set_ylabel("accuracy in percent")
     return figure
@@ -128,6 +134,13 @@ def _draw_model(panel: Any, points: Sequence[_Point], place: int) -> None:
             ha="center",
             va="bottom" if above else "top",
         )
+
+
+def _nearly_free(points: Sequence[_Point]) -> list[_Point]:
+    """Return the points without cost, and those of one-level models far below every model of several levels."""
+    levels = Counter(point.model for point in points if point.label != "+")
+    cheapest = min((point.cost for point in points if point.cost > 0 and levels[point.model] > 1), default=0.0)
+    return [point for point in points if point.cost <= 0 or (levels[point.model] == 1 and point.cost < cheapest / FREE)]
 
 
 def _is_wide(costs: Iterable[float]) -> bool:

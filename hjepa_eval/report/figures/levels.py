@@ -28,6 +28,27 @@ def legend(table: Table) -> list[tuple[str, str]]:
     return [(model, variable(series(place))) for place, model in enumerate(models_of(table))]
 
 
+def legend_lines(table: Table) -> list[tuple[str, Any]]:
+    """Return name and matplotlib line of each model in any column, and of its levels joined, as the panels draw them.
+
+    A panel's own legend would lack names that begin with `_`, which matplotlib takes for its own.
+    """
+    from matplotlib.lines import Line2D
+
+    found = []
+    for place, model in enumerate(models_of(table)):
+        rows = [row for row in table.rows if row.model == model]
+        style = line_style(place)
+        several = any(
+            sum(_score(r, c) is not None for r in rows if not r.joined) > 1 for c in range(len(table.columns))
+        )
+        if any(not row.joined for row in rows):
+            found.append((model, Line2D([], [], **style if several else {"color": style["color"], "linestyle": "--"})))
+        if any(row.joined for row in rows):
+            found.append((model + JOINED, Line2D([], [], color=style["color"], linestyle=":")))
+    return found
+
+
 def level_pictures(table: Table, *, prefix: str = "levels-") -> list[Picture]:
     """Return a picture per column: accuracy in percent by level with intervals; see `draw_level_panel`."""
     return [

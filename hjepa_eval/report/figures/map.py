@@ -40,6 +40,13 @@ def class_colours(gallery: Gallery) -> dict[int, str]:
     return {label: variable(name) for label, name in enumerate(_colour_names(gallery))}
 
 
+def grey_classes(gallery: Gallery) -> str:
+    """Return how many classes on the maps of a gallery have no colour of their own; empty when all have."""
+    names = _colour_names(gallery)
+    grey = sum(names[label] == "rest" for label in np.unique(gallery.map.labels))
+    return f"The {NUM_SERIES - 1} most frequent classes have colours, the other {grey} are grey." if grey else ""
+
+
 def _colour_names(gallery: Gallery) -> list[str]:
     """Return the palette's name for each class: its own, or `rest`."""
     classes = len(gallery.class_names)
@@ -86,8 +93,8 @@ def _describe(gallery: Gallery, level_position: int, named: str) -> str:
     spread = f" The axes carry {100 * shares[0]:.1f} and {100 * shares[1]:.1f} percent of the variance." * bool(
         shares.any()
     )
-    grey = sum(name == "rest" for name in _colour_names(gallery))
-    rest = f" The {NUM_SERIES - 1} most frequent classes have colours, the other {grey} are grey." if grey else ""
+    grey = grey_classes(gallery)
+    rest = f" {grey}" * bool(grey)
     near = _nearest_means(plane.points[level_position], plane.labels, gallery.class_names)
     return (
         f"Map of {named} of {gallery.model}: {len(plane.index):,} test images of {int((counts > 0).sum())} classes. "

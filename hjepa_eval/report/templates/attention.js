@@ -1,20 +1,19 @@
-"use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const [rows, columns] = data.grid, patches = rows * columns, count = patches + data.prefix;
+const [rows, columns] = data.grid, patches = rows * columns, prefix = data.prefix.length, count = patches + prefix;
 const byId = (id) => document.getElementById(id);
 const state = {
   image: 0, layer: data.blocks.length - 1, head: "mean", level: null, whole: false,
-  token: data.prefix + Math.floor(rows / 2) * columns + Math.floor(columns / 2), // the query; prefix tokens come first
+  token: prefix + Math.floor(rows / 2) * columns + Math.floor(columns / 2), // the query; prefix tokens come first
 };
 const heads = [...Array(data.heads).keys(), "mean", "rollout"];
-const tokenName = (token) => (token === 0 ? "class token" : `register ${token}`);
 const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 2 : 1)} %`;
 const place = (token) => {
-  const patch = token - data.prefix;
+  const patch = token - prefix;
   return { row: Math.floor(patch / columns), column: patch % columns };
 };
+const withArticle = (name) => (/\d$/.test(name) ? name : `the ${name}`); // the class token, but register 1
 const nameOf = (token) =>
-  token < data.prefix ? `the ${tokenName(token)}` : `row ${place(token).row + 1}, column ${place(token).column + 1}`;
+  token < prefix ? withArticle(data.prefix[token]) : `row ${place(token).row + 1}, column ${place(token).column + 1}`;
 
 // ---- Shares: 16 bits each, in steps of 1/65535 of the largest of their row.
 const unpacked = new Map();
@@ -65,14 +64,14 @@ function box(token) {
   return { top, left, height: Math.min(size, rows - top), width: Math.min(size, columns - left), size };
 }
 function queryTokens(token = state.token) {
-  if (token < data.prefix) return [token];
+  if (token < prefix) return [token];
   const { top, left, height, width } = box(token), found = [];
   for (let row = top; row < top + height; row++)
-    for (let column = left; column < left + width; column++) found.push(data.prefix + row * columns + column);
+    for (let column = left; column < left + width; column++) found.push(prefix + row * columns + column);
   return found;
 }
 function queryName(token = state.token) {
-  if (token < data.prefix) return nameOf(token);
+  if (token < prefix) return nameOf(token);
   if (!state.whole || cellSize() === 1) return `the patch at ${nameOf(token)}`;
   const { top, left, size } = box(token), number = queryTokens(token).length;
   const where = `row ${top / size + 1}, column ${left / size + 1}`;
@@ -93,7 +92,7 @@ function paint(canvas, values, largest) {
   canvas.height = rows;
   const context = canvas.getContext("2d"), pixels = context.createImageData(columns, rows);
   for (let patch = 0; patch < patches; patch++)
-    pixels.data.set([...colour(values[data.prefix + patch], largest), 255], 4 * patch);
+    pixels.data.set([...colour(values[prefix + patch], largest), 255], 4 * patch);
   context.putImageData(pixels, 0, 0);
 }
 const svg = (kind, attributes, stroke, width) => {
@@ -114,11 +113,11 @@ function drawLines(values) {
     for (let column = size; column < columns; column += size) path += `M${column} 0V${rows}`;
     drawn.push(...outlined("path", { d: `${path}M0 0H${columns}V${rows}H0Z` }, 1));
   }
-  if (state.token >= data.prefix) {
+  if (state.token >= prefix) {
     const { top, left, height, width } = box(state.token);
     drawn.push(...outlined("rect", { x: left, y: top, width, height }, 3));
   }
-  const { row, column } = place(largestPlace(values, data.prefix));
+  const { row, column } = place(largestPlace(values, prefix));
   drawn.push(...outlined("circle", { cx: column + 0.5, cy: row + 0.5, r: 0.3 }, 1.5));
   byId("lines").replaceChildren(...drawn);
 }
@@ -136,15 +135,15 @@ function drawHeads(maps, scaleOf) {
 function drawTokens(values, largest) {
   for (const [token, button] of [...(byId("tokens")?.children ?? [])].entries()) {
     button.querySelector("i").style.background = `rgb(${colour(values[token], largest).join(" ")})`;
-    button.querySelector("span").textContent = `${tokenName(token)} ${percent(values[token])}`;
+    button.querySelector("span").textContent = `${data.prefix[token]} ${percent(values[token])}`;
     button.setAttribute("aria-pressed", String(token === state.token));
   }
 }
 function labelPatches() {
   const cells = byId("patches").querySelectorAll("button");
   for (const [patch, cell] of cells.entries()) {
-    const token = data.prefix + patch, chosen = token === state.token;
-    cell.tabIndex = chosen || (state.token < data.prefix && patch === 0) ? 0 : -1;
+    const token = prefix + patch, chosen = token === state.token;
+    cell.tabIndex = chosen || (state.token < prefix && patch === 0) ? 0 : -1;
     cell.setAttribute("aria-selected", String(chosen));
     if (chosen || cell === document.activeElement) labelPatch(cell, token);
     else cell.setAttribute("aria-label", nameOf(token));
@@ -164,10 +163,10 @@ function describe(values) {
   for (const share of values) if (share > 0) bits -= share * Math.log2(share);
   const head = { mean: "mean of all heads", rollout: "rollout up to here" }[state.head] ?? headName(state.head);
   const target = own.length === 1 && most === own[0] ? "itself" : nameOf(most);
-  const prefix = data.prefix && state.token >= data.prefix ? `, ${percent(values[0])} on the class token` : "";
+  const placeless = prefix && state.token >= prefix ? `, ${percent(values[0])} on ${nameOf(0)}` : "";
   return `Block ${data.blocks[state.layer]}, ${head}. In ${number.querySelector("img").alt.toLowerCase().split(",")[0]} ` +
     `(${number.querySelector("span").textContent}), ${queryName()} attends most to ${target}: ${percent(values[most])}` +
-    ` (all alike: ${percent(1 / count)}). ${percent(itself)} on itself${prefix}; ` +
+    ` (all alike: ${percent(1 / count)}). ${percent(itself)} on itself${placeless}; ` +
     `entropy ${bits.toFixed(2)} of ${Math.log2(count).toFixed(2)} bits.`;
 }
 function fillTable(values) {
@@ -185,9 +184,9 @@ function fillTable(values) {
     cell.dataset.token = token;
     cell.dataset.share = values[token];
   };
-  for (let token = 0; token < data.prefix; token++) {
+  for (let token = 0; token < prefix; token++) {
     const line = body.insertRow();
-    heading(line, tokenName(token), "row");
+    heading(line, data.prefix[token], "row");
     number(line, token);
   }
   const line = body.insertRow();
@@ -196,14 +195,14 @@ function fillTable(values) {
   for (let row = 0; row < rows; row++) {
     const line = body.insertRow();
     heading(line, row + 1, "row");
-    for (let column = 0; column < columns; column++) number(line, data.prefix + row * columns + column);
+    for (let column = 0; column < columns; column++) number(line, prefix + row * columns + column);
   }
   byId("numbers").querySelector(".scroll").replaceChildren(table);
 }
 let shown = null;
 function show() {
   const queries = queryTokens(), maps = new Map(heads.map((head) => [head, shares(head, queries)]));
-  const top = (head) => maps.get(head)[largestPlace(maps.get(head), data.prefix)];
+  const top = (head) => maps.get(head)[largestPlace(maps.get(head), prefix)];
   const common = Math.max(...heads.slice(0, data.heads).map(top));
   const scaleOf = (head) => (byId("same").checked && head !== "rollout" ? common : top(head));
   shown = maps.get(state.head);
@@ -244,7 +243,7 @@ function build() {
       state.head = head;
       show();
     });
-  for (let token = 0; token < data.prefix; token++)
+  for (let token = 0; token < prefix; token++)
     button(byId("tokens"), [element("i"), " ", element("span")], () => {
       state.token = token;
       show();
@@ -255,7 +254,7 @@ function build() {
     const line = grid.appendChild(element("div"));
     line.setAttribute("role", "row");
     for (let column = 0; column < columns; column++) {
-      const token = data.prefix + row * columns + column;
+      const token = prefix + row * columns + column;
       const cell = button(line, [], () => choose(token));
       cell.setAttribute("role", "gridcell");
       cell.dataset.token = token;
@@ -281,7 +280,7 @@ function move(event) {
   }[event.key];
   if (!to) return;
   event.preventDefault();
-  choose(data.prefix + limit(to[0], rows) * columns + limit(to[1], columns));
+  choose(prefix + limit(to[0], rows) * columns + limit(to[1], columns));
 }
 function listen() {
   byId("patches").addEventListener("keydown", move);
@@ -309,12 +308,6 @@ function listen() {
     state.whole = state.level !== null && byId("whole").checked;
     byId("patches").classList.toggle("whole", state.whole);
     show();
-  });
-  byId("theme").addEventListener("click", () => {
-    const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const now = root.dataset.theme ?? (dark ? "dark" : "light");
-    root.dataset.theme = now === "dark" ? "light" : "dark";
-    byId("theme").setAttribute("aria-label", `Colours: ${root.dataset.theme}`);
   });
 }
 build();

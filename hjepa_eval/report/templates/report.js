@@ -1,4 +1,3 @@
-"use strict";
 // Everything is in the page without this script, one part below the other; it only chooses what is shown.
 (() => {
   const root = document.documentElement;
@@ -6,32 +5,6 @@
   const one = (selector) => document.querySelector(selector);
   const data = JSON.parse(one("#data").textContent);
   root.classList.add("js");
-
-  // Theme: the system's until the button is pressed; remembered where the browser keeps anything for files.
-  const themeButton = one("#theme");
-  const systemDark = matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : systemDark.matches);
-  const remember = (value) => {
-    try {
-      if (value === undefined) return localStorage.getItem("hjepa-theme");
-      localStorage.setItem("hjepa-theme", value);
-    } catch {
-      // Some browsers give files no storage; the choice then lasts as long as the page.
-    }
-    return null;
-  };
-  const drawTheme = () => {
-    themeButton.setAttribute("aria-pressed", String(isDark()));
-  };
-  const stored = remember();
-  if (stored === "dark" || stored === "light") root.dataset.theme = stored;
-  themeButton.addEventListener("click", () => {
-    root.dataset.theme = isDark() ? "light" : "dark";
-    remember(root.dataset.theme);
-    drawTheme();
-  });
-  systemDark.addEventListener("change", drawTheme);
-  drawTheme();
 
   // What is shown: the part and the level stand in the address, as #classes/2.
   const tabs = all("#tabs a");
@@ -81,22 +54,34 @@
         (probe === undefined || !named.probe || probe === state.probe);
       element.classList.toggle("away", !fits);
     }
+    // What is chosen may not be there; then a sentence says so.
+    for (const say of all('main [data-when="no-block"]')) {
+      say.classList.toggle("away", all(".block:not(.away)", say.closest(".part")).length > 0);
+    }
+    for (const say of all('main [data-when="no-level"]')) {
+      say.classList.toggle("away", all("[data-level]:not(.away)", say.closest(".block")).length > 0);
+    }
     for (const row of all("[data-mark]")) row.classList.toggle("marked", row.dataset.mark === state.level);
     hideTip();
     // The bar stays in view and covers what is scrolled to.
     root.style.scrollPaddingTop = `${one(".bar").offsetHeight + 12}px`;
   };
 
+  // Back returns to the tab before; a level, a model or a probe is no place of its own.
   const address = () => `#${state.part}${state.level === "all" ? "" : `/${state.level}`}`;
   const go = (changes) => {
+    const moved = changes.part !== undefined && changes.part !== state.part;
     Object.assign(state, changes);
-    history.replaceState(null, "", address());
+    history[moved ? "pushState" : "replaceState"](null, "", address());
     draw();
   };
   const read = () => {
-    const [part, level] = decodeURIComponent(location.hash.slice(1)).split("/");
-    if (parts.includes(part)) state.part = part;
-    state.level = levels.includes(level) ? level : "all";
+    const [part, level] = location.hash.slice(1).split("/");
+    // An address of something else changes nothing; one without a part is that of the first.
+    if (!part || parts.includes(part)) {
+      state.part = part || parts[0];
+      state.level = levels.includes(level) ? level : "all";
+    }
     for (const input of all("#levels input")) input.checked = input.value === state.level;
     draw();
   };
@@ -105,7 +90,7 @@
     tab.addEventListener("click", (event) => {
       event.preventDefault();
       go({ part: parts[place] });
-      const top = one(".bar").getBoundingClientRect().top + scrollY;
+      const top = one(".head").getBoundingClientRect().bottom + scrollY;
       if (scrollY > top) scrollTo(0, top);
     });
     tab.addEventListener("keydown", (event) => {
@@ -124,6 +109,12 @@
   form.addEventListener("change", (event) => go({ [event.target.name]: event.target.value }));
   form.addEventListener("submit", (event) => event.preventDefault());
   const toPart = () => document.getElementById(state.part).scrollIntoView();
+  // Its own address, #main, is no tab's.
+  one(".skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    document.getElementById(state.part).focus({ preventScroll: true });
+    toPart();
+  });
   addEventListener("hashchange", () => {
     read();
     toPart();

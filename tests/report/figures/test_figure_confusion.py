@@ -79,6 +79,22 @@ def test_confusion_picture__of_many_classes_those_with_most_errors_and_says_so()
     assert "fill-opacity:0.25" in picture.svg
 
 
+def test_confusion_picture__beside_others_shows_the_classes_that_all_of_them_get_wrong() -> None:
+    names = [f"n{place}" for place in range(40)]
+    levels = [10 * np.eye(40, dtype=np.int64) for _ in range(2)]
+    levels[0][:30, 39] += 1
+    levels[1][10:40, 0] += 2
+    alone = [shown_classes(counts) for counts in levels]
+    assert alone[0] != alone[1]
+    pictures = [
+        confusion_picture(counts, names, title="linear", prefix=f"c{n}-", together=levels[0] + levels[1])
+        for n, counts in enumerate(levels)
+    ]
+    for picture in pictures:
+        assert picture.title == "linear (the 30 of 40 classes with the most errors at all levels)"
+        assert [name for name in names if f" {name}<" in picture.svg] == names[10:]
+
+
 @pytest.mark.parametrize("classes", [30, 31])
 def test_confusion_picture__up_to_thirty_classes_are_all_shown(classes: int) -> None:
     picture = confusion_picture(np.eye(classes, dtype=np.int64), ["x"] * classes, title="t", prefix="c-")

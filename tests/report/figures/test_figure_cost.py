@@ -58,6 +58,29 @@ def test_draw_cost__what_costs_nothing_is_a_line_across_a_logarithmic_axis() -> 
     assert not any("$" in tick for tick in ticks)
 
 
+@pytest.mark.parametrize(("most", "scale"), [(0.99, "linear"), (9.9, "log")])
+def test_draw_cost__raw_pixels_do_not_push_encoders_into_a_corner(most: float, scale: str) -> None:
+    rows = [row("run", n, cell(0.5, 0.4, 0.6), cost=cost(1.0, ms)) for n, ms in enumerate((0.35, 0.67, most))]
+    pixels = row("pixels:8", 0, cell(0.25, 0.2, 0.3), cost=cost(0.0, 0.0004))
+    panel = panel_of(table(*rows, pixels), "milliseconds", "cpu, bf16, batch 64")
+    assert panel.get_xscale() == scale
+    run = panel.lines[0].get_transform().transform([(0.35, 0.0), (most, 0.0)])[:, 0]
+    assert run[1] - run[0] > 0.5 * panel.bbox.width
+    last = panel.lines[-1]
+    if scale == "log":
+        assert (last.get_linestyle(), list(last.get_ydata())) == ("--", [25.0, 25.0])
+        assert panel.get_xlabel() == "ms per image, logarithmic (dashed: almost none)"
+    else:
+        assert list(last.get_xdata()) == [0.0004], "a straight axis has a place for it"
+
+
+def test_draw_cost__a_cheaper_model_of_several_levels_keeps_its_place() -> None:
+    cheap = [row("small", n, cell(0.5, 0.4, 0.6), cost=cost(g)) for n, g in enumerate((0.001, 0.002))]
+    dear = [row("large", n, cell(0.5, 0.4, 0.6), cost=cost(g)) for n, g in enumerate((1.0, 2.0))]
+    panel = panel_of(table(*cheap, *dear))
+    assert [list(line.get_xdata()) for line in panel.lines] == [[0.001, 0.002], [1.0, 2.0]]
+
+
 def test_cost_pictures__say_the_numbers_and_what_is_left_out() -> None:
     (picture,) = cost_pictures(NEAR, "gflop")
     assert picture.title == "kNN k=20"

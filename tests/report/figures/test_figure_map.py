@@ -8,7 +8,7 @@ import pytest
 from made_galleries import gallery, plane
 from matplotlib.colors import to_hex
 
-from hjepa_eval.report.figures.map import class_colours, draw_map, map_picture
+from hjepa_eval.report.figures.map import class_colours, draw_map, grey_classes, map_picture
 from hjepa_eval.report.palette import drawn
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -62,6 +62,8 @@ def test_class_colours__of_more_than_twenty_classes_the_most_frequent_have_colou
     colours = class_colours(made)
     assert (colours[24], colours[23], colours[0]) == ("var(--series-1)", "var(--series-2)", "var(--series-3)")
     assert [label for label, colour in colours.items() if colour == "var(--rest)"] == [17, 18, 19, 20, 21, 22]
+    assert grey_classes(made) == "The 19 most frequent classes have colours, the other 6 are grey."
+    assert grey_classes(MADE) == ""
     picture = map_picture(made, 0, prefix="m-")
     assert "The 19 most frequent classes have colours, the other 6 are grey." in picture.text
     fills = re.findall(r'data-point="\d+"[^>]*', picture.svg) or re.findall(r"<use[^>]*data-point[^>]*", picture.svg)
