@@ -20,6 +20,7 @@ from hjepa_eval.report.page_pairs import compare_all, headlines
 from hjepa_eval.report.page_provenance import sources
 from hjepa_eval.report.page_table import table_view
 from hjepa_eval.report.palette import css_variables
+from hjepa_eval.report.rounding import p_text, percent, points, points_within
 from hjepa_eval.report.svg import Picture
 from hjepa_eval.report.table import build_table, caption
 from hjepa_eval.report.thumbnails import collect_thumbnails
@@ -98,7 +99,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["svg"] = _svg
+    environment.filters |= {"svg": _svg, "percent": percent, "points": points, "p_text": p_text}
+    environment.globals["points_within"] = points_within
     return environment
 
 

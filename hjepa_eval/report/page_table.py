@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from hjepa_eval.report.arrangement import arrange
 from hjepa_eval.report.columns import rank
-from hjepa_eval.report.legend import cost_columns, how_to_read, signed
+from hjepa_eval.report.legend import cost_columns, how_to_read
+from hjepa_eval.report.rounding import interval, percent, points, points_within
 from hjepa_eval.report.statements import calibrations, deviations, explanations, statements
-from hjepa_eval.report.table import Cell, Row, Table, interval, percent
+from hjepa_eval.report.table import Cell, Row, Table
 from hjepa_eval.report.variants import label_variants, variant
 from hjepa_eval.results import Record
 
@@ -115,8 +116,8 @@ def _cell(cell: Cell) -> CellView:
     rival = cell.runner_up
     against = ""
     if rival is not None:
-        gain, low, high = (signed(value) for value in (rival.difference, rival.low, rival.high))
+        gain, low, high = points_within(rival.difference, rival.low, rival.high)
         against = f"{gain} [{low} to {high}] over level {rival.level}"
     mark = "highest, apart from the runner-up" if cell.apart else "highest" if cell.best else ""
-    delta = "" if cell.delta is None else signed(cell.delta)
-    return CellView(percent(cell.score), interval(cell.score), delta, mark, cell.best, cell.apart, against)
+    delta = "" if cell.delta is None else points(cell.delta)
+    return CellView(percent(cell.score.value), interval(cell.score), delta, mark, cell.best, cell.apart, against)

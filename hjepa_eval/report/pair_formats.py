@@ -12,7 +12,7 @@ from typing import Any
 from hjepa_eval.report import latex, latex_text, markdown
 from hjepa_eval.report.grid import Column, draw
 from hjepa_eval.report.model_pairs import ModelPair
-from hjepa_eval.report.statements import p_text
+from hjepa_eval.report.rounding import p_text, percent, points_within
 from hjepa_eval.report.tidy import csv_text
 
 HEADER = ("probe", "levels", "first", "second", "difference", "95 % interval", "p", "p (Holm)")
@@ -112,12 +112,13 @@ def _flat(pair: ModelPair) -> dict[str, Any]:
 
 def _texts(pair: ModelPair) -> list[str]:
     levels = f"chosen ({pair.levels[0]}, {pair.levels[1]})" if pair.why == "chosen levels" else pair.why
+    gain, low, high = points_within(pair.difference, pair.low, pair.high)
     return [
         pair.probe,
         levels,
-        *(f"{100 * value:.1f}" for value in pair.values),
-        f"{100 * pair.difference:+.1f}",
-        f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}",
+        *map(percent, pair.values),
+        gain,
+        f"{low} to {high}",
         p_text(pair.p_value),
         p_text(pair.p_holm),
     ]

@@ -163,13 +163,3 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
 def caption(table: Table) -> str:
     """Return what the table is about."""
     return f"{table.dataset}: {table.train_images:,} train and {table.test_images:,} test images"
-
-
-def percent(score: Score) -> str:
-    """Return `97.2`."""
-    return f"{100 * score.value:.1f}"
-
-
-def interval(score: Score) -> str:
-    """Return `94.9-98.5`, the 95 % interval in percent."""
-    return f"{100 * score.low:.1f}-{100 * score.high:.1f}"

@@ -12,6 +12,7 @@ from hjepa_eval.analysis.classes import most_confused
 from hjepa_eval.report.drawing import page_style
 from hjepa_eval.report.figures.canvas import WIDTH, canvas, listed, shortened
 from hjepa_eval.report.palette import drawn
+from hjepa_eval.report.rounding import percent
 from hjepa_eval.report.svg import Picture, inline_svg
 
 # Numbers fit into the cells of so many classes; names of more do not fit below the columns.
@@ -94,8 +95,8 @@ def _draw_cells(
 
 def _number(share: float) -> str:
     """Return whole percent; what happened is never a 0, and what failed once never a 100."""
-    percent = 100 * share
-    return "<1" if percent < 1 else ">99" if 99 < percent < 100 else f"{percent:.0f}"
+    whole = 100 * share
+    return "<1" if whole < 1 else ">99" if 99 < whole < 100 else f"{whole:.0f}"
 
 
 def _shares(counts: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -114,12 +115,12 @@ def _describe(
     own = np.diagonal(shares)[present]
     best, worst = present[own.argmax()], present[own.argmin()]
     wrong = [
-        f"{names[true]} taken for {names[taken]} ({100 * shares[true, taken]:.1f} percent)"
+        f"{names[true]} taken for {names[taken]} ({percent(shares[true, taken])} percent)"
         for true, taken in most_confused(counts, _PAIRS)
     ]
     errors = f" Most frequent errors: {listed(wrong)}." if wrong else ""
     return (
         f"{title}: confusion matrix{few}, rows are true classes. {right:,} of {samples:,} right "
-        f"({100 * right / samples:.1f} percent). Highest {names[best]} {100 * shares[best, best]:.1f}, lowest "
-        f"{names[worst]} {100 * shares[worst, worst]:.1f} percent.{errors}"
+        f"({percent(right / samples)} percent). Highest {names[best]} {percent(shares[best, best])}, lowest "
+        f"{names[worst]} {percent(shares[worst, worst])} percent.{errors}"
     )
