@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hjepa_eval.errors import ResultError, first_few, unknown
-from hjepa_eval.report.baselines import is_baseline, twin_of
+from hjepa_eval.report.baselines import is_baseline, is_twin_of_another
 from hjepa_eval.report.model_pairs import Located
 from hjepa_eval.results import DatasetInfo, read_record, record_files
 
@@ -44,13 +44,7 @@ def _stays(name: str, wanted: Sequence[str], names: Sequence[str]) -> bool:
     if name in wanted or not is_baseline(name) or any(is_baseline(model) for model in wanted):
         return name in wanted
     # The untrained twin of a model that is left out goes with it.
-    twin = twin_of(name)
-    owners = [model for model in names if twin is not None and _bare(model) == twin]
-    return not owners or any(model in wanted for model in owners)
-
-
-def _bare(model: str) -> str:
-    return model.partition("?")[0].removeprefix("timm:")
+    return any(not is_twin_of_another(name, model, names) for model in wanted)
 
 
 def check_versions(located: Sequence[Located]) -> None:
