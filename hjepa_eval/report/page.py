@@ -21,10 +21,10 @@ from hjepa_eval.report.page_provenance import sources
 from hjepa_eval.report.page_table import table_view
 from hjepa_eval.report.palette import css_variables
 from hjepa_eval.report.rounding import p_text, percent, points, points_within
+from hjepa_eval.report.same_data import check_same_data
 from hjepa_eval.report.svg import Picture
 from hjepa_eval.report.table import build_table, caption
 from hjepa_eval.report.thumbnails import collect_thumbnails
-from hjepa_eval.results import check_same_data
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -59,7 +59,7 @@ def build_page(located: Sequence[Located], galleries: Sequence[Gallery]) -> str:
     """
     if not located:
         raise ResultError("no result records for a page; hjepa eval writes some")
-    check_same_data(each.record for each in located)
+    check_same_data([each.record for each in located])
     environment = _environment()
     script = _file("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

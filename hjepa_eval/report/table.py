@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from hjepa_eval.report.arrangement import arrange, left_out
 from hjepa_eval.report.baselines import baseline_note, baselines_among
 from hjepa_eval.report.columns import column_names, rank
+from hjepa_eval.report.same_data import check_same_data
 from hjepa_eval.report.standing import RunnerUp, Standing, standings
 from hjepa_eval.report.variants import label_variants, variant
-from hjepa_eval.results import LevelCost, LevelResult, Record, Score, check_same_data
+from hjepa_eval.results import LevelCost, LevelResult, Record, Score
 
 # A level's number and, for levels joined, which: several of those may have one number.
 Key = tuple[int, tuple[int, ...]]
