@@ -22,22 +22,26 @@ _ROW = 12.5
 _PAIRS = 3
 
 
-def confusion_picture(counts: NDArray[np.integer], names: Sequence[str], *, title: str, prefix: str) -> Picture:
+def confusion_picture(
+    counts: NDArray[np.integer], names: Sequence[str], *, title: str, prefix: str, runs: int = 1
+) -> Picture:
     """Return the picture of a confusion matrix: the share of each true class (row) that is taken for each (column).
 
     Of more than 30 classes the 30 with the most wrong samples are shown, and title and text say so.
 
     Args:
-        counts: int64 [C, C], as `confusion_counts` returns them.
+        counts: int64 [C, C], as `confusion_counts` returns them; of several runs on the same samples their sum.
         names: of the C classes.
         title: what was measured, such as `kNN k=20, level 2`.
         prefix: begins the ids, unlike that of any other picture of the page.
+        runs: seeds or draws in the counts.
     """
     shown = shown_classes(counts)
     shares = _shares(counts)
     few = f" (the {len(shown)} of {len(counts)} classes with the most errors)" if len(shown) < len(counts) else ""
     figure = draw_confusion(shares[np.ix_(shown, shown)], [names[place] for place in shown])
-    return inline_svg(figure, title=f"{title}{few}", text=_describe(counts, shares, names, title, few), prefix=prefix)
+    text = _describe(counts, shares, names, title, few, runs)
+    return inline_svg(figure, title=f"{title}{few}", text=text, prefix=prefix)
 
 
 def shown_classes(counts: NDArray[np.integer]) -> list[int]:
@@ -105,7 +109,7 @@ def _shares(counts: NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def _describe(
-    counts: NDArray[np.integer], shares: NDArray[np.float64], names: Sequence[str], title: str, few: str
+    counts: NDArray[np.integer], shares: NDArray[np.float64], names: Sequence[str], title: str, few: str, runs: int
 ) -> str:
     """Return the overall accuracy, the best and the worst class and the most frequent errors in words."""
     right, samples = int(np.trace(counts)), int(counts.sum())
@@ -119,8 +123,9 @@ def _describe(
         for true, taken in most_confused(counts, _PAIRS)
     ]
     errors = f" Most frequent errors: {listed(wrong)}." if wrong else ""
+    among = f"{samples:,}" if runs == 1 else f"{runs} x {samples // runs:,}"
     return (
-        f"{title}: confusion matrix{few}, rows are true classes. {right:,} of {samples:,} right "
+        f"{title}: confusion matrix{few}, rows are true classes. {right:,} of {among} right "
         f"({percent(right / samples)} percent). Highest {names[best]} {percent(shares[best, best])}, lowest "
         f"{names[worst]} {percent(shares[worst, worst])} percent.{errors}"
     )
