@@ -43,6 +43,8 @@ READING = (
     "Accuracy on test images at the level that was chosen without them, with its 95 % interval; leads are points of "
     "accuracy, with a bootstrap interval where both records keep the outcome of every test image."
 )
+# What is more is in the table; the page says how many.
+MOST_HEADLINES = 8
 NO_GALLERY = (
     "There are no images of this model beside its records; running hjepa eval again, without --no-gallery, writes "
     "them from the features in its cache."
@@ -121,7 +123,7 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
     from hjepa_eval.report.figures.levels import legend, level_pictures
     from hjepa_eval.report.page_classes import classes_of
     from hjepa_eval.report.page_images import map_of, pretraining_of, thinned
-    from hjepa_eval.report.page_neighbours import queries
+    from hjepa_eval.report.page_neighbours import queries, unshown
 
     found = page_models(located, galleries)
     thin = iter(thinned([model.gallery for model in found if model.gallery is not None]))
@@ -130,12 +132,12 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
     table = build_table(records)
     thumbnails = collect_thumbnails([model.gallery for model in models if model.gallery is not None])
     compared, uncompared = compare_all(models)
+    chosen = headlines(models, compared)
     names = class_names(models)
     shown = [each.record for model in models for each in model.located]
     classes = [view for model in models for view in classes_of(model, names, shown)]
     maps = [map_of(model, thumbnails) for model in models]
     pretraining = [pretraining_of(model) for model in models]
-    main = [model for model in models if not model.baseline]
     any_gallery = any(model.gallery is not None for model in models)
     return {
         "title": _title(models),
@@ -143,9 +145,10 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
         "parts": PARTS,
         "reading": READING,
         "models": models,
-        "several": len(main or models) > 1,
+        "several": sum(not model.baseline for model in models) > 1,
         "levels": page_levels(models),
-        "headlines": headlines(models, compared),
+        "headlines": chosen[:MOST_HEADLINES],
+        "more_headlines": len(chosen[MOST_HEADLINES:]),
         "table": table_view(table, records),
         "legend": legend(table),
         "pictures": level_pictures(table),
@@ -154,6 +157,7 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
         "probes": list(dict.fromkeys(view.probe for view in classes)),
         "any_gallery": any_gallery,
         "no_gallery": NO_GALLERY,
+        "unshown": ["" if model.gallery is None else unshown(model.gallery) for model in models],
         "queries": [None if model.gallery is None else queries(model.gallery, thumbnails) for model in models],
         "maps": maps,
         "pretraining": pretraining,
@@ -175,6 +179,6 @@ def _notes(models: Sequence[PageModel], left_out: int) -> list[str]:
 
 
 def _title(models: Sequence[PageModel]) -> str:
-    main = [model.name for model in models if not model.baseline] or [model.name for model in models]
+    main = [model.name for model in models if not model.baseline]
     more = f" and {len(main) - 2} more" if len(main) > 2 else ""
     return ", ".join(main[:2]) + more

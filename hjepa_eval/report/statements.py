@@ -90,6 +90,11 @@ def explanations(records: Sequence[Record]) -> list[str]:
     lines = [
         f"Differences are paired, with bootstrap intervals; p: {', '.join(tests)}; Holm: over all pairs of levels."
     ]
+    if any(sum(not level.fused for level in record.levels) > MANY_LEVELS for record in compared):
+        lines.append(
+            f"Of more than {MANY_LEVELS} levels the chosen and the highest one are compared, each with the highest of "
+            "the others; the records have all pairs."
+        )
     if rules:
         lines.append(f"Chosen on train means, for {'; for '.join(f'{name}: {rule}' for name, rule in rules.items())}.")
     if any(score.values for record in compared for level in record.levels for score in level.scores):

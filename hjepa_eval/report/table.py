@@ -145,14 +145,23 @@ def store_bytes(record: Record, level: LevelResult) -> int:
     return level.width * _BYTES.get(record.extraction.storage, 4) * images
 
 
-def _notes(records: Sequence[Record]) -> tuple[str, ...]:
-    """Return every note once; one that holds for all levels of a record does not name them."""
+def data_notes(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return what a reader must know of the images: which part of a data set they are, and what is missing."""
     notes: dict[str, None] = {}
     for record in records:
-        for note in record.dataset.notes:
-            notes[note] = None
-        if record.dataset.skipped_images:
-            notes[f"{record.dataset.skipped_images} unreadable images were skipped"] = None
+        data, limit = record.dataset, record.provenance.settings.get("max_samples")
+        notes |= dict.fromkeys(data.notes)
+        if limit is not None and max(data.train_images, data.test_images) + data.skipped_images >= limit:
+            notes[f"--max-samples {limit}: at most {limit:,} images of a split are used"] = None
+        if data.skipped_images:
+            notes[f"{data.skipped_images} unreadable images were skipped"] = None
+    return tuple(notes)
+
+
+def _notes(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return every note once; one that holds for all levels of a record does not name them."""
+    notes = dict.fromkeys(data_notes(records))
+    for record in records:
         for note in dict.fromkeys(note for level in record.levels for note in level.notes):
             places = ["joined" if level.fused else str(level.level) for level in record.levels if note in level.notes]
             every = len(places) == len(record.levels)
