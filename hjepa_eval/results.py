@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -330,24 +330,3 @@ def find_records(paths: Sequence[Path]) -> list[Record]:
         ResultError: a path does not exist, a file is no record, or there are none at all.
     """
     return [read_record(file) for file in record_files(paths)]
-
-
-def check_same_data(records: Iterable[Record]) -> None:
-    """Check that records belong in one table.
-
-    Raises:
-        ResultError: they are of different datasets, or of different versions of a protocol; the message says which.
-    """
-    data: dict[tuple[str | int, ...], str] = {}
-    protocols: dict[str, str] = {}
-    for record in records:
-        info = record.dataset
-        data[info.key] = (
-            f"{info.name} ({info.train_images:,} train, {info.test_images:,} test images, "
-            f"content {info.test_fingerprint[:8]})"
-        )
-        name = f"{record.protocol} version {record.protocol_version}"
-        if protocols.setdefault(record.protocol, name) != name:
-            raise ResultError(f"one table cannot mix versions of a protocol: {protocols[record.protocol]} and {name}")
-    if len(data) > 1:
-        raise ResultError(f"one table cannot mix datasets: {'; '.join(data.values())}; report them one by one")

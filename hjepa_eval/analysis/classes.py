@@ -9,6 +9,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from hjepa_eval.analysis.levels import Outcomes
 from hjepa_eval.errors import ProbeError
 
 
@@ -73,8 +74,8 @@ def most_confused(counts: NDArray[np.integer], most: int) -> list[tuple[int, int
 
 def per_class_differences(
     labels: NDArray[np.integer],
-    first_right: NDArray[np.bool_],
-    second_right: NDArray[np.bool_],
+    first: Outcomes,
+    second: Outcomes,
     names: Sequence[str],
     *,
     confidence: float = 0.95,
@@ -86,10 +87,14 @@ def per_class_differences(
     p - q +- z sqrt((p + q - (p - q)^2) / (n + 2)), cut to [-1, 1]: it keeps a width where the levels agree on every
     sample. Each interval is one class's own; of 20 classes one is expected to miss.
 
+    That is the mean of the n differences, and of two more that are 1 and -1, -+ z standard errors: p - q is the mean of
+    all n + 2, p + q the mean of their squares. In this form it takes shares of several seeds too.
+
     Args:
         labels: [N], in [0, C).
-        first_right: bool [N], whether the first level classified each sample right.
-        second_right: bool [N], of the same samples in the same order.
+        first: bool [N], whether the first level classified each sample right, or float [N], the share of seeds in
+            [0, 1] that did.
+        second: the same of the second level, for the same samples in the same order.
         names: C names of the classes.
         confidence: of each interval.
 
@@ -98,32 +103,35 @@ def per_class_differences(
 
     Source: Bonett and Price, "Adjusted Wald confidence interval for a difference of binomial proportions based on
         paired data", Journal of Educational and Behavioral Statistics 37(4), 2012.
+    Deviation: shares of seeds, which are the paper's right and wrong for one seed only. The interval covers the draw of
+        test samples; how far other seeds would fall it does not.
     """
-    if not labels.shape == first_right.shape == second_right.shape or labels.ndim != 1:
-        sizes = f"{labels.size}, {first_right.size} and {second_right.size}"
+    if not labels.shape == first.shape == second.shape or labels.ndim != 1:
+        sizes = f"{labels.size}, {first.size} and {second.size}"
         raise ProbeError(f"classes are compared on the same samples in the same order, found {sizes} of them")
     if not 0.0 < confidence < 1.0:
         raise ProbeError(f"confidence {confidence} is not between 0 and 1; use 0.95 for a 95 % interval")
     _check_classes(labels, len(names), "labels")
 
-    def per_class(chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-        return np.bincount(labels[chosen], minlength=len(names)).astype(np.int64)
-
-    one, other = np.asarray(first_right, np.bool_), np.asarray(second_right, np.bool_)
-    samples = per_class(np.ones(len(labels), np.bool_))
+    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    samples = np.bincount(labels, minlength=len(names)).astype(np.int64)
     present = np.flatnonzero(samples)
-    n, right, right_other = (each[present] for each in (samples, per_class(one), per_class(other)))
-    p = (per_class(one & ~other)[present] + 1) / (n + 2)
-    q = (per_class(other & ~one)[present] + 1) / (n + 2)
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) * np.sqrt((p + q - (p - q) ** 2) / (n + 2))
+
+    def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(labels, weights=values, minlength=len(names)).astype(np.float64)[present]
+
+    n, right, right_other = samples[present], total(one), total(other)
+    middle = (right - right_other) / (n + 2)
+    squares = (total((one - other) ** 2) + 2) / (n + 2)
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * np.sqrt((squares - middle**2) / (n + 2))
     return ClassDifferences(
         names=tuple(names[place] for place in present.tolist()),
         samples=n,
         first=right / n,
         second=right_other / n,
         difference=(right - right_other) / n,
-        low=np.maximum(-1.0, p - q - half),
-        high=np.minimum(1.0, p - q + half),
+        low=np.maximum(-1.0, middle - half),
+        high=np.minimum(1.0, middle + half),
         interval=f"bonett-price {100 * confidence:g}%",
     )
 

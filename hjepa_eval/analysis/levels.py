@@ -5,7 +5,7 @@ Two levels' intervals overlap long after a paired test has told them apart, beca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -52,12 +52,6 @@ def compare(first: Outcomes, second: Outcomes) -> tuple[Comparison, str]:
     return compare_values(first, second), "paired t"
 
 
-def with_holm(pairs: Sequence[tuple[int, int, Comparison, str]]) -> list[PairedTest]:
-    """Return the tests with p-values adjusted for all of them."""
-    adjusted = holm([comparison.p_value for _, _, comparison, _ in pairs])
-    return [PairedTest(*pair, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]
-
-
 def compare_levels(outcomes: Mapping[int, Outcomes]) -> list[PairedTest]:
     """Return all pairs of levels, the coarser minus the finer, p-values adjusted by Holm's method over all pairs.
 
@@ -68,7 +62,9 @@ def compare_levels(outcomes: Mapping[int, Outcomes]) -> list[PairedTest]:
         ProbeError: the lengths differ.
     """
     pairs = [(one, other) for other, one in combinations(sorted(outcomes), 2)]
-    return with_holm([(one, other, *compare(outcomes[one], outcomes[other])) for one, other in pairs])
+    found = [(one, other, *compare(outcomes[one], outcomes[other])) for one, other in pairs]
+    adjusted = holm([comparison.p_value for _, _, comparison, _ in found])
+    return [PairedTest(*pair, p_holm=p) for pair, p in zip(found, adjusted, strict=True)]
 
 
 def choose_level(held_out: Mapping[int, float]) -> int:

@@ -64,9 +64,10 @@ def _sources(records: Sequence[Record]) -> list[str]:
 def _write_html(located: Sequence[Located], paths: Sequence[Path], out: Path | None) -> Path:
     """Write the page of one dataset, beside the first records where no file is named, and return its path."""
     from hjepa_eval.cli.evaluation_page import PAGE, write_located
-    from hjepa_eval.report.selection import check_one_dataset
+    from hjepa_eval.report.same_data import check_same_data
 
-    check_one_dataset(located)
+    records = [each.record for each in located]
+    check_same_data(records)
     folder = paths[0] if paths[0].is_dir() else paths[0].parent
     return write_located(located, paths, out or folder / PAGE)
 
@@ -99,18 +100,20 @@ def register(app: typer.Typer) -> None:
         A table per dataset, from results/ when no file or folder is named. HTML is one page of one dataset.
         """
         from hjepa_eval.report.formats import FORMATS
-        from hjepa_eval.report.selection import check_versions, keep, locate
+        from hjepa_eval.report.same_data import check_versions
+        from hjepa_eval.report.selection import keep, locate
 
         chosen = choose_format(format_name, out, (*FORMATS, "html"))
         if open_it and chosen != "html":
             raise ConfigError(f"--open shows an HTML page, the format is {chosen}; add --format html")
         paths = results or [Path("results")]
         located = keep(locate(paths), dataset=dataset, models=model or ())
-        check_versions(located)
+        records = [each.record for each in located]
+        check_versions(records, [each.path or each.folder for each in located])
         if chosen == "html":
             page = _write_html(located, paths, out)
             print(f"written: {page}", file=sys.stderr)
             if open_it:
                 open_page(page)
         else:
-            deliver(FORMATS[chosen]([each.record for each in located]), out)
+            deliver(FORMATS[chosen](records), out)

@@ -36,6 +36,27 @@ def twin_of(baseline: str) -> str | None:
     return name if kind == "random" else None
 
 
+def is_twin_of_another(baseline: str, model: str, models: Iterable[str]) -> bool:
+    """Return whether a baseline is the untrained twin of one of the models in view, and that one is not `model`."""
+    twin = twin_of(baseline)
+    owners = {name for name in models if twin is not None and _bare(name) == twin}
+    return bool(owners) and model not in owners
+
+
+def called(baseline: str, model: str) -> str:
+    """Return what a baseline is called in a sentence about a model: `the untrained encoder` if it is that model's."""
+    twin = twin_of(baseline)
+    if twin is not None:
+        return "the untrained encoder" if twin == _bare(model) else f"the untrained {twin}"
+    kind = baseline.partition("?")[0].partition(":")[0]
+    return {"pixels": "raw pixels", "kmeans": "k-means"}.get(kind, baseline)
+
+
+def _bare(model: str) -> str:
+    """Return a model's name as it stands after `random:`."""
+    return model.partition("?")[0].removeprefix("timm:")
+
+
 def baselines_last(records: Sequence[Record]) -> list[Record]:
     """Return the records with those of baselines after those of all other models, each in the order given."""
     beaten = baselines_among(record.model.name for record in records)
@@ -53,7 +74,7 @@ def baseline_note(records: Sequence[Record]) -> list[str]:
         untrained = "--baselines random " if trained else ""
         command = f"hjepa eval --model {model} {untrained}--baselines pixels {data}"
     elif trained:
-        twin = shlex.quote(f"random:{record.model.name.partition('?')[0].removeprefix('timm:')}")
+        twin = shlex.quote(f"random:{_bare(record.model.name)}")
         command = f"hjepa {record.probe} --model {twin} {data}"
     else:
         return []

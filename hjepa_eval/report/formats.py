@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from hjepa_eval.report.arrangement import by_data
 from hjepa_eval.report.latex import latex
 from hjepa_eval.report.markdown import markdown
-from hjepa_eval.report.table import caption
 from hjepa_eval.report.terminal import terminal
 from hjepa_eval.report.tidy import as_csv, as_json
 from hjepa_eval.results import Record
-
-__all__ = ["FORMATS", "caption"]
 
 
 def _per_dataset(table: Callable[[Sequence[Record]], str]) -> Callable[[Sequence[Record]], str]:

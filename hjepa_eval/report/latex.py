@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 
 from hjepa_eval.report.fitting import groups_that_fit
 from hjepa_eval.report.latex_text import escape
-from hjepa_eval.report.legend import cost_columns, how_to_read, runner_ups, signed
+from hjepa_eval.report.legend import cost_columns, how_to_read, runner_ups
+from hjepa_eval.report.rounding import interval, percent, points
 from hjepa_eval.report.statements import calibrations, deviations, explanations, statements
-from hjepa_eval.report.table import Cell, Table, build_table, caption, interval, percent
+from hjepa_eval.report.table import Cell, Table, build_table, caption
 from hjepa_eval.results import Record
 
 PACKAGES = r"% needs \usepackage{booktabs}"
@@ -82,8 +83,8 @@ def _groups(table: Table) -> list[list[int]]:
 
 
 def _plain_length(cell: Cell) -> int:
-    delta = "" if cell.delta is None else f" ({signed(cell.delta)})"
-    return max(len(f"{percent(cell.score)}{cell.mark}{delta}"), len(interval(cell.score)))
+    delta = "" if cell.delta is None else f" ({points(cell.delta)})"
+    return max(len(f"{percent(cell.score.value)}{cell.mark}{delta}"), len(interval(cell.score)))
 
 
 def _tabular(table: Table, columns: Sequence[int]) -> Iterator[str]:
@@ -117,11 +118,11 @@ def _tabular(table: Table, columns: Sequence[int]) -> Iterator[str]:
 def _value(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    value, delta = percent(cell.score), ""
+    value, delta = percent(cell.score.value), ""
     if cell.best:
         value = rf"\textbf{{{value}}}$^{{{cell.mark}}}$"
     if cell.delta is not None:
-        delta = rf" {{\scriptsize (${signed(cell.delta)}$)}}"
+        delta = rf" {{\scriptsize (${points(cell.delta)}$)}}"
     return value + delta
 
 

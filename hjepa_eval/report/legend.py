@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hjepa_eval.report.baselines import baselines_among
-from hjepa_eval.report.statements import calibrations, deviations, explanations, p_equals, statements
+from hjepa_eval.report.rounding import p_equals, points_within
+from hjepa_eval.report.statements import calibrations, deviations, explanations, statements
 from hjepa_eval.report.table import Cell, Row, Table
 from hjepa_eval.results import Record
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
-
-
-def signed(delta: float) -> str:
-    """Return points of accuracy with their sign, such as `-8.2`."""
-    text = f"{100 * delta:+.1f}"
-    return "0.0" if text[1:] == "0.0" else text
 
 
 def cost_columns(table: Table) -> dict[str, list[str]]:
@@ -93,7 +88,7 @@ def _against(row: Row, cell: Cell) -> str:
     rival = cell.runner_up
     if rival is None:
         return ""
-    gain, low, high = (signed(value) for value in (rival.difference, rival.low, rival.high))
+    gain, low, high = points_within(rival.difference, rival.low, rival.high)
     return f"level {row.label} - level {rival.level} {gain} [{low} to {high}], Holm {p_equals(rival.p_holm)}"
 
 

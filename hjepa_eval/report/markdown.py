@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hjepa_eval.report.legend import cost_columns, lines_below, signed
+from hjepa_eval.report.legend import cost_columns, lines_below
+from hjepa_eval.report.rounding import interval, percent, points
 from hjepa_eval.report.statements import compared_table
-from hjepa_eval.report.table import Cell, build_table, caption, interval, percent
+from hjepa_eval.report.table import Cell, build_table, caption
 from hjepa_eval.results import Record
 
 # Whatever can begin emphasis, code, a link, strikethrough or mathematics, or end a cell.
@@ -51,8 +52,8 @@ def escape(text: str) -> str:
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    mark, delta = escape(cell.mark), "" if cell.delta is None else f" ({signed(cell.delta)})"
-    shown = f"{percent(cell.score)}{mark}"
+    mark, delta = escape(cell.mark), "" if cell.delta is None else f" ({points(cell.delta)})"
+    shown = f"{percent(cell.score.value)}{mark}"
     return f"{f'**{shown}**' if cell.best else shown} [{interval(cell.score)}]{delta}"
 
 

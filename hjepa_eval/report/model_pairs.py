@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hjepa_eval.analysis.levels import compare, with_holm
+from hjepa_eval.analysis.levels import compare
 from hjepa_eval.analysis.outcomes import SampleOutcomes, read_outcomes
 from hjepa_eval.errors import ResultError, first_few
 from hjepa_eval.features.fingerprint import differences
+from hjepa_eval.metrics.paired import Comparison, holm
 from hjepa_eval.report.columns import column_names
 from hjepa_eval.report.variants import label_variants, variant
-from hjepa_eval.results import Record
+from hjepa_eval.results import Record, Score
+
+CHOSEN = "chosen levels"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class ModelPair:
         high: upper end.
         test: which test the p-values are of.
         p_value: of no difference.
-        p_holm: adjusted for all comparisons of this list.
+        p_holm: adjusted for all tests of this list; one that stands in two rows counts once.
+        records: keys of the first's and of the second's record.
+        score: key of the score in both.
     """
 
     models: tuple[str, str]
@@ -48,6 +53,8 @@ class ModelPair:
     test: str
     p_value: float
     p_holm: float
+    records: tuple[str, str]
+    score: str
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,16 @@ def compare_models(first: Sequence[Located], second: Sequence[Located]) -> list[
         raise ResultError(f"nothing to compare: {_mismatch(first, second)}")
     # A folder may hold some records with outcomes and some without.
     whole = [pair for pair in fitting if all(located.record.predictions for located in pair)]
-    raw = [found for one, other in whole or fitting for found in _pairs(one, other)]
-    tested = with_holm([(*pair.levels, *compared) for pair, compared in raw])
-    return [
-        ModelPair(**{**vars(pair), "p_value": test.comparison.p_value, "p_holm": test.p_holm})
-        for (pair, _), test in zip(raw, tested, strict=True)
-    ]
+    heading = column_names([each.record for each in (*first, *second)])
+    found = [pair for one, other in whole or fitting for pair in _pairs(one, other, heading)]
+    p_values = {_test_of(pair): pair.p_value for pair in found}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return [replace(pair, p_holm=adjusted[_test_of(pair)]) for pair in found]
+
+
+def _test_of(pair: ModelPair) -> tuple:
+    """Return what a row tests, the same in two rows where the chosen levels are one level."""
+    return pair.records, pair.score, pair.levels
 
 
 def _score_keys(samples: SampleOutcomes) -> set[str]:
@@ -130,23 +141,26 @@ def _mismatch(first: Sequence[Located], second: Sequence[Located]) -> str:
     return f"{first_few(found)}; images, parameters and seeds must be the same"
 
 
-def _pairs(one: Located, other: Located) -> Iterator[tuple[ModelPair, tuple]]:
+def _pairs(one: Located, other: Located, heading: Callable[[Record, Score], str]) -> Iterator[ModelPair]:
+    """Yield the comparisons of two records, the p-values not yet adjusted."""
     samples = one.samples(), other.samples()
     if not all(np.array_equal(*arrays) for arrays in zip(*((s.index, s.labels) for s in samples), strict=True)):
         raise ResultError(
             f"{one.record.model.name} and {other.record.model.name} were tested on other samples, or in another order; "
             "run both probes again with the same --max-samples and --on-bad-image"
         )
-    heading, labels = column_names([one.record]), label_variants([one.record, other.record])
+    labels = label_variants([one.record, other.record])
     for score in one.record.levels[0].scores:
         if not score.headline or not all(score.key in _score_keys(s) for s in samples):
             continue
+        tests: dict[tuple[int, int], tuple[Comparison, str]] = {}
         for why, levels in _levels(one.record, other.record, score.key):
             outcomes = [s.outcomes[level, score.key] for s, level in zip(samples, levels, strict=True)]
-            comparison, test = compare(*outcomes)
+            # Every test draws bootstrap samples, and two rows may show one.
+            comparison, test = tests[levels] = tests.get(levels) or compare(*outcomes)
             difference = comparison.difference
             values = (float(np.mean(outcomes[0])), float(np.mean(outcomes[1])))
-            pair = ModelPair(
+            yield ModelPair(
                 models=(labels[variant(one.record)], labels[variant(other.record)]),
                 probe=heading(one.record, score),
                 why=why,
@@ -158,8 +172,9 @@ def _pairs(one: Located, other: Located) -> Iterator[tuple[ModelPair, tuple]]:
                 test=test,
                 p_value=comparison.p_value,
                 p_holm=comparison.p_value,
+                records=(one.record.key, other.record.key),
+                score=score.key,
             )
-            yield pair, (comparison, test)
 
 
 def _levels(one: Record, other: Record, key: str) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -171,7 +186,8 @@ def _levels(one: Record, other: Record, key: str) -> Iterator[tuple[str, tuple[i
         for level, levels in zip(chosen, single, strict=True)
     ]
     if picked[0] is not None and picked[1] is not None:
-        yield "chosen levels", (picked[0], picked[1])
+        yield CHOSEN, (picked[0], picked[1])
     for level in sorted(set(single[0]) & set(single[1])):
-        if picked != [level, level]:
+        # Of two models of one level the row would say the same again.
+        if max(map(len, single)) > 1 or picked != [level, level]:
             yield f"level {level}", (level, level)

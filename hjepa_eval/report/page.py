@@ -18,10 +18,11 @@ from hjepa_eval.report.page_provenance import sources
 from hjepa_eval.report.page_table import table_view
 from hjepa_eval.report.page_template import page_parts, template_environment
 from hjepa_eval.report.palette import css_variables
+from hjepa_eval.report.rounding import p_text, percent, points, points_within
+from hjepa_eval.report.same_data import check_same_data
 from hjepa_eval.report.svg import Picture
 from hjepa_eval.report.table import build_table, caption
 from hjepa_eval.report.thumbnails import collect_thumbnails
-from hjepa_eval.results import check_same_data
 
 PARTS = {
     "overview": "Overview",
@@ -36,6 +37,8 @@ READING = (
     "Accuracy on test images at the level that was chosen without them, with its 95 % interval; leads are points of "
     "accuracy, with a bootstrap interval where both records keep the outcome of every test image."
 )
+# What is more is in the table; the page says how many.
+MOST_HEADLINES = 8
 NO_GALLERY = (
     "There are no images of this model beside its records; running hjepa eval again, without --no-gallery, writes "
     "them from the features in its cache."
@@ -52,9 +55,10 @@ def build_page(located: Sequence[Located], galleries: Sequence[Gallery]) -> str:
     """
     if not located:
         raise ResultError("no result records for a page; hjepa eval writes some")
-    check_same_data(each.record for each in located)
+    check_same_data([each.record for each in located])
     environment = template_environment()
-    environment.filters["svg"] = _svg
+    environment.filters |= {"svg": _svg, "percent": percent, "points": points, "p_text": p_text}
+    environment.globals["points_within"] = points_within
     return environment.get_template("report.html").render(
         **_content(located, galleries),
         **page_parts(style="style.css", script="report.js"),
@@ -86,7 +90,7 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
     from hjepa_eval.report.page_budget import fit
     from hjepa_eval.report.page_classes import classes_of
     from hjepa_eval.report.page_images import map_of, pretraining_of, thinned
-    from hjepa_eval.report.page_neighbours import queries
+    from hjepa_eval.report.page_neighbours import queries, unshown
 
     found = page_models(located, galleries)
     names = class_names(found)
@@ -97,11 +101,11 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
     table = build_table(records)
     thumbnails = collect_thumbnails([model.gallery for model in models if model.gallery is not None])
     compared, uncompared = compare_all(models)
+    chosen = headlines(models, compared)
     shown = [each.record for model in models for each in model.located]
     classes = [view for model in fitting.with_classes for view in classes_of(model, names, shown)]
     maps = [map_of(model, thumbnails) for model in models]
     pretraining = [pretraining_of(model) for model in models]
-    main = [model for model in models if not model.baseline]
     any_gallery = any(model.gallery is not None for model in models)
     return {
         "title": _title(models),
@@ -109,9 +113,10 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
         "parts": PARTS,
         "reading": READING,
         "models": models,
-        "several": len(main or models) > 1,
+        "several": sum(not model.baseline for model in models) > 1,
         "levels": page_levels(models),
-        "headlines": headlines(models, compared),
+        "headlines": chosen[:MOST_HEADLINES],
+        "more_headlines": len(chosen[MOST_HEADLINES:]),
         "table": table_view(table, records),
         "legend": legend(table),
         "pictures": level_pictures(table),
@@ -122,6 +127,7 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
         "any_gallery": any_gallery,
         "no_gallery": NO_GALLERY,
         "galleries_left": fitting.galleries_left,
+        "unshown": ["" if model.gallery is None else unshown(model.gallery) for model in models],
         "queries": [None if model.gallery is None else queries(model.gallery, thumbnails) for model in models],
         "maps": maps,
         "pretraining": pretraining,
@@ -143,6 +149,6 @@ def _notes(models: Sequence[PageModel], left_out: int) -> list[str]:
 
 
 def _title(models: Sequence[PageModel]) -> str:
-    main = [model.name for model in models if not model.baseline] or [model.name for model in models]
+    main = [model.name for model in models if not model.baseline]
     more = f" and {len(main) - 2} more" if len(main) > 2 else ""
     return ", ".join(main[:2]) + more

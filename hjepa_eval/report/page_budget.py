@@ -65,7 +65,7 @@ def _first(sizes: Sequence[int], most: int) -> list[bool]:
 def _gallery_size(gallery: Gallery) -> int:
     levels, near = len(gallery.levels), gallery.neighbourhoods
     neighbours = min(len(near.index), MOST_QUERIES) * min(near.train_index.shape[-1], MOST_NEIGHBOURS)
-    size = levels * (_PICTURE + neighbours * _NEIGHBOUR) + (_CURVES if gallery.training else 0)
+    size: int = levels * (_PICTURE + neighbours * _NEIGHBOUR) + (_CURVES if gallery.training else 0)
     if gallery.masks is not None:
         copies = sum(len(gallery.images.get(("train", int(place)), b"")) for place in gallery.masks.index)
         size += len(gallery.masks.context) * (_PICTURE + 2 * copies)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,15 @@ ALL_PAIRS_UP_TO = 3
 
 @dataclass(frozen=True)
 class Confusion:
-    """A level's confusion matrix; `confused` has (true class, taken for, how often, share of the true class)."""
+    """A level's confusion matrix; `confused` has (true class, taken for, images, share of the true class).
+
+    `label` says of how many runs (seeds or draws) images and shares are the mean, if of several.
+    """
 
     level: str
     label: str
     picture: Picture
-    confused: tuple[tuple[str, str, int, float], ...]
+    confused: tuple[tuple[str, str, str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class ClassesView:
-    """What a probe of a model says about classes; `why_not` says what is missing, and how to add it."""
+    """What a probe of a model says about classes; `why_not` says what is missing, and how to add it.
+
+    `more_pairs` is how many pairs of levels have no picture.
+    """
 
     model: int
     probe: str
     confusions: tuple[Confusion, ...] = ()
     differences: tuple[Difference, ...] = ()
     why_not: str = ""
+    more_pairs: int = 0
 
 
 def classes_of(model: PageModel, names: Sequence[str], heading: Sequence[Record]) -> list[ClassesView]:
@@ -108,47 +116,69 @@ def _view(
     prefix: str,
 ) -> ClassesView:
     record = located.record
+    counted = [(level, *_counts(samples, level.level, key, len(names))) for level in _levels_with(record, samples, key)]
+    together = np.sum([counts for _, counts, _ in counted], axis=0)
     confusions = tuple(
-        _confusion(level, samples, key, probe, names, prefix) for level in _levels_with(record, samples, key)
+        _confusion(level, counts, runs, together, probe, names, prefix) for level, counts, runs in counted
     )
-    return ClassesView(model.number, probe, confusions, tuple(_differences(record, samples, key, probe, names, prefix)))
+    levels = [level.level for level in record.levels if not level.fused and (level.level, key) in samples.outcomes]
+    pairs = pairs_of_levels(record, levels, key)
+    differences = tuple(_difference(pair, samples, key, probe, names, prefix) for pair in pairs)
+    more = comb(len(levels), 2) - len(pairs)
+    return ClassesView(model.number, probe, confusions, differences, more_pairs=more)
+
+
+def _counts(samples: SampleOutcomes, level: int, key: str, num_classes: int) -> tuple[NDArray[np.int64], int]:
+    """Return the confusion counts [C, C] of a level over all its runs (seeds or draws), and how many these are."""
+    guesses = _predictions(samples, level, key)
+    start = np.zeros((num_classes, num_classes), np.int64)
+    return sum((confusion_counts(samples.labels, guess, num_classes) for guess in guesses), start=start), len(guesses)
 
 
 def _confusion(
-    level: LevelResult, samples: SampleOutcomes, key: str, probe: str, names: Sequence[str], prefix: str
+    level: LevelResult,
+    counts: NDArray[np.int64],
+    runs: int,
+    together: NDArray[np.int64],
+    probe: str,
+    names: Sequence[str],
+    prefix: str,
 ) -> Confusion:
-    counts = sum(
-        (confusion_counts(samples.labels, guess, len(names)) for guess in _predictions(samples, level.level, key)),
-        start=np.zeros((len(names), len(names)), np.int64),
-    )
     number = "joined" if level.fused else str(level.level)
-    label = "levels joined" if level.fused else f"level {level.level}"
-    picture = confusion_picture(counts, names, title=f"{probe}, {label}", prefix=f"{prefix}{number}-")
+    label = ("levels joined" if level.fused else f"level {level.level}") + _mean_of(runs)
+    picture = confusion_picture(
+        counts, names, title=f"{probe}, {label}", prefix=f"{prefix}{number}-", together=together, runs=runs
+    )
     totals = counts.sum(axis=1)
     confused = tuple(
-        (names[true], names[taken], int(counts[true, taken]), float(counts[true, taken] / totals[true]))
+        (
+            names[true],
+            names[taken],
+            f"{counts[true, taken] / runs:,.{0 if runs == 1 else 1}f}",
+            float(counts[true, taken] / totals[true]),
+        )
         for true, taken in most_confused(counts, MOST_PAIRS_OF_CLASSES)
     )
     return Confusion(number, label, picture, confused)
 
 
-def _differences(
-    record: Record, samples: SampleOutcomes, key: str, probe: str, names: Sequence[str], prefix: str
-) -> Iterator[Difference]:
-    levels = [level.level for level in record.levels if not level.fused and (level.level, key) in samples.outcomes]
-    for one, other in pairs_of_levels(record, levels, key):
-        first, second = samples.outcomes[one, key], samples.outcomes[other, key]
-        if first.dtype != np.bool_ or second.dtype != np.bool_:
-            continue  # Shares of several seeds.
-        label = f"level {one} - level {other}"
-        found = per_class_differences(samples.labels, first.astype(np.bool_), second.astype(np.bool_), names)
-        picture = class_difference_picture(
-            found,
-            title=f"{probe}, {label}",
-            prefix=f"{prefix}{one}-{other}-",
-            levels=(f"level {one}", f"level {other}"),
-        )
-        yield Difference(f"{one}-{other}", label, picture)
+def _mean_of(runs: int) -> str:
+    return "" if runs < 2 else f", mean of {runs} runs"
+
+
+def _difference(
+    levels: tuple[int, int], samples: SampleOutcomes, key: str, probe: str, names: Sequence[str], prefix: str
+) -> Difference:
+    one, other = levels
+    label = f"level {one} - level {other}"
+    found = per_class_differences(samples.labels, samples.outcomes[one, key], samples.outcomes[other, key], names)
+    picture = class_difference_picture(
+        found,
+        title=f"{probe}, {label}{_mean_of(len(_predictions(samples, one, key)))}",
+        prefix=f"{prefix}{one}-{other}-",
+        levels=(f"level {one}", f"level {other}"),
+    )
+    return Difference(f"{one}-{other}", label, picture)
 
 
 def pairs_of_levels(record: Record, levels: Sequence[int], key: str) -> list[tuple[int, int]]:

@@ -32,11 +32,9 @@ class PageModel:
     baseline: bool
 
     @property
-    def kind(self) -> str:
-        """What to call the model in a sentence about another."""
-        kind = self.located[0].record.model.name.partition("?")[0].partition(":")[0]
-        names = {"random": "the untrained encoder", "pixels": "raw pixels", "kmeans": "k-means"}
-        return names.get(kind, self.name) if self.baseline else self.name
+    def encoder(self) -> str:
+        """The encoder's name, as in its records."""
+        return self.located[0].record.model.name
 
     @property
     def levels(self) -> dict[int, str]:
@@ -44,11 +42,6 @@ class PageModel:
         found = {level.level: level.name for each in self.located for level in each.record.levels if not level.fused}
         images = {} if self.gallery is None else dict(self.gallery.levels)
         return dict(sorted({**images, **found}.items()))
-
-    @property
-    def command(self) -> str:
-        """The command that made its records; of several the last."""
-        return max((each.record for each in self.located), key=lambda r: r.provenance.created).provenance.command
 
 
 def page_models(located: Sequence[Located], galleries: Sequence[Gallery]) -> list[PageModel]:

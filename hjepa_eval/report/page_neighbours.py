@@ -58,6 +58,14 @@ def queries(gallery: Gallery, thumbnails: Thumbnails) -> list[Query]:
     ]
 
 
+def unshown(gallery: Gallery) -> str:
+    """Return a sentence about what of a gallery's neighbourhoods `queries` leaves out; nothing if nothing is."""
+    found, kept = gallery.neighbourhoods.train_index.shape[1:]
+    parts = [f"{MOST_QUERIES} of {found} test images"] if found > MOST_QUERIES else []
+    parts += [f"the nearest {MOST_NEIGHBOURS} of {kept} train images"] if kept > MOST_NEIGHBOURS else []
+    return f"Of this gallery the page shows {' and '.join(parts)}." if parts else ""
+
+
 def _at_level(gallery: Gallery, thumbnails: Thumbnails, position: int, place: int) -> LevelNeighbours:
     near = gallery.neighbourhoods
     found = tuple(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from hjepa_eval.errors import ResultError
+from hjepa_eval.report.baselines import called, is_twin_of_another
 from hjepa_eval.report.columns import column_names
-from hjepa_eval.report.model_pairs import ModelPair, compare_models
+from hjepa_eval.report.model_pairs import CHOSEN, ModelPair, compare_models
 from hjepa_eval.report.page_models import PageModel
 from hjepa_eval.results import Record, Score
 
-# Every comparison draws bootstrap samples.
-MOST_COMPARISONS = 8
+# Of pairs without a baseline: they grow with the square of the models, and every comparison draws bootstrap samples.
+MOST_MODEL_PAIRS = 8
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,6 @@ class Lead:
     difference: float
     low: float | None = None
     high: float | None = None
-    p_holm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,31 +54,52 @@ class Headline:
 
 
 def compare_all(models: Sequence[PageModel]) -> tuple[list[Compared], int]:
-    """Return the comparisons of every model with all others, baselines among themselves left out, and how many more.
+    """Return the comparisons of every model with its baselines and with other models, and how many more pairs exist.
 
-    At most `MOST_COMPARISONS` are made.
+    Baselines come first and without a limit, for leads are read from them. At most `MOST_MODEL_PAIRS` pairs of other
+    models are compared, baselines are not compared with each other, nor a model with another's untrained twin.
     """
-    wanted = [(one, other) for one, other in combinations(models, 2) if not one.baseline]
-    found = []
-    for first, second in wanted[:MOST_COMPARISONS]:
-        try:
-            found.append(Compared(first, second, tuple(compare_models(first.located, second.located))))
-        except ResultError as error:
-            found.append(Compared(first, second, (), str(error)))
-    return found, len(wanted) - len(found)
+    pairs = [(one, other) for one, other in combinations(models, 2) if not one.baseline]
+    beaten = [(one, other) for one, other in pairs if other.baseline and _is_its_own(other, one, models)]
+    rivals = [(one, other) for one, other in pairs if not other.baseline]
+    found = [_compare(*pair) for pair in (*beaten, *rivals[:MOST_MODEL_PAIRS])]
+    return found, len(pairs) - len(found)
+
+
+def _compare(first: PageModel, second: PageModel) -> Compared:
+    try:
+        return Compared(first, second, tuple(compare_models(first.located, second.located)))
+    except ResultError as error:
+        return Compared(first, second, (), str(error))
 
 
 def headlines(models: Sequence[PageModel], compared: Sequence[Compared]) -> list[Headline]:
-    """Return a headline for each headline score of each model that is no baseline; of all models if all are."""
-    main = [model for model in models if not model.baseline] or list(models)
+    """Return a headline for each headline score of each model that is no baseline."""
     heading = column_names([each.record for model in models for each in model.located])
     found = []
-    for model in main:
+    for model in (model for model in models if not model.baseline):
+        names = _names_of_baselines(model, models)
         for each in model.located:
             for key, level, how, score in _chosen(each.record):
-                leads = tuple(_leads(model, each.record, key, models, compared))
-                found.append(Headline(model, heading(each.record, score), level, how, score, leads))
+                leads = (
+                    _lead(name, other, each.record, key, score, _tests(model, other, compared)) for other, name in names
+                )
+                shown = tuple(lead for lead in leads if lead is not None)
+                found.append(Headline(model, heading(each.record, score), level, how, score, shown))
     return found
+
+
+def _is_its_own(baseline: PageModel, model: PageModel, models: Sequence[PageModel]) -> bool:
+    """Return whether a baseline stands beside a model: its own untrained twin, or one of no model in view."""
+    return not is_twin_of_another(baseline.encoder, model.encoder, [each.encoder for each in models])
+
+
+def _names_of_baselines(model: PageModel, models: Sequence[PageModel]) -> list[tuple[PageModel, str]]:
+    """Return a model's baselines, each with what it is called; two of a kind by their names."""
+    own = [each for each in models if each.baseline and _is_its_own(each, model, models)]
+    kinds = [called(each.encoder, model.encoder) for each in own]
+    often = Counter(kinds)
+    return [(each, kind if often[kind] == 1 else each.name) for each, kind in zip(own, kinds, strict=True)]
 
 
 def _chosen(record: Record) -> Iterator[tuple[str, int, str, Score]]:
@@ -92,34 +114,20 @@ def _chosen(record: Record) -> Iterator[tuple[str, int, str, Score]]:
             yield key, number, how, values[number]
 
 
-def _leads(
-    model: PageModel, record: Record, key: str, models: Sequence[PageModel], compared: Sequence[Compared]
-) -> Iterator[Lead]:
-    own = {found[0]: found for found in _chosen(record)}[key]
-    for other in models:
-        if not other.baseline or other is model:
-            continue
-        tested = _tested(model, other, record, own[3], compared)
-        if tested is not None:
-            yield Lead(other.kind, tested.difference, tested.low, tested.high, tested.p_holm)
-            continue
-        rivals = [
-            rival
-            for each in other.located
-            if (each.record.protocol, each.record.parameters) == (record.protocol, record.parameters)
-            for rival in _chosen(each.record)
-            if rival[0] == key
-        ]
-        if rivals:
-            yield Lead(other.kind, own[3].value - rivals[0][3].value)
-
-
-def _tested(
-    model: PageModel, other: PageModel, record: Record, score: Score, compared: Sequence[Compared]
-) -> ModelPair | None:
-    """Return the paired test of the chosen levels of two models, if it was made."""
-    heading = column_names([record])(record, score)
-    for each in compared:
-        if each.first is model and each.second is other:
-            return next((p for p in each.pairs if p.why == "chosen levels" and p.probe == heading), None)
+def _lead(
+    name: str, other: PageModel, record: Record, key: str, score: Score, tests: Sequence[ModelPair]
+) -> Lead | None:
+    """Return the lead over a baseline: from the paired test of the chosen levels, else from the two scores."""
+    for test in tests:
+        if (test.why, test.records[0], test.score) == (CHOSEN, record.key, key):
+            return Lead(name, test.difference, test.low, test.high)
+    for each in other.located:
+        if (each.record.protocol, each.record.parameters) == (record.protocol, record.parameters):
+            rival = next((found for other_key, _, _, found in _chosen(each.record) if other_key == key), None)
+            if rival is not None:
+                return Lead(name, score.value - rival.value)
     return None
+
+
+def _tests(model: PageModel, other: PageModel, compared: Sequence[Compared]) -> tuple[ModelPair, ...]:
+    return next((each.pairs for each in compared if each.first is model and each.second is other), ())

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from hjepa_eval.report.arrangement import arrange
 from hjepa_eval.report.columns import rank
-from hjepa_eval.report.legend import cost_columns, how_to_read, signed
+from hjepa_eval.report.legend import cost_columns, how_to_read
+from hjepa_eval.report.rounding import interval, percent, points, points_within
 from hjepa_eval.report.statements import calibrations, deviations, explanations, statements
-from hjepa_eval.report.table import Cell, Row, Table, interval, percent
+from hjepa_eval.report.table import Cell, Row, Table, data_notes
 from hjepa_eval.report.variants import label_variants, variant
 from hjepa_eval.results import Record
 
@@ -52,6 +53,7 @@ class TableView:
         costs: headings of cost columns.
         groups: (model, whether a baseline, rows).
         no_costs: the sentence that says what adds costs; empty when they are there.
+        data: of which part of a data set the numbers are.
         said: (model, what its paired tests say), of models that have some.
         lines: how to read the table, and what its probes do not reproduce.
     """
@@ -60,6 +62,7 @@ class TableView:
     costs: tuple[str, ...]
     groups: tuple[tuple[str, bool, tuple[RowView, ...]], ...]
     no_costs: str
+    data: tuple[str, ...]
     said: tuple[tuple[str, tuple[str, ...]], ...]
     lines: tuple[str, ...]
 
@@ -79,16 +82,23 @@ def table_view(table: Table, records: Sequence[Record]) -> TableView:
         for model, rows in groups.items()
     )
     missing = all(row.cost is None for row in table.rows)
+    data = data_notes(records)
     lines = (
         # The page marks the highest level in its own way: the first line is about asterisks.
         *how_to_read(table)[1:],
         *explanations(records),
         *calibrations(records),
-        *table.notes,
+        *(note for note in table.notes if note not in data),
         *deviations(records),
     )
     return TableView(
-        table.columns, tuple(costs), shown, NO_COSTS if missing else "", _said(records), tuple(dict.fromkeys(lines))
+        table.columns,
+        tuple(costs),
+        shown,
+        NO_COSTS if missing else "",
+        data,
+        _said(records),
+        tuple(dict.fromkeys(lines)),
     )
 
 
@@ -115,8 +125,8 @@ def _cell(cell: Cell) -> CellView:
     rival = cell.runner_up
     against = ""
     if rival is not None:
-        gain, low, high = (signed(value) for value in (rival.difference, rival.low, rival.high))
+        gain, low, high = points_within(rival.difference, rival.low, rival.high)
         against = f"{gain} [{low} to {high}] over level {rival.level}"
     mark = "highest, apart from the runner-up" if cell.apart else "highest" if cell.best else ""
-    delta = "" if cell.delta is None else signed(cell.delta)
-    return CellView(percent(cell.score), interval(cell.score), delta, mark, cell.best, cell.apart, against)
+    delta = "" if cell.delta is None else points(cell.delta)
+    return CellView(percent(cell.score.value), interval(cell.score), delta, mark, cell.best, cell.apart, against)

@@ -11,8 +11,8 @@ from typing import Any
 
 from hjepa_eval.report import latex, latex_text, markdown
 from hjepa_eval.report.grid import Column, draw
-from hjepa_eval.report.model_pairs import ModelPair
-from hjepa_eval.report.statements import p_text
+from hjepa_eval.report.model_pairs import CHOSEN, ModelPair
+from hjepa_eval.report.rounding import p_text, percent, points_within
 from hjepa_eval.report.tidy import csv_text
 
 HEADER = ("probe", "levels", "first", "second", "difference", "95 % interval", "p", "p (Holm)")
@@ -104,20 +104,21 @@ def by_models(pairs: Sequence[ModelPair]) -> dict[tuple[str, str], list[ModelPai
 
 def _flat(pair: ModelPair) -> dict[str, Any]:
     row = asdict(pair)
-    for name in ("models", "levels", "values"):
+    for name in ("models", "levels", "values", "records"):
         one, other = row.pop(name)
         row |= {f"first_{name[:-1]}": one, f"second_{name[:-1]}": other}
     return row
 
 
 def _texts(pair: ModelPair) -> list[str]:
-    levels = f"chosen ({pair.levels[0]}, {pair.levels[1]})" if pair.why == "chosen levels" else pair.why
+    levels = f"chosen ({pair.levels[0]}, {pair.levels[1]})" if pair.why == CHOSEN else pair.why
+    gain, low, high = points_within(pair.difference, pair.low, pair.high)
     return [
         pair.probe,
         levels,
-        *(f"{100 * value:.1f}" for value in pair.values),
-        f"{100 * pair.difference:+.1f}",
-        f"{100 * pair.low:+.1f} to {100 * pair.high:+.1f}",
+        *map(percent, pair.values),
+        gain,
+        f"{low} to {high}",
         p_text(pair.p_value),
         p_text(pair.p_holm),
     ]
@@ -125,7 +126,7 @@ def _texts(pair: ModelPair) -> list[str]:
 
 def _notes(pairs: Sequence[ModelPair]) -> list[str]:
     tests = ", ".join(sorted({pair.test for pair in pairs}))
-    return [f"{_ABOUT}; p: {tests}; Holm: over all rows."]
+    return [f"{_ABOUT}; p: {tests}; Holm: over all tests."]
 
 
 PAIR_FORMATS: dict[str, Callable[[Sequence[ModelPair]], str]] = {

@@ -1,14 +1,14 @@
-"""Which records a report is of: found with their files, narrowed by dataset and model, refused where they clash."""
+"""Which records a report is of: found with their files, narrowed by dataset and model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from hjepa_eval.errors import ResultError, first_few, unknown
-from hjepa_eval.report.baselines import is_baseline, twin_of
+from hjepa_eval.errors import unknown
+from hjepa_eval.report.baselines import is_baseline, is_twin_of_another
 from hjepa_eval.report.model_pairs import Located
-from hjepa_eval.results import DatasetInfo, read_record, record_files
+from hjepa_eval.results import read_record, record_files
 
 
 def locate(paths: Sequence[Path]) -> list[Located]:
@@ -44,49 +44,4 @@ def _stays(name: str, wanted: Sequence[str], names: Sequence[str]) -> bool:
     if name in wanted or not is_baseline(name) or any(is_baseline(model) for model in wanted):
         return name in wanted
     # The untrained twin of a model that is left out goes with it.
-    twin = twin_of(name)
-    owners = [model for model in names if twin is not None and _bare(model) == twin]
-    return not owners or any(model in wanted for model in owners)
-
-
-def _bare(model: str) -> str:
-    return model.partition("?")[0].removeprefix("timm:")
-
-
-def check_versions(located: Sequence[Located]) -> None:
-    """Check that records of one dataset and protocol are of one version of it.
-
-    Raises:
-        ResultError: they are not; the message names both models, files and versions.
-    """
-    found: dict[tuple, Located] = {}
-    for each in located:
-        record = each.record
-        other = found.setdefault((record.dataset.key, record.protocol), each)
-        if other.record.protocol_version != record.protocol_version:
-            raise ResultError(
-                f"one table cannot mix versions of the protocol {record.protocol}: {_version(other)}, "
-                f"{_version(each)}; run the older one again, or name the files to show"
-            )
-
-
-def check_one_dataset(located: Sequence[Located]) -> None:
-    """Check that all records are of the same images, as a page needs.
-
-    Raises:
-        ResultError: they are not; the message says what they are of and how to choose.
-    """
-    data = {each.record.dataset.key: each.record.dataset for each in located}
-    if len(data) > 1:
-        names = {info.name for info in data.values()}
-        advice = "name one with --dataset" if len(names) == len(data) else "name the files of one"
-        raise ResultError(f"one page cannot mix datasets: {first_few(map(_images, data.values()))}; {advice}")
-
-
-def _version(located: Located) -> str:
-    record = located.record
-    return f"version {record.protocol_version} of {record.model.name} in {located.path or located.folder}"
-
-
-def _images(info: DatasetInfo) -> str:
-    return f"{info.name} ({info.train_images:,} train, {info.test_images:,} test images, {info.test_fingerprint[:8]})"
+    return any(not is_twin_of_another(name, model, names) for model in wanted)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from hjepa_eval.report.arrangement import arrange
 from hjepa_eval.report.columns import column_names
+from hjepa_eval.report.rounding import p_equals, p_text, percent, points_within
 from hjepa_eval.report.variants import label_variants, variant
 from hjepa_eval.results import LevelChoice, LevelComparison, Record, Score
 
@@ -34,30 +35,20 @@ def compared_table(records: Sequence[Record]) -> list[list[str]]:
     rows = [["model", "probe", "levels", "difference", "95 % interval", "test", "p", "p (Holm)"]]
     for record in records:
         for pair in record.comparisons:
+            gain, low, high = points_within(pair.difference, pair.low, pair.high)
             rows.append(
                 [
                     labels[variant(record)],
                     _heading_of(record, pair.score, heading),
                     f"{_level(record, pair.first)} - {_level(record, pair.second)}",
-                    _points(pair.difference, pair.high - pair.low),
-                    f"{_points(pair.low, pair.high - pair.low)} to {_points(pair.high, pair.high - pair.low)}",
+                    gain,
+                    f"{low} to {high}",
                     pair.test,
                     p_text(pair.p_value),
                     p_text(pair.p_holm),
                 ]
             )
     return rows
-
-
-def p_text(p: float) -> str:
-    """Return a p-value with two digits, tiny ones as a bound."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
-
-
-def p_equals(p: float) -> str:
-    """Return `= 0.016` or `< 0.0001`."""
-    text = p_text(p)
-    return text if text.startswith("<") else f"= {text}"
 
 
 def _of_record(record: Record, heading: Heading) -> Iterator[str]:
@@ -77,15 +68,15 @@ def _of_record(record: Record, heading: Heading) -> Iterator[str]:
 
 
 def _chosen(choice: LevelChoice) -> str:
-    text = f"level {choice.level} is chosen on train and reaches {_percent(choice.value)}"
+    text = f"level {choice.level} is chosen on train and reaches {percent(choice.value)}"
     if choice.oracle == choice.level:
         return f"{text}, the best on test"
-    return f"{text}, the best on test is level {choice.oracle} with {_percent(choice.oracle_value)}"
+    return f"{text}, the best on test is level {choice.oracle} with {percent(choice.oracle_value)}"
 
 
 def _compared(record: Record, pair: LevelComparison) -> str:
-    first, second, spread = _level(record, pair.first), _level(record, pair.second), pair.high - pair.low
-    gain, low, high = (_points(value, spread) for value in (pair.difference, pair.low, pair.high))
+    first, second = _level(record, pair.first), _level(record, pair.second)
+    gain, low, high = points_within(pair.difference, pair.low, pair.high)
     return f"{first} - {second} {gain} [{low} to {high}], p {p_equals(pair.p_value)}, Holm {p_equals(pair.p_holm)}"
 
 
@@ -99,6 +90,11 @@ def explanations(records: Sequence[Record]) -> list[str]:
     lines = [
         f"Differences are paired, with bootstrap intervals; p: {', '.join(tests)}; Holm: over all pairs of levels."
     ]
+    if any(sum(not level.fused for level in record.levels) > MANY_LEVELS for record in compared):
+        lines.append(
+            f"Of more than {MANY_LEVELS} levels the chosen and the highest one are compared, each with the highest of "
+            "the others; the records have all pairs."
+        )
     if rules:
         lines.append(f"Chosen on train means, for {'; for '.join(f'{name}: {rule}' for name, rule in rules.items())}.")
     if any(score.values for record in compared for level in record.levels for score in level.scores):
@@ -122,8 +118,8 @@ def calibrations(records: Sequence[Record]) -> list[str]:
     labels, lines = label_variants(records), []
     for record in records:
         each = [
-            f"{_level(record, level.level)} {_percent(level.calibration['ece'])} to "
-            f"{_percent(level.calibration['ece_scaled'])} (T = {level.calibration['temperature']:.2f})"
+            f"{_level(record, level.level)} {percent(level.calibration['ece'])} to "
+            f"{percent(level.calibration['ece_scaled'])} (T = {level.calibration['temperature']:.2f})"
             for level in record.levels
             if level.calibration
         ]
@@ -169,12 +165,3 @@ def _is_joined(record: Record, number: int) -> bool:
 
 def _level(record: Record, number: int) -> str:
     return "levels joined" if _is_joined(record, number) else f"level {number}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _points(value: float, spread: float = 1.0) -> str:
-    """Return points of accuracy; two places where the interval is narrower than half a point."""
-    return f"{100 * value:+.{2 if spread < 0.005 else 1}f}"

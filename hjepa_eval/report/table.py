@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from hjepa_eval.report.arrangement import arrange, left_out
 from hjepa_eval.report.baselines import baseline_note, baselines_among
 from hjepa_eval.report.columns import column_names, rank
+from hjepa_eval.report.same_data import check_same_data
 from hjepa_eval.report.standing import RunnerUp, Standing, standings
 from hjepa_eval.report.variants import label_variants, variant
-from hjepa_eval.results import LevelCost, LevelResult, Record, Score, check_same_data
+from hjepa_eval.results import LevelCost, LevelResult, Record, Score
 
 # A level's number and, for levels joined, which: several of those may have one number.
 Key = tuple[int, tuple[int, ...]]
@@ -144,14 +145,23 @@ def store_bytes(record: Record, level: LevelResult) -> int:
     return level.width * _BYTES.get(record.extraction.storage, 4) * images
 
 
-def _notes(records: Sequence[Record]) -> tuple[str, ...]:
-    """Return every note once; one that holds for all levels of a record does not name them."""
+def data_notes(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return what a reader must know of the images: which part of a data set they are, and what is missing."""
     notes: dict[str, None] = {}
     for record in records:
-        for note in record.dataset.notes:
-            notes[note] = None
-        if record.dataset.skipped_images:
-            notes[f"{record.dataset.skipped_images} unreadable images were skipped"] = None
+        data, limit = record.dataset, record.provenance.settings.get("max_samples")
+        notes |= dict.fromkeys(data.notes)
+        if limit is not None and max(data.train_images, data.test_images) + data.skipped_images >= limit:
+            notes[f"--max-samples {limit}: at most {limit:,} images of a split are used"] = None
+        if data.skipped_images:
+            notes[f"{data.skipped_images} unreadable images were skipped"] = None
+    return tuple(notes)
+
+
+def _notes(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return every note once; one that holds for all levels of a record does not name them."""
+    notes = dict.fromkeys(data_notes(records))
+    for record in records:
         for note in dict.fromkeys(note for level in record.levels for note in level.notes):
             places = ["joined" if level.fused else str(level.level) for level in record.levels if note in level.notes]
             every = len(places) == len(record.levels)
@@ -163,13 +173,3 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
 def caption(table: Table) -> str:
     """Return what the table is about."""
     return f"{table.dataset}: {table.train_images:,} train and {table.test_images:,} test images"
-
-
-def percent(score: Score) -> str:
-    """Return `97.2`."""
-    return f"{100 * score.value:.1f}"
-
-
-def interval(score: Score) -> str:
-    """Return `94.9-98.5`, the 95 % interval in percent."""
-    return f"{100 * score.low:.1f}-{100 * score.high:.1f}"

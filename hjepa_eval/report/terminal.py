@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from hjepa_eval.report.fitting import groups_that_fit
 from hjepa_eval.report.grid import GAP, LEAST_WIDTH, Column, draw
-from hjepa_eval.report.legend import cost_columns, lines_below, signed
-from hjepa_eval.report.table import Cell, Table, build_table, caption, interval, percent
+from hjepa_eval.report.legend import cost_columns, lines_below
+from hjepa_eval.report.rounding import interval, percent, points
+from hjepa_eval.report.table import Cell, Table, build_table, caption
 from hjepa_eval.results import Record
 
 if TYPE_CHECKING:
@@ -72,6 +73,6 @@ def _shown(cell: Cell | None) -> Text:
 
     if cell is None:
         return Text()
-    delta = "" if cell.delta is None else f" ({signed(cell.delta)})"
-    value = f"{percent(cell.score)}{cell.mark:<{_MARK}}"
+    delta = "" if cell.delta is None else f" ({points(cell.delta)})"
+    value = f"{percent(cell.score.value)}{cell.mark:<{_MARK}}"
     return Text.assemble((value, "bold" if cell.best else "none"), (f"{delta}\n{interval(cell.score)}", "dim"))

@@ -11,9 +11,10 @@ from typing import Any
 
 from hjepa_eval.report.arrangement import arrange, by_data
 from hjepa_eval.report.baselines import baselines_among
+from hjepa_eval.report.same_data import check_versions
 from hjepa_eval.report.standing import Standing, standings
 from hjepa_eval.report.table import Row, Table, build_table, store_bytes
-from hjepa_eval.results import LevelResult, Record, Score, check_same_data
+from hjepa_eval.results import LevelResult, Record, Score
 
 
 def tidy(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -25,8 +26,7 @@ def tidy(records: Sequence[Record]) -> list[dict[str, Any]]:
     Raises:
         ResultError: records of one dataset are of different versions of a protocol.
     """
-    for part in by_data(records):
-        check_same_data(part)
+    check_versions(records)
     shown = arrange(records)
     stand = standings(shown)
     beaten = baselines_among(record.model.name for record in shown)

@@ -62,6 +62,18 @@ def test_per_class_differences__interval_has_a_width_where_levels_agree() -> Non
     assert (found.low[0], found.high[0]) == pytest.approx((-0.692952, 0.692952), abs=1e-6)
 
 
+def test_per_class_differences__shares_of_seeds_have_a_hand_computed_interval() -> None:
+    # Two samples: two seeds of two and one of two right at the first level, one of two at the second.
+    found = per_class_differences(np.zeros(2, np.int64), np.array([1.0, 0.5]), np.array([0.5, 0.5]), ["a"])
+    assert (found.first[0], found.second[0], found.difference[0]) == (0.75, 0.5, 0.25)
+    # The differences 0.5, 0, 1, -1 have the mean 1/8, their squares 9/16: 1/8 -+ 1.959964 sqrt((9/16 - 1/64) / 4).
+    assert (found.low[0], found.high[0]) == (pytest.approx(-0.599706, abs=1e-6), pytest.approx(0.849706, abs=1e-6))
+    # Seeds that agree are one seed.
+    right = np.array([[True, False], [True, True]])
+    one, several = (per_class_differences(np.array([0, 0]), *right.astype(kind), ["a"]) for kind in (bool, float))
+    assert (one.low, one.high) == (several.low, several.high)
+
+
 def test_per_class_differences__swapping_the_levels_turns_the_sign() -> None:
     generator = np.random.default_rng(1)
     labels, first, second = generator.integers(0, 4, 90), generator.random(90) < 0.8, generator.random(90) < 0.5

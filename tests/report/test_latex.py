@@ -111,6 +111,8 @@ def test_compare_latex__compiles_with_hostile_names(tmp_path: Path) -> None:
         test="McNemar exact",
         p_value=1e-9,
         p_holm=0.02,
+        records=("c", "d"),
+        score="top1",
     )
     text = PAIR_FORMATS["latex"]([pair])
     assert r"\multicolumn{7}{l}{\textbf{*[kNN] k=20}}" in text

@@ -357,6 +357,25 @@ def test_page__of_a_thousand_classes_is_small(tmp_path: Path) -> None:
     assert len(page.encode()) < 2_000_000
 
 
+def test_confusions__of_many_classes_show_the_same_classes_at_all_levels(tmp_path: Path) -> None:
+    labels = np.arange(400) % 40
+    guesses = [(labels + (labels < 30)) % 40, (labels + (labels >= 10)) % 40]  # Other classes are wrong at each level.
+    samples = SampleOutcomes(
+        np.arange(400),
+        labels,
+        {(level, KEY): guess == labels for level, guess in enumerate(guesses)},
+        {(level, KEY): guess for level, guess in enumerate(guesses)},
+    )
+    located = Located(with_outcomes(record_of(values=(0.3, 0.3)), samples, tmp_path), tmp_path)
+    [model] = page_models([located], [])
+    names = [f"n{number}" for number in range(40)]
+    [view] = classes_of(model, names, [located.record])
+    shown = [[name for name in names if f" {name}<" in each.picture.svg] for each in view.confusions]
+    assert len(shown[0]) == 30
+    assert shown[0] == shown[1]
+    assert "most errors at all levels" in view.confusions[0].picture.title
+
+
 def test_pairs_of_levels__of_many_levels_are_those_with_the_chosen_one(tmp_path: Path) -> None:
     record = located_of(tmp_path).record
     assert pairs_of_levels(record, [0, 1, 2], "top1 k=20") == [(2, 1), (2, 0), (1, 0)]

@@ -110,8 +110,8 @@ def test_report__names_are_never_interpreted() -> None:
 @pytest.mark.parametrize(
     ("other", "part"),
     [
-        ({"dataset": "cifar10"}, "cannot mix datasets: digits"),
-        ({"version": 2}, "cannot mix versions of a protocol: dino-knn version 1 and dino-knn version 2"),
+        ({"dataset": "cifar10"}, "cannot mix datasets: digits .*, cifar10 .*; name one with --dataset"),
+        ({"version": 2}, "mix versions of the protocol dino-knn: version 1 of runs/demo, version 2 of runs/demo; run"),
     ],
 )
 def test_table__refuses_records_that_do_not_belong_together(other: dict, part: str) -> None:

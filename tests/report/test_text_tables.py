@@ -14,6 +14,7 @@ from hjepa_eval.report.model_pairs import ModelPair
 from hjepa_eval.report.pair_formats import PAIR_FORMATS
 
 PLAIN = {"text", "text_special", "strong_open", "strong_close", "softbreak"}
+IDS = (("c", "d"), "top1")
 BLOCKS = {"paragraph", "bullet_list", "list_item", "table", "thead", "tbody", "tr", "th", "td"}
 
 
@@ -78,8 +79,10 @@ def test_markdown__costs_stand_right_of_the_probes_and_only_where_they_are_known
 
 
 def test_compare_markdown__a_table_per_two_models_with_hostile_names() -> None:
-    pair = ModelPair((HOSTILE, "b"), "kNN k=20", "level 1", (1, 1), (0.75, 0.5), 0.25, 0.2, 0.3, "paired t", 0.5, 0.5)
-    other = ModelPair(("c", "b"), "linear", "level 0", (0, 0), (0.5, 0.5), 0.0, -0.1, 0.1, "paired t", 1.0, 1.0)
+    pair = ModelPair(
+        (HOSTILE, "b"), "kNN k=20", "level 1", (1, 1), (0.75, 0.5), 0.25, 0.2, 0.3, "paired t", 0.5, 0.5, *IDS
+    )
+    other = ModelPair(("c", "b"), "linear", "level 0", (0, 0), (0.5, 0.5), 0.0, -0.1, 0.1, "paired t", 1.0, 1.0, *IDS)
     (first, second), others = parse(PAIR_FORMATS["md"]([pair, other]))
     assert first[1] == ["kNN k=20", "level 1", "75.0", "50.0", "+25.0", "+20.0 to +30.0", "0.5", "0.5"]
     assert second[1][:2] == ["linear", "level 0"]
@@ -136,8 +139,8 @@ def test_terminal__long_names_of_levels_leave_costs_whole(monkeypatch: pytest.Mo
 
 def test_compare_terminal__fits_80_columns_without_folding_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    made = ("chosen levels", (2, 0), (0.5, 0.671), -0.171, -0.25, -0.1, "paired t", 1e-9, 1e-9)
-    most = ("chosen levels", (12, 10), (1.0, 0.0), -1.0, -1.0, -0.9876, "paired t", 1e-9, 1e-9)
+    made = ("chosen levels", (2, 0), (0.5, 0.671), -0.171, -0.25, -0.1, "paired t", 1e-9, 1e-9, *IDS)
+    most = ("chosen levels", (12, 10), (1.0, 0.0), -1.0, -1.0, -0.9876, "paired t", 1e-9, 1e-9, *IDS)
     names = ("[bold]a" + "x" * 90, "b")
     text = PAIR_FORMATS["table"]([ModelPair(names, "kNN leave-one-out k=20 (temperature 0.07)", *made)])
     lines = text[: text.index("Accuracy")].splitlines()

@@ -57,7 +57,7 @@ def test_csv__records_given_twice_are_not_counted_twice() -> None:
 
 
 def test_csv__refuses_two_versions_of_a_protocol() -> None:
-    with pytest.raises(ResultError, match="version 1 and dino-knn version 2"):
+    with pytest.raises(ResultError, match="dino-knn: version 1 of runs/demo, version 2 of other"):
         FORMATS["csv"]([record_of(), record_of(model="other", version=2)])
 
 

@@ -12,6 +12,7 @@ from hjepa_eval.analysis.classes import most_confused
 from hjepa_eval.report.drawing import page_style
 from hjepa_eval.report.figures.canvas import WIDTH, canvas, listed, shortened
 from hjepa_eval.report.palette import drawn
+from hjepa_eval.report.rounding import percent
 from hjepa_eval.report.svg import Picture, inline_svg
 
 # Numbers fit into the cells of so many classes; names of more do not fit below the columns.
@@ -28,18 +29,20 @@ def confusion_picture(
     title: str,
     prefix: str,
     together: NDArray[np.integer] | None = None,
+    runs: int = 1,
 ) -> Picture:
     """Return the picture of a confusion matrix: the share of each true class (row) that is taken for each (column).
 
     Of more than 30 classes the 30 with the most wrong samples are shown, and title and text say so.
 
     Args:
-        counts: int64 [C, C], as `confusion_counts` returns them.
+        counts: int64 [C, C], as `confusion_counts` returns them; of several runs on the same samples their sum.
         names: of the C classes.
         title: what was measured, such as `kNN k=20, level 2`.
         prefix: begins the ids, unlike that of any other picture of the page.
         together: int64 [C, C], the sum of all matrices that stand beside this one: it chooses the classes, so that they
             are the same in all. The matrix itself when not given.
+        runs: seeds or draws in the counts.
     """
     shown = shown_classes(counts if together is None else together)
     shares = _shares(counts)
@@ -48,7 +51,8 @@ def confusion_picture(
         f" (the {len(shown)} of {len(counts)} classes with the most errors{where})" if len(shown) < len(counts) else ""
     )
     figure = draw_confusion(shares[np.ix_(shown, shown)], [names[place] for place in shown])
-    return inline_svg(figure, title=f"{title}{few}", text=_describe(counts, shares, names, title, few), prefix=prefix)
+    text = _describe(counts, shares, names, title, few, runs)
+    return inline_svg(figure, title=f"{title}{few}", text=text, prefix=prefix)
 
 
 def shown_classes(counts: NDArray[np.integer]) -> list[int]:
@@ -106,8 +110,8 @@ def _draw_cells(
 
 def _number(share: float) -> str:
     """Return whole percent; what happened is never a 0, and what failed once never a 100."""
-    percent = 100 * share
-    return "<1" if percent < 1 else ">99" if 99 < percent < 100 else f"{percent:.0f}"
+    whole = 100 * share
+    return "<1" if whole < 1 else ">99" if 99 < whole < 100 else f"{whole:.0f}"
 
 
 def _shares(counts: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -116,7 +120,7 @@ def _shares(counts: NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def _describe(
-    counts: NDArray[np.integer], shares: NDArray[np.float64], names: Sequence[str], title: str, few: str
+    counts: NDArray[np.integer], shares: NDArray[np.float64], names: Sequence[str], title: str, few: str, runs: int
 ) -> str:
     """Return the overall accuracy, the best and the worst class and the most frequent errors in words."""
     right, samples = int(np.trace(counts)), int(counts.sum())
@@ -126,12 +130,13 @@ def _describe(
     own = np.diagonal(shares)[present]
     best, worst = present[own.argmax()], present[own.argmin()]
     wrong = [
-        f"{names[true]} taken for {names[taken]} ({100 * shares[true, taken]:.1f} percent)"
+        f"{names[true]} taken for {names[taken]} ({percent(shares[true, taken])} percent)"
         for true, taken in most_confused(counts, _PAIRS)
     ]
     errors = f" Most frequent errors: {listed(wrong)}." if wrong else ""
+    among = f"{samples:,}" if runs == 1 else f"{runs} x {samples // runs:,}"
     return (
-        f"{title}: confusion matrix{few}, rows are true classes. {right:,} of {samples:,} right "
-        f"({100 * right / samples:.1f} percent). Highest {names[best]} {100 * shares[best, best]:.1f}, lowest "
-        f"{names[worst]} {100 * shares[worst, worst]:.1f} percent.{errors}"
+        f"{title}: confusion matrix{few}, rows are true classes. {right:,} of {among} right "
+        f"({percent(right / samples)} percent). Highest {names[best]} {percent(shares[best, best])}, lowest "
+        f"{names[worst]} {percent(shares[worst, worst])} percent.{errors}"
     )

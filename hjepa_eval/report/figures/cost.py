@@ -10,6 +10,7 @@ from typing import Any, Literal
 from hjepa_eval.report.drawing import page_style
 from hjepa_eval.report.figures.canvas import canvas, line_style, listed
 from hjepa_eval.report.figures.levels import models_of
+from hjepa_eval.report.rounding import percent
 from hjepa_eval.report.svg import Picture, inline_svg
 from hjepa_eval.report.table import Row, Table
 from hjepa_eval.results import Score
@@ -166,7 +167,7 @@ def _describe(points: Sequence[_Point], measure: Measure, title: str, condition:
     sentences = []
     for model in dict.fromkeys(point.model for point in points):
         each = [
-            f"{'levels joined' if point.label == '+' else f'level {point.label}'} {100 * point.score.value:.1f} "
+            f"{'levels joined' if point.label == '+' else f'level {point.label}'} {percent(point.score.value)} "
             f"at {point.cost:.3g}"
             for point in points
             if point.model == model

@@ -8,6 +8,7 @@ from typing import Any
 from hjepa_eval.report.drawing import page_style
 from hjepa_eval.report.figures.canvas import canvas, line_style, listed
 from hjepa_eval.report.palette import series, variable
+from hjepa_eval.report.rounding import percent
 from hjepa_eval.report.svg import Picture, inline_svg
 from hjepa_eval.report.table import Row, Table, caption
 from hjepa_eval.results import Score
@@ -122,8 +123,8 @@ def _describe(table: Table, column: int) -> str:
     for model in models_of(table):
         found = [(row, score) for row in table.rows if row.model == model and (score := _score(row, column))]
         each = [
-            f"{'levels joined' if row.joined else f'level {row.level}'} {100 * score.value:.1f} "
-            f"({100 * score.low:.1f} to {100 * score.high:.1f})"
+            f"{'levels joined' if row.joined else f'level {row.level}'} {percent(score.value)} "
+            f"({percent(score.low)} to {percent(score.high)})"
             for row, score in found
         ]
         if each:

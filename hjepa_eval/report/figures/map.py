@@ -11,6 +11,7 @@ from hjepa_eval.report.drawing import page_style
 from hjepa_eval.report.figures.canvas import WIDTH, canvas, listed
 from hjepa_eval.report.gallery import Gallery, LevelMap
 from hjepa_eval.report.palette import NUM_SERIES, drawn, series, variable
+from hjepa_eval.report.rounding import percent
 from hjepa_eval.report.svg import POINTS, Picture, inline_svg
 
 _DIAMETER = 5.0
@@ -79,8 +80,8 @@ def draw_map(plane: LevelMap, level_position: int, *, colours: list[str]) -> Any
     panel.set_yticks([])
     shares = plane.explained[level_position]
     if shares.any():
-        panel.set_xlabel(f"{100 * shares[0]:.1f} % of the variance")
-        panel.set_ylabel(f"{100 * shares[1]:.1f} % of the variance")
+        panel.set_xlabel(f"{percent(shares[0])} % of the variance")
+        panel.set_ylabel(f"{percent(shares[1])} % of the variance")
     for spine in panel.spines.values():
         spine.set(visible=True, color=drawn("grid"))
     return figure
@@ -90,7 +91,7 @@ def _describe(gallery: Gallery, level_position: int, named: str) -> str:
     plane = gallery.map
     counts = np.bincount(plane.labels, minlength=len(gallery.class_names))
     shares = plane.explained[level_position]
-    spread = f" The axes carry {100 * shares[0]:.1f} and {100 * shares[1]:.1f} percent of the variance." * bool(
+    spread = f" The axes carry {percent(shares[0])} and {percent(shares[1])} percent of the variance." * bool(
         shares.any()
     )
     grey = grey_classes(gallery)

@@ -11,6 +11,7 @@ from hjepa_eval.analysis.classes import ClassDifferences
 from hjepa_eval.report.drawing import page_style
 from hjepa_eval.report.figures.canvas import WIDTH, canvas, line_style, listed, shortened
 from hjepa_eval.report.palette import drawn
+from hjepa_eval.report.rounding import points_within
 from hjepa_eval.report.svg import Picture, inline_svg
 
 MOST_CLASSES = 30
@@ -87,13 +88,10 @@ def _describe(found: ClassDifferences, title: str, levels: tuple[str, str], few:
     """Return in words which classes differ, and the ends of the differences."""
 
     def named(places: list[int]) -> str:
-        return listed(
-            [
-                f"{found.names[place]} {100 * found.difference[place]:+.1f} ({100 * found.low[place]:+.1f} to "
-                f"{100 * found.high[place]:+.1f})"
-                for place in places
-            ]
+        texts = (
+            (place, *points_within(found.difference[place], found.low[place], found.high[place])) for place in places
         )
+        return listed([f"{found.names[place]} {gain} ({low} to {high})" for place, gain, low, high in texts])
 
     if not found.names:
         return f"{title}: no samples."

@@ -53,6 +53,11 @@ def test_draw_confusion__many_classes_are_numbered_and_have_no_numbers_in_cells(
     assert len(draw_confusion(np.eye(12), names[:12]).axes[0].texts) == 12
 
 
+def test_confusion_picture__counts_of_several_runs_are_not_called_images() -> None:
+    picture = confusion_picture(2 * COUNTS, NAMES, title="kNN k=20, level 2", prefix="c-", runs=2)
+    assert "14 of 2 x 408 right (1.7 percent)" in picture.text
+
+
 def test_confusion_picture__says_the_numbers_that_matter() -> None:
     picture = confusion_picture(COUNTS, NAMES, title="kNN k=20, level 2", prefix="c-")
     assert picture.title == "kNN k=20, level 2"
