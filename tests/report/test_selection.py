@@ -208,8 +208,8 @@ def test_report_open__opens_the_page_in_the_browser_and_nothing_else(
 def with_outcomes(record: Record, folder: str, right: list[list[bool]]) -> None:
     count = len(right[0])
     outcomes = {(level, "top1 k=20"): np.array(each) for level, each in enumerate(right)}
-    path = Path(folder, "outcomes.npz")
-    path.parent.mkdir()
+    path = Path(folder, record.file_name).with_suffix(".npz")
+    path.parent.mkdir(exist_ok=True)
     write_outcomes(SampleOutcomes(np.arange(count), np.zeros(count, np.int64), outcomes, {}), path)
     file = Predictions(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     write_record(record.model_copy(update={"predictions": file}), Path(folder))
@@ -232,6 +232,25 @@ def test_compare__every_format_has_the_same_numbers(hjepa: Run) -> None:
         assert all(part in shown for part in ("runs/demo", "pixels", "50.0", "+25.0", "McNemar exact")), name
     assert hjepa("compare", "a", "b", "--out", "c.tex")[2] == "written: c.tex\n"
     assert Path("c.tex").read_text().startswith("% needs")
+
+
+def test_compare__leaves_the_baselines_of_two_evaluations_aside(hjepa: Run) -> None:
+    for folder, model in (("a", "runs/a"), ("b", "runs/b")):
+        with_outcomes(
+            record_of(model=model, values=(0.5, 0.75)), folder, [[True, False] * 10, [True] * 15 + [False] * 5]
+        )
+        for baseline in (f"random:{model}", "pixels:8"):
+            with_outcomes(record_of(model=baseline, values=(0.25,)), folder, [[False] * 15 + [True] * 5])
+    code, out, said = hjepa("compare", "a", "b", "--json")
+    assert (code, said) == (0, "")
+    assert [(pair["models"], pair["why"]) for pair in json.loads(out)] == [
+        (["runs/a", "runs/b"], f"level {level}") for level in (0, 1)
+    ]
+    with_outcomes(record_of(model="runs/c", values=(0.5,)), "b", [[True, False] * 10])
+    code, _, said = hjepa("compare", "a", "b")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "b holds records of 2 models" in said
+    assert "name the files of one model" in said
 
 
 def test_compare__refuses_two_formats_at_once_and_unknown_ones(hjepa: Run) -> None:
