@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -102,6 +103,15 @@ def test_report__a_file_has_no_colours_even_when_stdout_is_a_terminal(
     assert "\x1b[" in hjepa("report")[1]
     assert hjepa("report", "--out", "a.txt")[0] == 0
     assert "\x1b[" not in Path("a.txt").read_text()
+
+
+def test_report__writes_into_no_device_or_pipe_and_says_so(hjepa: Run) -> None:
+    written(record_of())
+    os.mkfifo("pipe")
+    code, out, said = hjepa("report", "--format", "md", "--out", "pipe")
+    assert (code, out) == (2, "")
+    assert said == "hjepa: cannot write pipe: it is no regular file; choose another with --out\n"
+    assert Path("pipe").is_fifo()
 
 
 def test_report__unwritable_output_leaves_nothing(hjepa: Run) -> None:
