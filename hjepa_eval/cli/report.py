@@ -34,16 +34,23 @@ def write_report(
         ResultError: a file cannot be written, or a gallery cannot be read; what was written before stays.
     """
     from hjepa_eval.cli.evaluation_page import write_evaluation_page
-    from hjepa_eval.report.markdown import markdown
-    from hjepa_eval.report.plot import describe_plot, write_plot
-    from hjepa_eval.report.table import build_table
+    from hjepa_eval.report.plot import write_plot
 
     picture = write_plot(records, folder / "levels.png")
-    text = f"# What each level knows\n\n{markdown(records)}\n![{describe_plot(build_table(records))}](levels.png)\n"
-    text += f"\nMade by `{records[0].provenance.command}`, {_how(records[0])}.\n"
-    text += "".join(f"- {line}\n" for line in _sources(records))
-    written = [write_text(folder / "report.md", text), picture]
+    written = [write_text(folder / "report.md", markdown_report(records)), picture]
     return [write_evaluation_page(records, folder, results=results or folder, images=images), *written]
+
+
+def markdown_report(records: Sequence[Record]) -> str:
+    """Return `report.md`: the table, the picture beside it, and how both were made."""
+    from hjepa_eval.report.markdown import escape, fenced, markdown
+    from hjepa_eval.report.plot import describe_plot
+    from hjepa_eval.report.table import build_table
+
+    text = f"# What each level knows\n\n{markdown(records)}\n"
+    text += f"![{escape(describe_plot(build_table(records)))}](levels.png)\n\n"
+    text += f"Made by\n\n{fenced(records[0].provenance.command)}\n\n{escape(_how(records[0]))}.\n\n"
+    return text + "".join(f"- {escape(line)}\n" for line in _sources(records))
 
 
 def _how(record: Record) -> str:

@@ -8,6 +8,7 @@ import pytest
 from made_records import HOSTILE, compared, costed, record_of
 from markdown_it import MarkdownIt
 
+from hjepa_eval.cli.report import markdown_report
 from hjepa_eval.report.formats import FORMATS
 from hjepa_eval.report.markdown import escape
 from hjepa_eval.report.model_pairs import ModelPair
@@ -54,6 +55,28 @@ def test_markdown__hostile_names_are_shown_as_they_are_in_whole_rows() -> None:
     assert [len(row) for row in comparisons] == [8, 8]
     assert comparisons[1][0] == plain
     assert any(plain in line for line in others)
+
+
+def test_markdown_report__hostile_names_and_commands_are_shown_as_they_are() -> None:
+    command = f"hjepa eval --model {HOSTILE!r}\n```\n# no heading"
+    records = hostile_records()
+    made = records[0].provenance.model_copy(update={"command": command, "device": HOSTILE})
+    tokens = (
+        MarkdownIt("commonmark")
+        .enable("table")
+        .parse(markdown_report([records[0].model_copy(update={"provenance": made}), records[1]]))
+    )
+    assert [token.content for token in tokens if token.type == "fence"] == [f"{command}\n"]
+    assert sum(token.type == "heading_open" for token in tokens) == 1
+    inline = [token for token in tokens if token.type == "inline"]
+    assert {child.type for token in inline for child in token.children} <= {*PLAIN, "image"}
+    (picture,) = (child for token in inline for child in token.children if child.type == "image")
+    assert (picture.attrs["src"], {child.type for child in picture.children} <= PLAIN) == ("levels.png", True)
+    plain = " ".join(HOSTILE.split())
+    assert f"highest {plain} level 1" in "".join(child.content for child in picture.children)
+    shown = ["".join(child.content for child in token.children) for token in inline]
+    assert any(f"fp32 on {plain}; hjepa " in line for line in shown)
+    assert f"{plain}: features from the cache, no forward pass" in shown
 
 
 NAMES = ["# a", "- a", "1. a", "12) a", "> a", "+ a", "---", "- - -", "a\nb", "&lt;", "&amp;copy;", "~~a~~", "[x] a"]
