@@ -157,6 +157,22 @@ def test_terminal__long_names_of_levels_leave_costs_whole(monkeypatch: pytest.Mo
     assert max(map(len, above.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_terminal__what_is_said_below_breaks_between_words(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = compared(record_of(note="several words " * 20), (1, 0, 0.25, 0.01))
+    pair = ModelPair(("a", "b"), "kNN k=20", "level 1", (1, 1), (0.75, 0.5), 0.25, 0.2, 0.3, "paired t", 0.5, 0.5)
+    monkeypatch.setenv("COLUMNS", str(width))
+    for draw in (lambda: FORMATS["table"]([record]), lambda: PAIR_FORMATS["table"]([pair])):
+        monkeypatch.setattr("sys.stdout.isatty", lambda: False)
+        whole = draw()
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        coloured = draw()
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+        assert shown.split() == whole.split()
+        below = shown[shown.index("Accuracy in percent") :].splitlines()
+        assert max(map(len, below)) <= width < max(map(len, whole.splitlines()))
+
+
 def test_compare_terminal__fits_80_columns_without_folding_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     made = ("chosen levels", (2, 0), (0.5, 0.671), -0.171, -0.25, -0.1, "paired t", 1e-9, 1e-9)
