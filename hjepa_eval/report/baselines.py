@@ -50,8 +50,7 @@ def baseline_note(records: Sequence[Record]) -> list[str]:
     model, data = shlex.quote(record.model.name), f"--dataset {shlex.quote(record.dataset.name)}"
     trained = _has_untrained_twin(record)
     if record.probe in _OF_EVAL:
-        untrained = "--baselines random " if trained else ""
-        command = f"hjepa eval --model {model} {untrained}--baselines pixels {data}"
+        command = f"hjepa eval --model {model} --baselines {'random,' if trained else ''}pixels:8 {data}"
     elif trained:
         twin = shlex.quote(f"random:{record.model.name.partition('?')[0].removeprefix('timm:')}")
         command = f"hjepa {record.probe} --model {twin} {data}"

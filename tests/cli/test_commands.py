@@ -84,7 +84,7 @@ def test_options__flags_beat_environment_beats_yaml(hjepa, cifar10_sample: Path,
     [
         (["knn"], "no --model given and no finished run under runs/"),
         (["knn", "--model", "pixels", "--dataset", "cifra10"], "did you mean 'cifar10'"),
-        (["knn", "--model", "pixles"], "did you mean 'pixels'"),
+        (["knn", "--model", "pixles"], "did you mean 'pixels:8'"),
         (["knn", "--model", "pixels", "--level", "2"], "unknown level of pixels '2'; known: 0"),
         (["knn", "--model", "pixels", "--k", "0"], "k.0"),
         (["eval", "--model", "pixels", "--baselines", "rnadom:x"], "unknown model 'rnadom:x'"),
