@@ -71,6 +71,19 @@ def test_report__a_name_that_fits_nothing_lists_what_there_is(hjepa: Run) -> Non
     assert "known: runs/demo" in said
 
 
+def test_report__records_in_subfolders_only_are_named_with_the_command(hjepa: Run) -> None:
+    for number in range(4):
+        written(record_of(), folder=f"results/run {number}")
+    code, _, said = hjepa("report")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "no result records in results itself, but in results/run 0, results/run 1, results/run 2 and 1 more" in said
+    assert said.endswith("as in hjepa report 'results/run 0' 'results/run 1' 'results/run 2'\n")
+    written(record_of(), folder="runs/demo/results")
+    assert "as in hjepa report runs/demo/results" in hjepa("report", "runs")[2]
+    Path("runs/demo/config.json").write_text("{}")
+    assert hjepa("report", "runs/demo")[0] == 0, "a demo's folder stands for the records below"
+
+
 @pytest.mark.parametrize("name", ["table", "md", "csv", "json", "latex", "html"])
 def test_report__refuses_two_versions_of_a_protocol_and_says_whose(hjepa: Run, name: str) -> None:
     folder = written(record_of(), record_of(model="other", version=2))
