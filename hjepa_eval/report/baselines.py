@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from hjepa_eval.results import Record
 
+# In the order of rows and colours, whatever the order of files or of `--baselines`.
 _KINDS = ("random", "pixels", "kmeans")
 # What `hjepa eval` runs; the other probes have commands of their own.
 _OF_EVAL = ("knn", "linear", "fewshot")
@@ -14,7 +15,11 @@ _OF_EVAL = ("knn", "linear", "fewshot")
 
 def is_baseline(model: str) -> bool:
     """Return whether a model's name is that of an untrained encoder, raw pixels or k-means."""
-    return model.partition("?")[0].partition(":")[0] in _KINDS
+    return _kind(model) in _KINDS
+
+
+def _kind(model: str) -> str:
+    return model.partition("?")[0].partition(":")[0]
 
 
 def baselines_among(models: Iterable[str]) -> frozenset[str]:
@@ -37,9 +42,14 @@ def twin_of(baseline: str) -> str | None:
 
 
 def baselines_last(records: Sequence[Record]) -> list[Record]:
-    """Return the records with those of baselines after those of all other models, each in the order given."""
+    """Return the records of models in the order given, then those of baselines: untrained, pixels, k-means, by name."""
     beaten = baselines_among(record.model.name for record in records)
-    return sorted(records, key=lambda record: record.model.name in beaten)
+
+    def place(record: Record) -> tuple[int, str]:
+        name = record.model.name
+        return (1 + _KINDS.index(_kind(name)), name) if name in beaten else (0, "")
+
+    return sorted(records, key=place)
 
 
 def baseline_note(records: Sequence[Record]) -> list[str]:
