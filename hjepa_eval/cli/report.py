@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hjepa_eval.report.model_pairs import Located
     from hjepa_eval.results import Record
 
+# Formats for programs: what a reader must know stands beside them, on stderr.
+_WITHOUT_NOTES = ("csv", "json")
+
 
 def write_report(
     records: Sequence[Record], folder: Path, *, results: Path | None = None, images: bool = True
@@ -105,6 +108,7 @@ def register(app: typer.Typer) -> None:
 
         A table per dataset, from results/ when no file or folder is named. HTML is one page of one dataset.
         """
+        from hjepa_eval.report.arrangement import left_out
         from hjepa_eval.report.formats import FORMATS
         from hjepa_eval.report.selection import check_versions, keep, locate
 
@@ -120,4 +124,7 @@ def register(app: typer.Typer) -> None:
             if open_it:
                 open_page(page)
         else:
+            if chosen in _WITHOUT_NOTES:
+                for note in left_out([each.record for each in located]):
+                    print(note, file=sys.stderr)
             deliver(FORMATS[chosen]([each.record for each in located]), out)

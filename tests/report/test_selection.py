@@ -153,7 +153,12 @@ def test_report__the_same_file_twice_is_shown_once_and_an_older_one_is_named(hje
     old = written(made_at(record_of(values=(0.1, 0.2)), "2026-01-01T00:00:00+00:00"), folder="old")
     shown = hjepa("report", old, new)[1]
     assert "75.0*" in shown
-    assert "one of 2026-01-01T00:00:00+00:00 with other numbers is left out" in shown
+    said = "one of 2026-01-01T00:00:00+00:00 with other numbers is left out"
+    assert said in shown
+    for name in ("csv", "json"):
+        code, _, beside = hjepa("report", old, new, "--format", name)
+        assert (code, beside.count(said), beside.count("\n")) == (0, 1, 1)
+    assert hjepa("report", old, new, "--format", "md")[2] == "", "a table says it itself"
 
 
 @pytest.fixture
