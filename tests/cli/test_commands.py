@@ -221,11 +221,13 @@ def test_probes__nan_features_are_an_error_and_constant_ones_a_note(hjepa, probe
 
 
 def test_eval__few_shot_that_the_data_cannot_fill_is_left_out_with_a_note(hjepa) -> None:
-    done = hjepa("eval", "--model", "pixels:8", "--dataset", "digits", "--max-samples", 100)
+    done = hjepa("eval", "--model", "pixels:8", "--dataset", "digits", "--max-samples", 100, "--baselines", "pixels:4")
     assert done.code == 0
-    assert "few-shot is left out" in done.err
+    assert done.err.count("few-shot is left out: 5-way 1-shot episodes") == 1, "once for all encoders"
+    assert "protocol logreg: " in done.err
+    assert "protocol few-shot" not in done.err
     assert "kNN k=20" in done.out
-    assert len(list(Path("results").glob("*.json"))) == 2
+    assert len(list(Path("results").glob("*.json"))) == 4
 
 
 def test_eval__encoders_that_differ_in_an_option_have_rows_and_files_of_their_own(hjepa) -> None:
