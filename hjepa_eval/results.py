@@ -19,12 +19,15 @@ from pydantic import Field, ValidationError
 
 from hjepa_eval import __version__
 from hjepa_eval.config import Settings, describe_problems
-from hjepa_eval.errors import ResultError
+from hjepa_eval.errors import ResultError, first_few
 from hjepa_eval.features.fingerprint import hash_json, write_atomically
 
 # 2 added comparisons, choices, deviations, several seeds, per-class counts; 3 the cost of a level. Records of before
 # lack them and stay readable.
 SCHEMA_VERSION = 3
+# As `Record.file_name` makes them.
+_FILES = "*__*__*.json"
+_FEW = 3
 _PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "safetensors")
 
 
@@ -319,8 +322,18 @@ def record_files(paths: Sequence[Path]) -> list[Path]:
         folder = path / "results" if (path / "results").is_dir() else path
         files += sorted(folder.glob("*.json")) if path.is_dir() else [path]
     if not files:
-        raise ResultError(f"no result records in {', '.join(map(str, paths))}; hjepa eval writes some")
+        raise ResultError(f"no result records in {', '.join(map(str, paths))}{_below(paths)}")
     return files
+
+
+def _below(paths: Sequence[Path]) -> str:
+    """Return the folders below that hold records, with the command that takes them; without any what writes some."""
+    found = {file.parent for path in paths for depth in ("*", "*/*") for file in path.glob(f"{depth}/{_FILES}")}
+    if not found:
+        return "; hjepa eval writes some"
+    folders = sorted(found)
+    named = shlex.join(map(str, folders[:_FEW]))
+    return f" itself, but in {first_few(folders, _FEW)}; name one or several, as in hjepa report {named}"
 
 
 def find_records(paths: Sequence[Path]) -> list[Record]:

@@ -53,6 +53,11 @@ def check_method(method: str) -> None:
         raise ConfigError("a UMAP needs umap-learn; pip install 'hjepa[umap]', or take PCA")
 
 
+def takes_umap(method: str) -> bool:
+    """Return whether levels of enough images would be laid out by UMAP."""
+    return method == "umap" or (method == "auto" and _has_umap())
+
+
 def project_levels(levels: Sequence[NDArray[np.floating]], *, method: Method = "auto", seed: int = 0) -> Planes:
     """Lay the features of the same images out in a plane per level.
 
@@ -74,7 +79,7 @@ def project_levels(levels: Sequence[NDArray[np.floating]], *, method: Method = "
     enough = counts.pop() > NEIGHBOURS
     if method == "umap" and not enough:
         raise ProbeError(f"a UMAP needs more than {NEIGHBOURS} images; give more, or take PCA")
-    if method == "pca" or not (enough and _has_umap()):
+    if not (enough and takes_umap(method)):
         planes = _turn([pca_plane(features) for features in levels])
         shares = [_shares(plane, features) for plane, features in zip(planes, levels, strict=True)]
         return Planes(np.stack(planes).astype(np.float32), np.stack(shares).astype(np.float32), f"PCA; {_TURNED}")

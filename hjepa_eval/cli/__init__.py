@@ -30,6 +30,7 @@ from hjepa_eval.cli import (
     report,
 )
 from hjepa_eval.cli.console import say_error
+from hjepa_eval.cli.stdout import NO_READER, StdoutError, checked_stdout
 
 app = typer.Typer(
     name="hjepa",
@@ -83,12 +84,21 @@ for module in _COMMANDS:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the program and exit: 0 when all went well, 2 for what the user can mend, 130 after Ctrl-C."""
+    """Run the program and exit: 0 when all went well, 2 for what the user can mend, 130 after Ctrl-C.
+
+    Where the reader of stdout has gone, as `head` does, the program ends in silence with 141.
+    """
     # OpenMP reads this when torch is loaded. Its default, to wait in a busy loop, made training on two cores thirty
     # times slower as soon as another program ran (measured: 12 against 367 images/s).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="hjepa", standalone_mode=False)
+        with checked_stdout():
+            code = app(args=None if arguments is None else list(arguments), prog_name="hjepa", standalone_mode=False)
+    except StdoutError as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            sys.exit(NO_READER)
+        say_error(str(error))
+        sys.exit(2)
     except _UsageProblem as error:
         text = error.format_message() if hasattr(error, "format_message") else str(error)
         if type(error).__name__ == "NoArgsIsHelpError":

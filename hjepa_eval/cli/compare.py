@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 
 def _locate(path: Path) -> list[Located]:
-    """Return the records of one model in a file or folder.
+    """Return the records of one model in a file or folder; the baselines beside it are left aside.
 
     Raises:
         ResultError: there are none, or they are of several models.
     """
+    from hjepa_eval.report.baselines import baselines_among
     from hjepa_eval.report.selection import locate
 
-    found = locate([path])
+    everything = locate([path])
+    beaten = baselines_among(located.record.model.name for located in everything)
+    found = [located for located in everything if located.record.model.name not in beaten]
     models = list(dict.fromkeys(_variant(located.record) for located in found))
     if len(models) > 1:
         raise ResultError(
@@ -44,7 +47,9 @@ def register(app: typer.Typer) -> None:
     @app.command("compare")
     @guarded
     def compare(
-        first: Annotated[Path, typer.Argument(help="a record, or a folder with records of one model")],
+        first: Annotated[
+            Path, typer.Argument(help="a record, or a folder with records of one model, its baselines aside")
+        ],
         second: Annotated[Path, typer.Argument(help="the same of the other model")],
         as_json: Annotated[bool, typer.Option("--json", help="the same as --format json")] = False,
         format_name: Annotated[

@@ -40,6 +40,7 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     closing = ["galleries"] if settings.gallery else []
     talk.plan(evaluation_stages(resolved, [probe_word(plan.probe) for plan in plans], encoders, closing=closing))
     records, measured_features = [], {}
+    left_out: list[str] = []
     for place, spec in enumerate(specs):
         # A baseline has its own levels: the choice of levels is the model's.
         own = resolved if place == 0 else resolved.model_copy(update={"model": spec, "level": ()})
@@ -50,14 +51,17 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
             except ProbeError as error:
                 if plan.probe != "fewshot":
                     raise
-                talk.note(f"few-shot is left out: {error}")
+                if str(error) not in left_out:  # Most reasons are the images', and so every encoder's.
+                    left_out.append(str(error))
+                    talk.note(f"few-shot is left out: {error}")
             else:
                 # As written: with the file that its outcomes went to.
                 records.append(read_record(measured.write(settings.out, predictions=settings.predictions)))
     if settings.gallery:
         write_galleries(measured_features, resolved, talk)
     for plan in plans:
-        say_deviations(plan, talk)
+        if any(record.probe == plan.probe for record in records):
+            say_deviations(plan, talk)
     return records
 
 

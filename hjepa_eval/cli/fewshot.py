@@ -54,7 +54,10 @@ def plan_few_shot(settings: FewShotSettings) -> Plan:
             if train is not None and choosing:
                 counts = np.bincount(train.labels, minlength=len(row.class_names))
                 if counts.min() < shots + settings.queries:
-                    notes.append(f"no level is chosen for {shots} shots: train has too few images for such episodes")
+                    notes.append(
+                        f"no level is chosen on train for {settings.ways}-way {shots}-shot: its episodes take "
+                        f"{shots + settings.queries} images of every class, and one class has {counts.min()} in train"
+                    )
                     continue
                 inside = few_shot(train, shots=shots, episodes=CHOICE_EPISODES, **common)
                 held_out[scores[-1].key] = inside.score.value

@@ -46,11 +46,12 @@ def register(app: typer.Typer) -> None:
         settings = _with_its_own(settings) if settings.resume else settings
         check_folder(settings.out)
         measured, again = run(settings, talk)
+        written = measured.write(settings.out, predictions=settings.predictions)
         if settings.as_json:
             print_json([measured.record.model_dump(mode="json")])
         else:
             print(terminal([measured.record]), end="")
-        talk.note(f"written: {measured.write(settings.out, predictions=settings.predictions)}")
+        talk.note(f"written: {written}")
         if again is not None:
             talk.note(f"next, the new encoder level by level: hjepa eval --model {shlex.quote(again)}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hjepa_eval.analysis.neighbourhoods import find_neighbourhoods
-from hjepa_eval.analysis.projection import Method, check_method, project_levels
+from hjepa_eval.analysis.projection import Method, check_method, project_levels, takes_umap
 from hjepa_eval.cli.console import Talk
 from hjepa_eval.cli.mask_examples import draw_mask_examples
 from hjepa_eval.cli.settings import EvalSettings
@@ -46,7 +46,9 @@ def write_galleries(found: Mapping[str, Mapping[int, Features]], settings: EvalS
     """
     paths: list[Path] = []
     images: dict[str, ImageDataset] = {}
-    with talk.progress("galleries", "") as report:
+    # What takes the time is said: with PCA a gallery takes about a second.
+    how = " with UMAP, which compiles first (--map pca is quick)" if takes_umap(settings.map_method) else ""
+    with talk.progress(f"galleries{how}", "", stage="galleries") as report:
         for done, (model, seeds) in enumerate(found.items(), start=1):
             seed, features = next(iter(seeds.items()))
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,8 @@ from hjepa_eval.results import LevelCost
 if TYPE_CHECKING:
     from hjepa_eval.encoders.protocol import Encoder
 
+# Images per forward pass when it is timed, at most; `--batch-size` may ask for fewer.
+TIMED_IMAGES = 64
 # Raised by one whenever costs are counted or timed in another way.
 _METHOD = 2
 # What counting raises on an encoder whose operations cannot be written down.
@@ -56,12 +58,19 @@ class LevelCosts:
 
 
 def level_costs(
-    encoder: EncoderHandle, *, device: str, precision: str, batch_size: int, cache_dir: Path
+    encoder: EncoderHandle,
+    *,
+    device: str,
+    precision: str,
+    batch_size: int,
+    cache_dir: Path,
+    say: Callable[[str], None],
 ) -> LevelCosts | None:
     """Return what the levels cost; None for an encoder whose operations cannot be written down.
 
     The encoder is built for the first measurement only: what was measured on this machine's processor or GPU, at this
-    precision and with as many threads, is remembered beside its identity.
+    precision, in such batches and with as many threads, is remembered beside its identity. Costs without
+    milliseconds, as where memory was short, are said and not remembered.
 
     Args:
         encoder: a handle.
@@ -69,22 +78,27 @@ def level_costs(
         precision: `bf16` or `fp32`.
         batch_size: the most images that a forward pass may take.
         cache_dir: where costs are remembered, below `encoders`.
+        say: told once why there are no milliseconds.
 
     Raises:
         HjepaError: as `EncoderHandle.build`.
     """
     memo = encoders_dir(cache_dir)
-    signature = hash_json(_signature(encoder, device, precision))
+    largest = min(batch_size, TIMED_IMAGES)
+    signature = hash_json(_signature(encoder, device, precision, largest))
     try:
         return _read(recall(memo, signature))
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError):
         pass  # Nothing is remembered, or it is damaged.
-    found = _measure(encoder.build(), device, precision, batch_size)
-    remember(memo, signature, {"costs": None if found is None else _written(found)})
+    found, failure = _measure(encoder.build(), device, precision, largest)
+    if failure:
+        say(f"{encoder.name} has no ms per image, since timing failed: {failure}")
+    else:
+        remember(memo, signature, {"costs": None if found is None else _written(found)})
     return found
 
 
-def _signature(encoder: EncoderHandle, device: str, precision: str) -> dict[str, Any]:
+def _signature(encoder: EncoderHandle, device: str, precision: str, largest: int) -> dict[str, Any]:
     """Return what a measurement depends on, found without importing torch for the CPU."""
     allowed = getattr(os, "sched_getaffinity", None)
     return {
@@ -92,6 +106,7 @@ def _signature(encoder: EncoderHandle, device: str, precision: str) -> dict[str,
         "identity": encoder.identity,
         "hardware": hardware_name(device),
         "precision": precision,
+        "largest": largest,
         "cores": len(allowed(0)) if allowed is not None else os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "torch": version("torch"),
@@ -123,17 +138,23 @@ def _written(costs: LevelCosts) -> dict[str, Any]:
     }
 
 
-def _measure(encoder: Encoder, device: str, precision: str, batch_size: int) -> LevelCosts | None:
+def _measure(encoder: Encoder, device: str, precision: str, largest: int) -> tuple[LevelCosts | None, str]:
+    """Return the costs, and why they are without milliseconds where timing failed; else an empty text."""
     import torch
 
     from hjepa_eval.encoders.costs import OUTSIDE, Cost, encoder_costs
-    from hjepa_eval.encoders.timing import encoder_timing
+    from hjepa_eval.encoders.timing import EncoderTiming, encoder_timing
 
     try:
         counted = encoder_costs(encoder)
     except _UNCOUNTABLE:
-        return None
-    timing = encoder_timing(encoder, device=torch.device(device), precision=precision, largest=batch_size)
+        return None, ""
+    timing: EncoderTiming | None = None
+    failure = ""
+    try:
+        timing = encoder_timing(encoder, device=torch.device(device), precision=precision, largest=largest)
+    except RuntimeError as error:  # torch's own, such as too little memory: no number of a probe depends on it.
+        failure = " ".join(str(error).split()) or type(error).__name__
     where = hardware_name(device) if device != "cpu" else f"{hardware_name(device)}, {torch.get_num_threads()} threads"
 
     def cost(count: Cost, milliseconds: float | None) -> LevelCost | None:
@@ -143,15 +164,13 @@ def _measure(encoder: Encoder, device: str, precision: str, batch_size: int) -> 
             gflop=count.gflop,
             parameters=count.parameters,
             milliseconds=milliseconds,
-            batch=timing.batch if milliseconds is not None else None,
+            batch=timing.batch if timing is not None and milliseconds is not None else None,
             device=where,
             precision=precision,
         )
 
-    times = timing.levels or (None,) * len(encoder.levels)
+    times = (timing and timing.levels) or (None,) * len(encoder.levels)
     levels = {each.level: cost(each, spent) for each, spent in zip(counted.levels, times, strict=True)}
-    return LevelCosts(
-        levels,
-        cost(counted.together, timing.together) if all(each is not None for each in levels.values()) else None,
-        {each.level: each.uncounted for each in counted.levels},
-    )
+    whole = all(each is not None for each in levels.values())
+    together = cost(counted.together, timing.together if timing else None) if whole else None
+    return LevelCosts(levels, together, {each.level: each.uncounted for each in counted.levels}), failure

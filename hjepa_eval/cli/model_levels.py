@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from hjepa_eval.cli.level_costs import TIMED_IMAGES
 from hjepa_eval.cli.settings import ImageSettings
 from hjepa_eval.cli.workflow import load_split, resolve
 from hjepa_eval.datasets.protocol import ImageDataset
@@ -44,7 +45,7 @@ def describe(settings: ImageSettings) -> dict[str, Any]:
     )
     costs = encoder_costs(encoder)
     device = torch.device(resolved.device)
-    timing = encoder_timing(encoder, device=device, precision=resolved.precision)
+    timing = encoder_timing(encoder, device=device, precision=resolved.precision, largest=TIMED_IMAGES)
     return {
         "model": encoder.name,
         "fitted_on": fitted_on[-1].name if fitted_on else None,

@@ -59,5 +59,7 @@ def run_probe(settings: SettingsT, plan: Callable[[SettingsT], Plan]) -> None:
         talk.plan(probe_stages(resolved, [probe_word(planned.probe)]))
         measured = measure(planned, collect_seeds(resolved, talk), resolved, talk)
     say_deviations(planned, talk)
+    # Before stdout, which may take nothing.
+    written = measured.write(settings.out, predictions=settings.predictions)
     show([measured.record], settings)
-    talk.note(f"written: {measured.write(settings.out, predictions=settings.predictions)}")
+    talk.note(f"written: {written}")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hjepa_eval.report.model_pairs import Located
     from hjepa_eval.results import Record
 
+# Formats for programs: what a reader must know stands beside them, on stderr.
+_WITHOUT_NOTES = ("csv", "json")
+
 
 def write_report(
     records: Sequence[Record], folder: Path, *, results: Path | None = None, images: bool = True
@@ -34,17 +37,24 @@ def write_report(
         ResultError: a file cannot be written; what was written before stays.
     """
     from hjepa_eval.cli.evaluation_page import write_evaluation_page
-    from hjepa_eval.report.markdown import markdown
     from hjepa_eval.report.output import write_output
-    from hjepa_eval.report.plot import describe_plot, write_plot
-    from hjepa_eval.report.table import build_table
+    from hjepa_eval.report.plot import write_plot
 
     picture = write_plot(records, folder / "levels.png")
-    text = f"# What each level knows\n\n{markdown(records)}\n![{describe_plot(build_table(records))}](levels.png)\n"
-    text += f"\nMade by `{records[0].provenance.command}`, {_how(records[0])}.\n"
-    text += "".join(f"- {line}\n" for line in _sources(records))
-    written = [write_output(folder / "report.md", text), picture]
+    written = [write_output(folder / "report.md", markdown_report(records)), picture]
     return [write_evaluation_page(records, folder, results=results or folder, images=images), *written]
+
+
+def markdown_report(records: Sequence[Record]) -> str:
+    """Return `report.md`: the table, the picture beside it, and how both were made."""
+    from hjepa_eval.report.markdown import escape, fenced, markdown
+    from hjepa_eval.report.plot import describe_plot
+    from hjepa_eval.report.table import build_table
+
+    text = f"# What each level knows\n\n{markdown(records)}\n"
+    text += f"![{escape(describe_plot(build_table(records)))}](levels.png)\n\n"
+    text += f"Made by\n\n{fenced(records[0].provenance.command)}\n\n{escape(_how(records[0]))}.\n\n"
+    return text + "".join(f"- {escape(line)}\n" for line in _sources(records))
 
 
 def _how(record: Record) -> str:
@@ -99,6 +109,7 @@ def register(app: typer.Typer) -> None:
 
         A table per dataset, from results/ when no file or folder is named. HTML is one page of one dataset.
         """
+        from hjepa_eval.report.arrangement import left_out
         from hjepa_eval.report.formats import FORMATS
         from hjepa_eval.report.same_data import check_versions
         from hjepa_eval.report.selection import keep, locate
@@ -116,4 +127,7 @@ def register(app: typer.Typer) -> None:
             if open_it:
                 open_page(page)
         else:
+            if chosen in _WITHOUT_NOTES:
+                for note in left_out(records):
+                    print(note, file=sys.stderr)
             deliver(FORMATS[chosen](records), out)

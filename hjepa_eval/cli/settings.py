@@ -25,9 +25,15 @@ def _levels(value: Any) -> Any:
     return () if "all" in parts else parts
 
 
-def _unless_none(value: Any) -> Any:
-    """Turn `none` into an empty list."""
-    return () if value == "none" or value in (["none"], ("none",)) else value
+def _encoder_names(value: Any) -> Any:
+    """Turn `random,pixels:8` into a list and `none` into an empty one; in `vit?taps=2,4` the numbers are one name's."""
+    names: list[Any] = []
+    for part in _split(value):
+        if names and isinstance(part, str) and part.isdecimal():
+            names[-1] = f"{names[-1]},{part}"
+        else:
+            names.append(part)
+    return () if names == ["none"] else names
 
 
 Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_levels)]
@@ -330,10 +336,10 @@ class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
     linear_protocol: str = option("logreg", "of the linear probe, as in hjepa linear --protocol", group=PROBE)
 
     # 192 numbers per image, whatever the images: raw pixels at ImageNet's size would be 150,528.
-    baselines: Annotated[tuple[str, ...], BeforeValidator(_unless_none)] = option(
+    baselines: Annotated[tuple[str, ...], BeforeValidator(_encoder_names)] = option(
         ("random", "pixels:8"),
-        "an encoder to show beside the model, repeatable: random (the model untrained, where it has such a twin), "
-        "pixels, kmeans, or any other; or none",
+        "encoders to show beside the model, repeatable: random (the model untrained, where it has such a twin), "
+        "pixels:8, kmeans, or any other; or none",
         group=DATA,
     )
     predictions: bool = option(

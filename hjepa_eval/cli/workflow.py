@@ -239,7 +239,12 @@ def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool =
         started = time.perf_counter()
         with talk.progress(f"costs of {encoder.name}", "", stage=COSTS):
             measured = level_costs(
-                encoder, device=settings.device, precision=precision, batch_size=settings.batch_size, cache_dir=cache
+                encoder,
+                device=settings.device,
+                precision=precision,
+                batch_size=settings.batch_size,
+                cache_dir=cache,
+                say=talk.alert,
             )
         seconds["measure costs"] = time.perf_counter() - started
     model = ModelInfo(name=encoder.name, weights=encoder.identity["weights"], identity=encoder.identity)

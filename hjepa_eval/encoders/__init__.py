@@ -199,7 +199,7 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
         )
     kinds = ", ".join(entry.usage for entry in ENCODERS.values())
     neighbours = [str(path) for path in Path(name).parent.glob("*") if is_run(path)]
-    names = ["timm:NAME", "random:NAME", "pixels", "kmeans"]
+    names = ["timm:NAME", "random:NAME", "pixels:8", "kmeans"]
     hint = did_you_mean(str(Path(name)), neighbours) or did_you_mean(kind, names)
     raise UnknownNameError(f"unknown model {spec!r}{hint}; give one of: {kinds}")
 

@@ -15,7 +15,6 @@ from hjepa_eval.encoders.inference import Inference
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.encoders.tape import record
 
-BATCH = 64
 # Larger batches are tried until one forward pass takes so many seconds.
 _PASS_SECONDS = 0.2
 # So many passes of each level, and within these bounds until each has had its seconds.
@@ -41,7 +40,7 @@ class EncoderTiming:
     batch: int
 
 
-def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, largest: int = BATCH) -> EncoderTiming:
+def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, largest: int) -> EncoderTiming:
     """Return how long `encoder` takes up to each level alone, and for all levels together.
 
     One forward pass is written down (`tape`); a level is timed by running the operations that it needs, and nothing
@@ -52,7 +51,7 @@ def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, la
         encoder: comes back on the device where it was.
         device: where it is timed.
         precision: `bf16` (autocast) or `fp32`.
-        largest: images per forward pass at most, of 64.
+        largest: images per forward pass at most; fewer where a pass takes long.
 
     Raises:
         EncoderError: the encoder does not return what its levels declare.
@@ -60,7 +59,7 @@ def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, la
     home = next((tensor.device for tensor in encoder.state_dict().values()), device)
     try:
         with undisturbed(encoder, device), torch.inference_mode():
-            inference = Inference(encoder, (), device=device, precision=precision, batch_size=min(largest, BATCH))
+            inference = Inference(encoder, (), device=device, precision=precision, batch_size=largest)
             images, others = _batch(inference)
             alone = _levels_alone(inference, images, others) if len(encoder.levels) > 1 else []
             runs: list[Callable[[Tensor], object]] = [*alone, inference.tokens]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -32,9 +33,14 @@ def hash_json(value: Any) -> str:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new one, never a part; its mode follows the umask.
 
+    A link stays, and the file that it leads to is written. A device or a pipe would be replaced, so it is refused.
+
     Raises:
-        OSError: the folder cannot be written or the disk is full; the old content stays.
+        OSError: the folder cannot be written, the disk is full, or what is there is no file; the old content stays.
     """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not (path.is_file() or path.is_dir()):  # A folder is refused by the system.
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not built from the file's name, which may already be as long as a name can be.
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"

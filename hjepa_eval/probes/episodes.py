@@ -95,11 +95,12 @@ def _check_sizes(
     rarest = int(present[np.argmin(counts[present])])
     have = int(counts[rarest])
     if have < shots + queries:
-        largest = f"with {shots} shots at most {have - shots} queries" if have > shots else "fewer shots"
-        most = f", with {queries} queries at most {have - queries} shots" if have > queries else ""
+        advice = [f"--queries {have - shots} or fewer"] * (have > shots)
+        advice += [f"--shots {have - queries} or fewer"] * (have > queries)
         raise ProbeError(
-            f"{class_label(rarest, class_names)} has {have} samples, but {shots} shots and {queries} queries need "
-            f"{shots + queries}; possible is {largest}{most}"
+            f"{ways}-way {shots}-shot episodes with {queries} queries take {shots + queries} images of every class, "
+            f"and {class_label(rarest, class_names)} has {have}; "
+            f"use {', or '.join(advice) or 'fewer of both, --shots and --queries'}"
         )
 
 

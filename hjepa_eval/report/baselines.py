@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from hjepa_eval.results import Record
 
+# In the order of rows and colours, whatever the order of files or of `--baselines`.
 _KINDS = ("random", "pixels", "kmeans")
 # What `hjepa eval` runs; the other probes have commands of their own.
 _OF_EVAL = ("knn", "linear", "fewshot")
@@ -14,7 +15,11 @@ _OF_EVAL = ("knn", "linear", "fewshot")
 
 def is_baseline(model: str) -> bool:
     """Return whether a model's name is that of an untrained encoder, raw pixels or k-means."""
-    return model.partition("?")[0].partition(":")[0] in _KINDS
+    return _kind(model) in _KINDS
+
+
+def _kind(model: str) -> str:
+    return model.partition("?")[0].partition(":")[0]
 
 
 def baselines_among(models: Iterable[str]) -> frozenset[str]:
@@ -58,9 +63,14 @@ def _bare(model: str) -> str:
 
 
 def baselines_last(records: Sequence[Record]) -> list[Record]:
-    """Return the records with those of baselines after those of all other models, each in the order given."""
+    """Return the records of models in the order given, then those of baselines: untrained, pixels, k-means, by name."""
     beaten = baselines_among(record.model.name for record in records)
-    return sorted(records, key=lambda record: record.model.name in beaten)
+
+    def place(record: Record) -> tuple[int, str]:
+        name = record.model.name
+        return (1 + _KINDS.index(_kind(name)), name) if name in beaten else (0, "")
+
+    return sorted(records, key=place)
 
 
 def baseline_note(records: Sequence[Record]) -> list[str]:
@@ -71,8 +81,7 @@ def baseline_note(records: Sequence[Record]) -> list[str]:
     model, data = shlex.quote(record.model.name), f"--dataset {shlex.quote(record.dataset.name)}"
     trained = _has_untrained_twin(record)
     if record.probe in _OF_EVAL:
-        untrained = "--baselines random " if trained else ""
-        command = f"hjepa eval --model {model} {untrained}--baselines pixels {data}"
+        command = f"hjepa eval --model {model} --baselines {'random,' if trained else ''}pixels:8 {data}"
     elif trained:
         twin = shlex.quote(f"random:{_bare(record.model.name)}")
         command = f"hjepa {record.probe} --model {twin} {data}"

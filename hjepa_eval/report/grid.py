@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
 LEAST_WIDTH = 80
@@ -44,6 +47,17 @@ def draw(columns: Sequence[Column], sections: Sequence[tuple[str, Sequence[int]]
         yield Text(f" {name}", "bold", overflow="fold")
         yield _grid(columns, widths, gap, [[column.texts[place] for column in columns] for place in places])
         yield ""
+
+
+def print_below(console: Console, lines: Iterable[str]) -> None:
+    """Print what is said under a table: on a terminal broken between words, elsewhere whole lines for other programs.
+
+    A terminal's own line break may be anywhere in a word.
+    """
+    shown = sys.stdout.isatty()
+    width = shutil.get_terminal_size((100, 24)).columns if shown else None
+    for line in lines:
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=not shown, width=width)
 
 
 def _grid(columns: Sequence[Column], widths: Sequence[int], gap: int, rows: Sequence[Sequence[Text]]) -> Any:

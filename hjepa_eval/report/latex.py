@@ -14,7 +14,8 @@ from hjepa_eval.report.statements import calibrations, deviations, explanations,
 from hjepa_eval.report.table import Cell, Table, build_table, caption
 from hjepa_eval.results import Record
 
-PACKAGES = r"% needs \usepackage{booktabs}"
+PACKAGES = r"""% needs \usepackage{booktabs}
+% in a document of two columns: \begin{table*} and \end{table*} take the width of both"""
 # Characters of \footnotesize in the line of an article of 10 points; headings longer than LONG_TITLE are wrapped.
 _LINE = 78
 _GAP = 2

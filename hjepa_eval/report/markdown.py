@@ -11,8 +11,8 @@ from hjepa_eval.report.statements import compared_table
 from hjepa_eval.report.table import Cell, build_table, caption
 from hjepa_eval.results import Record
 
-# Whatever can begin emphasis, code, a link, strikethrough or mathematics, or end a cell.
-_SPECIAL = re.compile(r"[\\`*_\[|~$]")
+# Whatever can begin emphasis, code, a link, strikethrough or mathematics, or end a cell or a picture's text.
+_SPECIAL = re.compile(r"[\\`*_\[\]|~$]")
 # What would make a list item another list, a heading or a quotation.
 _LEADING = re.compile(r"^(?:\d+[.)](?=\s|$)|[-+](?=\s|$)|-{2,}$|#+(?=\s|$)|>)")
 
@@ -47,6 +47,12 @@ def escape(text: str) -> str:
     """Return a text that Markdown shows as it is, on one line."""
     plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return _LEADING.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", _SPECIAL.sub(r"\\\g<0>", plain))
+
+
+def fenced(text: str) -> str:
+    """Return a text as a block of code, line by line as it is; the fence is longer than any backticks within."""
+    fence = "`" * max(3, *(len(ticks) + 1 for ticks in ["", *re.findall("`+", text)]))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _cell(cell: Cell | None) -> str:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hjepa_eval.report import latex, latex_text, markdown
-from hjepa_eval.report.grid import Column, draw
+from hjepa_eval.report.grid import Column, draw, print_below
 from hjepa_eval.report.model_pairs import CHOSEN, ModelPair
 from hjepa_eval.report.rounding import p_text, percent, points_within
 from hjepa_eval.report.tidy import csv_text
@@ -38,8 +38,7 @@ def terminal(pairs: Sequence[ModelPair]) -> str:
                 for place, title in enumerate(HEADER)
             ]
             console.print(*draw(columns[1:], _sections(found), gap=_GAP), sep="\n")
-        for line in _notes(pairs):
-            console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        print_below(console, _notes(pairs))
     return capture.get()
 
 

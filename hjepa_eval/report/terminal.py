@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hjepa_eval.report.fitting import groups_that_fit
-from hjepa_eval.report.grid import GAP, LEAST_WIDTH, Column, draw
+from hjepa_eval.report.grid import GAP, LEAST_WIDTH, Column, draw, print_below
 from hjepa_eval.report.legend import cost_columns, lines_below
 from hjepa_eval.report.rounding import interval, percent, points
 from hjepa_eval.report.table import Cell, Table, build_table, caption
@@ -32,8 +32,7 @@ def terminal(records: Sequence[Record]) -> str:
         console.print(caption(table), style="bold", markup=False, highlight=False)
         for part in _parts(table, width):
             console.print(*draw(part, _sections(table)), sep="\n")
-        for line in lines_below(records, table, whole=False):
-            console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        print_below(console, lines_below(records, table, whole=False))
     return capture.get()
 
 

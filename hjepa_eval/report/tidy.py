@@ -20,8 +20,9 @@ from hjepa_eval.results import LevelResult, Record, Score
 def tidy(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Return one flat row per number, all parameters included.
 
-    `delta`, `best` and `runner_up` are as in the table, for scores of no column too; `parameters` are the probe's,
-    `encoder_parameters` the weights read up to the level.
+    `delta`, `best` and `runner_up` are as in the table, for scores of no column too; `parameters` are the score's,
+    `protocol_parameters` all of its record as JSON, `encoder_parameters` the weights read up to the level; `fused` are
+    the levels joined. Records that `left_out` names have no rows.
 
     Raises:
         ResultError: records of one dataset are of different versions of a protocol.
@@ -49,14 +50,18 @@ def _tidy_row(
         "dataset": record.dataset.name,
         "train_images": record.dataset.train_images,
         "test_images": record.dataset.test_images,
+        "test_fingerprint": record.dataset.test_fingerprint,
         "readout": record.extraction.readout,
         "precision": record.extraction.precision,
+        "storage": record.extraction.storage,
         "probe": record.probe,
         "protocol": record.protocol,
         "protocol_version": record.protocol_version,
+        "protocol_parameters": json.dumps(record.parameters),
         "level": level.level,
         "level_name": level.name,
         "joined": bool(level.fused),
+        "fused": ";".join(map(str, level.fused)),
         "metric": score.metric,
         "parameters": ";".join(f"{name}={value}" for name, value in score.parameters.items()),
         "headline": score.headline,

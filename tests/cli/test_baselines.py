@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,28 @@ def test_baselines__pixels_have_none(model: str) -> None:
 def test_baselines__one_that_is_the_model_runs_once() -> None:
     assert encoders("pixels:8", "pixels:8", "kmeans", "kmeans") == ["pixels:8", "kmeans"]
     assert encoders("pixels:16", "pixels:8") == ["pixels:16", "pixels:8"]
+
+
+def test_baselines__may_stand_after_commas_and_a_names_own_numbers_stay_with_it() -> None:
+    assert encoders("mine.py:build", "pixels:8,kmeans", "pixels:4") == [
+        "mine.py:build",
+        "pixels:8",
+        "kmeans",
+        "pixels:4",
+    ]
+    several = encoders("mine.py:build", "random:vit_tiny_patch4_32?taps=2,4, 6,pixels:8")
+    assert several == ["mine.py:build", "random:vit_tiny_patch4_32?taps=2,4,6", "pixels:8"]
+
+
+def test_baselines__the_default_is_accepted_as_the_help_spells_it(hjepa) -> None:
+    spelled = re.search(r"or none\s+\[default:\s+(\S+)\]", hjepa("eval", "--help").out)
+    assert spelled is not None
+    assert encoders("kmeans", spelled[1].removeprefix("random,")) == encoders("kmeans")
+    assert load(EvalSettings, flags={"baselines": [spelled[1]]}).baselines == EvalSettings().baselines
+
+
+def test_baselines__a_misspelt_one_is_told_a_name_that_eval_uses(hjepa) -> None:
+    assert "did you mean 'pixels:8'?" in hjepa("eval", "--model", "kmeans", "--baselines", "pixel", *FEW).err
 
 
 @pytest.mark.parametrize("value", ["none", ["none"], []])

@@ -84,7 +84,7 @@ def test_options__flags_beat_environment_beats_yaml(hjepa, cifar10_sample: Path,
     [
         (["knn"], "no --model given and no finished run under runs/"),
         (["knn", "--model", "pixels", "--dataset", "cifra10"], "did you mean 'cifar10'"),
-        (["knn", "--model", "pixles"], "did you mean 'pixels'"),
+        (["knn", "--model", "pixles"], "did you mean 'pixels:8'"),
         (["knn", "--model", "pixels", "--level", "2"], "unknown level of pixels '2'; known: 0"),
         (["knn", "--model", "pixels", "--k", "0"], "k.0"),
         (["eval", "--model", "pixels", "--baselines", "rnadom:x"], "unknown model 'rnadom:x'"),
@@ -221,11 +221,13 @@ def test_probes__nan_features_are_an_error_and_constant_ones_a_note(hjepa, probe
 
 
 def test_eval__few_shot_that_the_data_cannot_fill_is_left_out_with_a_note(hjepa) -> None:
-    done = hjepa("eval", "--model", "pixels:8", "--dataset", "digits", "--max-samples", 100)
+    done = hjepa("eval", "--model", "pixels:8", "--dataset", "digits", "--max-samples", 100, "--baselines", "pixels:4")
     assert done.code == 0
-    assert "few-shot is left out" in done.err
+    assert done.err.count("few-shot is left out: 5-way 1-shot episodes") == 1, "once for all encoders"
+    assert "protocol logreg: " in done.err
+    assert "protocol few-shot" not in done.err
     assert "kNN k=20" in done.out
-    assert len(list(Path("results").glob("*.json"))) == 2
+    assert len(list(Path("results").glob("*.json"))) == 4
 
 
 def test_eval__encoders_that_differ_in_an_option_have_rows_and_files_of_their_own(hjepa) -> None:

@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hjepa_eval.analysis import projection
 from hjepa_eval.cli import mask_examples
+from hjepa_eval.cli.console import Talk
+from hjepa_eval.cli.gallery import write_galleries
 from hjepa_eval.cli.mask_examples import draw_mask_examples
-from hjepa_eval.config import build
+from hjepa_eval.cli.settings import EvalSettings
+from hjepa_eval.config import build, load
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.errors import ResultError
@@ -270,3 +274,15 @@ def test_eval__gallery_of_a_context_encoder_has_the_runs_curves_and_masks(hjepa,
     assert gallery.model == "run?encoder=context"
     assert gallery.training
     assert gallery.masks.index.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("installed", "method", "said"), [(True, "auto", True), (True, "pca", False), (False, "auto", False)]
+)
+def test_galleries__that_take_a_umap_say_what_takes_the_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: bool, method: str, said: bool
+) -> None:
+    monkeypatch.setattr(projection, "_has_umap", lambda: installed)
+    settings = load(EvalSettings, flags={"model": "pixels", "map": method})
+    assert write_galleries({}, settings, Talk(quiet=False)) == []
+    assert ("UMAP, which compiles first (--map pca is quick)" in capsys.readouterr().err) == said

@@ -12,6 +12,7 @@ from hjepa_eval.cli import level_costs as level_costs_module
 from hjepa_eval.cli.level_costs import LevelCosts, level_costs
 from hjepa_eval.encoders import handle as handle_module
 from hjepa_eval.encoders import load_encoder, precision
+from hjepa_eval.encoders import timing as timing_module
 from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 
@@ -38,7 +39,7 @@ DISTANCES = "torch.cdist(corner, images[0, 0], p=1.0)"
 
 
 def measured(folder: Path, **changes: Any) -> LevelCosts | None:
-    where = {"device": "cpu", "precision": "fp32", "batch_size": 8, "cache_dir": folder, **changes}
+    where = {"device": "cpu", "precision": "fp32", "batch_size": 8, "cache_dir": folder, "say": print, **changes}
     return level_costs(open_encoder(TINY, cache_dir=folder), **where)
 
 
@@ -73,7 +74,7 @@ def test_level_costs__some_levels_joined_have_none(tmp_path: Path) -> None:
     assert LevelCosts({**costs.levels, 2: costs.together}, costs.together, {}).of((0, 1)) is None
 
 
-@pytest.mark.parametrize("change", ["precision", "threads", "hardware", "method"])
+@pytest.mark.parametrize("change", ["precision", "threads", "hardware", "method", "batch_size"])
 def test_level_costs__are_measured_again_where_they_would_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -90,8 +91,34 @@ def test_level_costs__are_measured_again_where_they_would_differ(
         monkeypatch.setattr(level_costs_module, "hardware_name", lambda device: "another processor")
     elif change == "method":
         monkeypatch.setattr(level_costs_module, "_METHOD", 0)
-    measured(tmp_path, **({"precision": "bf16"} if change == "precision" else {}))
+    changes = {"precision": {"precision": "bf16"}, "batch_size": {"batch_size": 4}}
+    measured(tmp_path, **changes.get(change, {}))
     assert len(files() - before) == 1
+
+
+def test_level_costs__batches_that_are_too_large_for_timing_are_one(tmp_path: Path) -> None:
+    assert measured(tmp_path, batch_size=64) == measured(tmp_path, batch_size=256)
+
+
+def test_level_costs__a_timing_that_fails_is_said_and_leaves_the_rest_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("out of memory\nTried to allocate 2 GiB")
+
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(timing_module, "encoder_timing", fail)
+        costs = measured(tmp_path, say=said.append)
+    assert said == [f"{TINY} has no ms per image, since timing failed: out of memory Tried to allocate 2 GiB"]
+    assert costs is not None
+    assert [(cost.gflop > 0, cost.milliseconds, cost.batch) for cost in costs.levels.values()] == [
+        (True, None, None)
+    ] * 2
+    again = measured(tmp_path, say=said.append)
+    assert len(said) == 1
+    assert again is not None
+    assert all(cost.milliseconds > 0 for cost in again.levels.values())
 
 
 @pytest.mark.parametrize("answer", [{}, {"costs": {}}, {"costs": {"levels": {"0": {"gflop": "x"}}}}, {"costs": 3}])
@@ -115,7 +142,7 @@ def test_level_costs__of_the_same_encoder_are_found_without_building_it(tmp_path
         raise AssertionError("built")
 
     handle = EncoderHandle(encoder.name, encoder.identity(), refuse)
-    found = level_costs(handle, device="cpu", precision="fp32", batch_size=8, cache_dir=tmp_path)
+    found = level_costs(handle, device="cpu", precision="fp32", batch_size=8, cache_dir=tmp_path, say=print)
     assert found == first
 
 

@@ -262,7 +262,7 @@ def test_user_file__builds_and_its_shapes_are_checked(tmp_path: Path) -> None:
     ("spec", "part"),
     [
         ("nothing", "unknown model 'nothing'"),
-        ("pixel", "did you mean 'pixels'"),
+        ("pixel", "did you mean 'pixels:8'"),
         ("random:vit_tinny_patch4_32", "did you mean 'vit_tiny'"),
         ("random:resnet19", "did you mean 'resnet18'"),
         ("random:vit_tiny_patch5_32", "5 does not divide the image size 32"),

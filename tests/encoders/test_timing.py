@@ -115,14 +115,14 @@ def test_encoder_timing__every_level_has_a_time(precision: str) -> None:
 
 
 def test_encoder_timing__one_level_costs_what_all_cost() -> None:
-    timing = encoder_timing(load_encoder("pixels:8"), device=CPU, precision="fp32")
+    timing = encoder_timing(load_encoder("pixels:8"), device=CPU, precision="fp32", largest=64)
     assert timing.levels == (timing.together,)
     assert timing.batch <= 64
 
 
 @pytest.mark.parametrize("encoder", [ThroughNumpy(), Refusing()])
 def test_encoder_timing__what_cannot_be_taken_apart_is_timed_as_a_whole(encoder: Encoder) -> None:
-    timing = encoder_timing(encoder, device=CPU, precision="fp32")
+    timing = encoder_timing(encoder, device=CPU, precision="fp32", largest=64)
     assert timing.levels is None
     assert timing.together > 0
 
@@ -132,7 +132,7 @@ def test_encoder_timing__leaves_encoder_and_random_numbers_as_they_were() -> Non
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    encoder_timing(encoder, device=CPU, precision="bf16")
+    encoder_timing(encoder, device=CPU, precision="bf16", largest=64)
     assert torch.equal(torch.rand(3), expected)
     assert encoder.training
     assert {each.dtype for each in encoder.parameters()} == {torch.float32}
@@ -142,4 +142,4 @@ def test_encoder_timing__an_encoder_that_breaks_its_promise_is_refused() -> None
     encoder = Toy()
     encoder.levels = encoder.levels[:1]
     with pytest.raises(EncoderError, match="declares 1 levels and returned 2"):
-        encoder_timing(encoder, device=CPU, precision="fp32")
+        encoder_timing(encoder, device=CPU, precision="fp32", largest=64)

@@ -52,3 +52,27 @@ def test_write_atomically__failure_leaves_the_old_content_alone(
     with pytest.raises(OSError, match="no"):
         write_atomically(tmp_path / "a", b"new")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_write_atomically__goes_through_links_even_to_nowhere(tmp_path: Path) -> None:
+    for target, existed in (("old", True), ("new/deep", False)):
+        link, file = tmp_path / f"link to {Path(target).name}", tmp_path / target
+        if existed:
+            file.write_bytes(b"before")
+        link.symlink_to(target)
+        write_atomically(link, b"after")
+        assert link.is_symlink()
+        assert not file.is_symlink()
+        assert file.read_bytes() == b"after"
+
+
+def test_write_atomically__replaces_files_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    said = {"pipe": "it is no regular file", "link": "it is no regular file", "folder": "Is a directory"}
+    for name, message in said.items():
+        with pytest.raises(OSError, match=message):
+            write_atomically(tmp_path / name, b"x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == set(said)

@@ -69,11 +69,12 @@ def test_figures__a_file_that_cannot_be_written_is_an_error_and_leaves_nothing(t
     masks = MultiBlockMaskGenerator(32, 4)
     drawn = masks(4)
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
     for name, message in [
         ("masks.jpeg", "pictures end in .png"),
-        ("missing/masks.png", "there is no folder"),
+        ("file/new/masks.png", "file is no folder"),
         ("folder.png", "it is a folder"),
     ]:
         with pytest.raises(ConfigError, match=message):
             masks.visualize_masks(*drawn, save_path=tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.png", "file"}

@@ -132,9 +132,13 @@ def test_few_shot__classes_without_samples_are_left_out_and_noted(pool: Samples)
 def test_few_shot__refuses_what_the_samples_do_not_allow(pool: Samples) -> None:
     names = [f"digit {i}" for i in range(10)]
     rare = pool.take(np.concatenate([np.flatnonzero(pool.labels != 3), np.flatnonzero(pool.labels == 3)[:12]]))
-    says = r"class 3 \('digit 3'\) has 12 samples, .* with 5 shots at most 7 queries"
+    says = r"5-way 5-shot .* take 20 images of every class, and class 3 \('digit 3'\) has 12; use --queries 7 or fewer$"
     with pytest.raises(ProbeError, match=says):
         few_shot(rare, num_classes=10, shots=5, class_names=names)
+    with pytest.raises(ProbeError, match="has 12; use --queries 9 or fewer, or --shots 2 or fewer"):
+        few_shot(rare, num_classes=10, shots=3, queries=10)
+    with pytest.raises(ProbeError, match="has 12; use fewer of both"):
+        few_shot(rare, num_classes=10, shots=12, queries=12)
     with pytest.raises(ProbeError, match="use --ways 10"):
         few_shot(pool, num_classes=10, ways=11)
     with pytest.raises(ProbeError, match="shots = 0"):

@@ -14,13 +14,13 @@ from hjepa_eval.report.latex_text import escape
 from hjepa_eval.report.model_pairs import ModelPair
 from hjepa_eval.report.pair_formats import PAIR_FORMATS
 
-DOCUMENT = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
+DOCUMENT = "\\documentclass[%s]{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
 
 
-def compiled(folder: Path, body: str) -> str:
+def compiled(folder: Path, body: str, *, columns: str = "onecolumn") -> str:
     """Return pdflatex's log of an article with this body; any error fails."""
     program = need_program("pdflatex")
-    (folder / "report.tex").write_text(DOCUMENT % body, encoding="utf-8")
+    (folder / "report.tex").write_text(DOCUMENT % (columns, body), encoding="utf-8")
     command = [program, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"]
     done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120)
     log = (folder / "report.log").read_text(encoding="latin-1")
@@ -42,6 +42,14 @@ def test_latex__compiles_with_booktabs_and_no_line_is_too_long(tmp_path: Path) -
     log = compiled(tmp_path, text)
     assert "Overfull \\hbox" not in log
     assert "Float too large" not in log
+
+
+def test_latex__two_columns_take_it_as_the_comment_says(tmp_path: Path) -> None:
+    text = FORMATS["latex"](records())
+    assert "\\begin{table*} and \\end{table*}" in text.splitlines()[1]
+    wide = re.sub(r"(?m)^(\\begin|\\end)\{table\}", r"\1{table*}", text)
+    assert wide.count("{table*}") == 4
+    assert "Overfull \\hbox" not in compiled(tmp_path, wide, columns="twocolumn")
 
 
 def test_latex__hostile_names_compile_and_are_shown(tmp_path: Path) -> None:

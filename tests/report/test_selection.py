@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -70,6 +71,19 @@ def test_report__a_name_that_fits_nothing_lists_what_there_is(hjepa: Run) -> Non
     assert "known: runs/demo" in said
 
 
+def test_report__records_in_subfolders_only_are_named_with_the_command(hjepa: Run) -> None:
+    for number in range(4):
+        written(record_of(), folder=f"results/run {number}")
+    code, _, said = hjepa("report")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "no result records in results itself, but in results/run 0, results/run 1, results/run 2 and 1 more" in said
+    assert said.endswith("as in hjepa report 'results/run 0' 'results/run 1' 'results/run 2'\n")
+    written(record_of(), folder="runs/demo/results")
+    assert "as in hjepa report runs/demo/results" in hjepa("report", "runs")[2]
+    Path("runs/demo/config.json").write_text("{}")
+    assert hjepa("report", "runs/demo")[0] == 0, "a demo's folder stands for the records below"
+
+
 @pytest.mark.parametrize("name", ["table", "md", "csv", "json", "latex", "html"])
 def test_report__refuses_two_versions_of_a_protocol_and_says_whose(hjepa: Run, name: str) -> None:
     folder = written(record_of(), record_of(model="other", version=2))
@@ -104,6 +118,15 @@ def test_report__a_file_has_no_colours_even_when_stdout_is_a_terminal(
     assert "\x1b[" not in Path("a.txt").read_text()
 
 
+def test_report__writes_into_no_device_or_pipe_and_says_so(hjepa: Run) -> None:
+    written(record_of())
+    os.mkfifo("pipe")
+    code, out, said = hjepa("report", "--format", "md", "--out", "pipe")
+    assert (code, out) == (2, "")
+    assert said == "hjepa: cannot write pipe: it is no regular file; choose another with --out\n"
+    assert Path("pipe").is_fifo()
+
+
 def test_report__unwritable_output_leaves_nothing(hjepa: Run) -> None:
     written(record_of())
     Path("file").write_text("in the way")
@@ -130,7 +153,12 @@ def test_report__the_same_file_twice_is_shown_once_and_an_older_one_is_named(hje
     old = written(made_at(record_of(values=(0.1, 0.2)), "2026-01-01T00:00:00+00:00"), folder="old")
     shown = hjepa("report", old, new)[1]
     assert "75.0*" in shown
-    assert "one of 2026-01-01T00:00:00+00:00 with other numbers is left out" in shown
+    said = "one of 2026-01-01T00:00:00+00:00 with other numbers is left out"
+    assert said in shown
+    for name in ("csv", "json"):
+        code, _, beside = hjepa("report", old, new, "--format", name)
+        assert (code, beside.count(said), beside.count("\n")) == (0, 1, 1)
+    assert hjepa("report", old, new, "--format", "md")[2] == "", "a table says it itself"
 
 
 @pytest.fixture
@@ -208,8 +236,8 @@ def test_report_open__opens_the_page_in_the_browser_and_nothing_else(
 def with_outcomes(record: Record, folder: str, right: list[list[bool]]) -> None:
     count = len(right[0])
     outcomes = {(level, "top1 k=20"): np.array(each) for level, each in enumerate(right)}
-    path = Path(folder, "outcomes.npz")
-    path.parent.mkdir()
+    path = Path(folder, record.file_name).with_suffix(".npz")
+    path.parent.mkdir(exist_ok=True)
     write_outcomes(SampleOutcomes(np.arange(count), np.zeros(count, np.int64), outcomes, {}), path)
     file = Predictions(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     write_record(record.model_copy(update={"predictions": file}), Path(folder))
@@ -232,6 +260,25 @@ def test_compare__every_format_has_the_same_numbers(hjepa: Run) -> None:
         assert all(part in shown for part in ("runs/demo", "pixels", "50.0", "+25.0", "McNemar exact")), name
     assert hjepa("compare", "a", "b", "--out", "c.tex")[2] == "written: c.tex\n"
     assert Path("c.tex").read_text().startswith("% needs")
+
+
+def test_compare__leaves_the_baselines_of_two_evaluations_aside(hjepa: Run) -> None:
+    for folder, model in (("a", "runs/a"), ("b", "runs/b")):
+        with_outcomes(
+            record_of(model=model, values=(0.5, 0.75)), folder, [[True, False] * 10, [True] * 15 + [False] * 5]
+        )
+        for baseline in (f"random:{model}", "pixels:8"):
+            with_outcomes(record_of(model=baseline, values=(0.25,)), folder, [[False] * 15 + [True] * 5])
+    code, out, said = hjepa("compare", "a", "b", "--json")
+    assert (code, said) == (0, "")
+    assert [(pair["models"], pair["why"]) for pair in json.loads(out)] == [
+        (["runs/a", "runs/b"], f"level {level}") for level in (0, 1)
+    ]
+    with_outcomes(record_of(model="runs/c", values=(0.5,)), "b", [[True, False] * 10])
+    code, _, said = hjepa("compare", "a", "b")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "b holds records of 2 models" in said
+    assert "name the files of one model" in said
 
 
 def test_compare__refuses_two_formats_at_once_and_unknown_ones(hjepa: Run) -> None:

@@ -8,6 +8,7 @@ import pytest
 from made_records import HOSTILE, compared, costed, record_of
 from markdown_it import MarkdownIt
 
+from hjepa_eval.cli.report import markdown_report
 from hjepa_eval.report.formats import FORMATS
 from hjepa_eval.report.markdown import escape
 from hjepa_eval.report.model_pairs import ModelPair
@@ -55,6 +56,28 @@ def test_markdown__hostile_names_are_shown_as_they_are_in_whole_rows() -> None:
     assert [len(row) for row in comparisons] == [8, 8]
     assert comparisons[1][0] == plain
     assert any(plain in line for line in others)
+
+
+def test_markdown_report__hostile_names_and_commands_are_shown_as_they_are() -> None:
+    command = f"hjepa eval --model {HOSTILE!r}\n```\n# no heading"
+    records = hostile_records()
+    made = records[0].provenance.model_copy(update={"command": command, "device": HOSTILE})
+    tokens = (
+        MarkdownIt("commonmark")
+        .enable("table")
+        .parse(markdown_report([records[0].model_copy(update={"provenance": made}), records[1]]))
+    )
+    assert [token.content for token in tokens if token.type == "fence"] == [f"{command}\n"]
+    assert sum(token.type == "heading_open" for token in tokens) == 1
+    inline = [token for token in tokens if token.type == "inline"]
+    assert {child.type for token in inline for child in token.children} <= {*PLAIN, "image"}
+    (picture,) = (child for token in inline for child in token.children if child.type == "image")
+    assert (picture.attrs["src"], {child.type for child in picture.children} <= PLAIN) == ("levels.png", True)
+    plain = " ".join(HOSTILE.split())
+    assert f"highest {plain} level 1" in "".join(child.content for child in picture.children)
+    shown = ["".join(child.content for child in token.children) for token in inline]
+    assert any(f"fp32 on {plain}; hjepa " in line for line in shown)
+    assert f"{plain}: features from the cache, no forward pass" in shown
 
 
 NAMES = ["# a", "- a", "1. a", "12) a", "> a", "+ a", "---", "- - -", "a\nb", "&lt;", "&amp;copy;", "~~a~~", "[x] a"]
@@ -135,6 +158,22 @@ def test_terminal__long_names_of_levels_leave_costs_whole(monkeypatch: pytest.Mo
     for part in ("123456", "0.0413", "12,346", "887 MB", "tokens", "GFLOP", "store", "40.0-55.0"):
         assert part in above
     assert max(map(len, above.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_terminal__what_is_said_below_breaks_between_words(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = compared(record_of(note="several words " * 20), (1, 0, 0.25, 0.01))
+    pair = ModelPair(("a", "b"), "kNN k=20", "level 1", (1, 1), (0.75, 0.5), 0.25, 0.2, 0.3, "paired t", 0.5, 0.5)
+    monkeypatch.setenv("COLUMNS", str(width))
+    for draw in (lambda: FORMATS["table"]([record]), lambda: PAIR_FORMATS["table"]([pair])):
+        monkeypatch.setattr("sys.stdout.isatty", lambda: False)
+        whole = draw()
+        monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+        coloured = draw()
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+        assert shown.split() == whole.split()
+        below = shown[shown.index("Accuracy in percent") :].splitlines()
+        assert max(map(len, below)) <= width < max(map(len, whole.splitlines()))
 
 
 def test_compare_terminal__fits_80_columns_without_folding_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,20 @@ def test_csv__has_costs_delta_best_and_runner_up() -> None:
     assert [row["baseline"] for row in rows] == ["False", "False", "False", "True"]
 
 
+def test_csv__says_how_a_row_was_measured_and_of_which_levels() -> None:
+    record = record_of(values=(0.5, 0.75), parameters={"k": [10, 20], "metric": "cosine"})
+    single, joined = record.levels
+    levels = (single, joined.model_copy(update={"fused": (0, 1)}))
+    extraction = record.extraction.model_copy(update={"storage": "float16"})
+    for rows in (
+        read_csv([record.model_copy(update={"levels": levels, "extraction": extraction})]),
+        json.loads(FORMATS["json"]([record.model_copy(update={"levels": levels, "extraction": extraction})]))["scores"],
+    ):
+        assert json.loads(rows[0]["protocol_parameters"]) == record.parameters
+        assert (rows[0]["storage"], rows[0]["test_fingerprint"]) == ("float16", "test digits")
+        assert [row["fused"] for row in rows[::2]] == ["", "0;1"]
+
+
 def test_csv__records_given_twice_are_not_counted_twice() -> None:
     record = record_of()
     assert len(read_csv([record, record])) == 4

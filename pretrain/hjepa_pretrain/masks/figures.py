@@ -132,10 +132,10 @@ def draw_combined(
 
 
 def check_picture(path: Path | str | None) -> None:
-    """Check, before anything is drawn, that a picture can be written there.
+    """Check, before anything is drawn, that a picture can be written there; folders that are absent will be made.
 
     Raises:
-        ConfigError: its ending is no format, it is a folder, or its folder is not there or allows no writing.
+        ConfigError: its ending is no format, it is a folder, or its folder is none or allows no writing.
     """
     if path is None:
         return
@@ -144,10 +144,11 @@ def check_picture(path: Path | str | None) -> None:
         raise ConfigError(f"cannot write {path}: pictures end in {', '.join(FORMATS)}")
     if path.is_dir():
         raise ConfigError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
-        raise ConfigError(f"cannot write {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"cannot write {path}: the folder {path.parent} allows no writing")
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"cannot write {path}: {nearest} is no folder")
+    if not os.access(nearest, os.W_OK):
+        raise ConfigError(f"cannot write {path}: the folder {nearest} allows no writing")
 
 
 def _canvas(rows: int, images: int, *, maps: int, panel: float = _PANEL) -> tuple[Any, Any]:

@@ -48,7 +48,7 @@ def preview_masks(
 
     Args:
         masking: what is asked for.
-        out: the picture, in a folder that is there.
+        out: the picture; its folder is made when absent.
         image_size: side in pixels.
         patch_size: side of a patch in pixels.
         num_levels: levels of the model.
