@@ -163,7 +163,7 @@ def test_terminal__long_names_of_levels_leave_costs_whole(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_terminal__what_is_said_below_breaks_between_words(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     record = compared(record_of(note="several words " * 20), (1, 0, 0.25, 0.01))
-    pair = ModelPair(("a", "b"), "kNN k=20", "level 1", (1, 1), (0.75, 0.5), 0.25, 0.2, 0.3, "paired t", 0.5, 0.5)
+    pair = ModelPair(("a", "b"), "kNN k=20", "level 1", (1, 1), (0.75, 0.5), 0.25, 0.2, 0.3, "paired t", 0.5, 0.5, *IDS)
     monkeypatch.setenv("COLUMNS", str(width))
     for draw in (lambda: FORMATS["table"]([record]), lambda: PAIR_FORMATS["table"]([pair])):
         monkeypatch.setattr("sys.stdout.isatty", lambda: False)
