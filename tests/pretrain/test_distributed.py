@@ -75,6 +75,10 @@ def start(words: Sequence[object], **environment: object) -> subprocess.Popen[st
 def finish(process: subprocess.Popen[str], code: int | None = 0) -> str:
     try:
         out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # A launcher that is told so ends its ranks; one that is killed leaves them.
+        process.communicate(timeout=60)
+        raise
     finally:
         process.kill()
     assert code is None or process.returncode == code, out + err
