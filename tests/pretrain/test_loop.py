@@ -337,6 +337,32 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]
 
 
+def test_pretrain__too_little_memory_says_what_to_change_and_the_run_goes_on_after_it(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hjepa_pretrain.trainer
+
+    real = hjepa_pretrain.trainer.training_loss
+    calls: list[None] = []
+
+    def too_large(*arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(hjepa_pretrain.trainer, "training_loss", too_large)
+    with pytest.raises(
+        TrainingError,
+        match=r"^cpu has not enough memory for a step; raise train\.accumulate.*last good checkpoint: step-00000004$",
+    ):
+        run(tmp_path / "run")
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]
+    monkeypatch.undo()
+    run(tmp_path / "run", resume=True)
+    assert_same_run(whole, tmp_path / "run")
+
+
 def test_pretrain__collapse_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="level 0 has collapsed"):
         pretrain(
