@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,22 @@ def test_resume__another_out_is_refused_and_the_step_is_said(
     (tmp_path / "run" / "summary.json").unlink()
     assert called("--resume", str(tmp_path / "run")) == 0
     assert re.search(r"going on after step 3 of 3", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("placement", ["device", "loader"])
+def test_pretrain__an_unreadable_image_is_named_in_one_line(
+    cifar10_sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], placement: str
+) -> None:
+    shutil.copytree(cifar10_sample, tmp_path / "images")
+    damaged = sorted((tmp_path / "images" / "train" / "cat").glob("*.jpg"))[7]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    # An epoch of 10 whole batches sees each of the 400 images.
+    settings = ("train.epochs=1", "train.batch_size=40", "train.compile=off", "diagnostics.bank=0")
+    options = [word for each in (*settings, f"data.placement={placement}") for word in ("--set", each)]
+    run = tmp_path / "run"
+    assert called("--dataset", f"folder:{tmp_path}/images", "--out", str(run), *options, "--quiet") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("hjepa: ")
+    assert str(damaged) in line
+    assert not (run / "summary.json").exists()
+    assert (run / "config.json").exists() == (placement == "loader"), "images on the device are read before all else"

@@ -75,6 +75,10 @@ def start(words: Sequence[object], **environment: object) -> subprocess.Popen[st
 def finish(process: subprocess.Popen[str], code: int | None = 0) -> str:
     try:
         out, err = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # A launcher that is told so ends its ranks; one that is killed leaves them.
+        process.communicate(timeout=60)
+        raise
     finally:
         process.kill()
     assert code is None or process.returncode == code, out + err
@@ -379,6 +383,7 @@ def test_pretrain__an_error_on_one_rank_ends_all_with_one_line_that_names_it(
 def test_pretrain__a_time_boxed_run_ends_on_all_ranks_by_the_leaders_clock(config: Path, tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump(merge(DIGITS, {"train": {"epochs": None, "minutes": 0.05}})))
     finish(program(tmp_path, "--config", config, "--out", tmp_path / "run", fault="other clock"))
+    assert (tmp_path / "steps.1.clock").read_text() == "was asked"
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["seconds"] >= 3
     assert {(tmp_path / f"steps.{rank}").read_text() for rank in range(2)} == {str(summary["steps"])}

@@ -2,12 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -140,61 +135,6 @@ def test_resume__after_an_exception_between_checkpoints_is_bit_identical(whole: 
     with pytest.raises(RuntimeError, match="power cut"):
         pretrain(settings(), load_dataset("digits", "train"), run_dir=folder, progress=crash)
     assert list_checkpoints(folder)[-1].name == "step-00000008"
-    run(folder, resume=True)
-    assert_same_run(whole, folder)
-
-
-KILLED = """
-import sys, time, torch
-torch.set_num_threads(int(sys.argv[3]))
-from pathlib import Path
-from hjepa_eval.config import build
-from hjepa_eval.datasets import load_dataset
-from hjepa_pretrain.config import PretrainSettings
-from hjepa_pretrain.loop import pretrain
-import json
-settings = build(PretrainSettings, json.loads(sys.argv[2]), "test")
-def watch(state):
-    print(state.step, flush=True)
-    if state.step == int(sys.argv[4]):
-        time.sleep(float(sys.argv[5]))
-pretrain(settings, load_dataset("digits", "train"), run_dir=Path(sys.argv[1]), progress=watch)
-"""
-
-
-def test_resume__after_kill_9_at_any_step_is_bit_identical(whole: Path, tmp_path: Path) -> None:
-    folder, step = tmp_path / "run", random.randrange(1, 16)  # before 4 there is no checkpoint yet: it begins again
-    print(f"killed after step {step}")
-    command = [
-        sys.executable,
-        "-c",
-        KILLED,
-        str(folder),
-        json.dumps(DIGITS),
-        str(torch.get_num_threads()),
-        str(step),
-        "60",
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.strip() == str(step):
-                os.kill(process.pid, signal.SIGKILL)
-                break
-    assert process.returncode == -signal.SIGKILL
-    run(folder, resume=True)
-    assert_same_run(whole, folder)
-
-
-def test_sigterm__writes_a_checkpoint_and_says_how_to_go_on(whole: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    command = [sys.executable, "-c", KILLED, str(folder), json.dumps(DIGITS), str(torch.get_num_threads()), "6", "2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.strip() == "6":
-                process.terminate()
-                break
-        assert "KeyboardInterrupt" in process.stderr.read()
-    assert list_checkpoints(folder)[-1].name == "step-00000006"
     run(folder, resume=True)
     assert_same_run(whole, folder)
 
@@ -399,6 +339,32 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
     found = json.loads((tmp_path / "run" / "not_finite.json").read_text())
     assert (found["step"], found["terms"], len(set(found["images"]))) == (6, ["loss", "gradient_norm"], 32)
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]
+
+
+def test_pretrain__too_little_memory_says_what_to_change_and_the_run_goes_on_after_it(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hjepa_pretrain.trainer
+
+    real = hjepa_pretrain.trainer.training_loss
+    calls: list[None] = []
+
+    def too_large(*arguments: Any, **options: Any) -> Any:
+        calls.append(None)
+        if len(calls) == 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(hjepa_pretrain.trainer, "training_loss", too_large)
+    with pytest.raises(
+        TrainingError,
+        match=r"^cpu has not enough memory for a step; raise train\.accumulate.*last good checkpoint: step-00000004$",
+    ):
+        run(tmp_path / "run")
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]
+    monkeypatch.undo()
+    run(tmp_path / "run", resume=True)
+    assert_same_run(whole, tmp_path / "run")
 
 
 def test_pretrain__collapse_stops_the_run(tmp_path: Path) -> None:

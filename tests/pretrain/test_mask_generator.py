@@ -12,7 +12,6 @@ from hjepa_pretrain.masks import (
     masking_problems,
 )
 from hjepa_pretrain.masks.placement import inside_sums
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hjepa_eval.config import build
 from hjepa_eval.errors import ConfigError
@@ -75,32 +74,6 @@ def test_generators__every_grid_from_4_to_24_has_masks(kind: str, overlap: bool)
                 assert sampled.valid((side, side), 0)[own].any(dim=1).all()
             else:
                 assert not sampled.valid((side, side), level)[~own].any()
-
-
-class Recorder(TorchDispatchMode):
-    """Keeps the names of the operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func._schema.name)
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_generators__never_wait_for_the_device(kind: str) -> None:
-    masks = create(settings(type=kind, aligned=0.5, roll=0.5, saliency=1.0))
-    saliency = torch.rand(16, 64)
-    with Recorder() as recorder:
-        masks.sample(16, "cpu", step=0, context_tokens=24, target_tokens=30, saliency=saliency)
-    assert "aten::topk" in recorder.names
-    waiting = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal"}
-    assert not recorder.names & waiting
-    with Recorder() as recorder:
-        bool(saliency.any())
-    assert recorder.names & waiting
 
 
 def test_generators__every_documented_key_arrives() -> None:

@@ -134,6 +134,36 @@ VIEWS = ("data.augmentation=asym+global", "train.whole_image.predict=1")
 @pytest.mark.parametrize(
     ("assignments", "message"),
     [
+        (
+            ["data.stored_size=223"],
+            "data.stored_size 223 is smaller than the image of 224 pixels; leave it out",
+        ),
+        (
+            ["data.stored_size=256", "data.augmentation=none"],
+            "data.stored_size is for crops; with data.augmentation none leave it out",
+        ),
+        (
+            ["train.predicted_share=0"],
+            "train.predicted_share 0 needs an objective under train.whole_image; give one a weight",
+        ),
+        (
+            [*VIEWS, "train.predicted_share=0", "train.whole_image.contrast=1"],
+            "train.whole_image.predict needs the predictor; train.predicted_share is 0",
+        ),
+        (
+            ["masking.context_scale=[0.4, 0.5]", "masking.context_tokens=99"],
+            "masking.context_tokens 99 is more than a context block holds: 98 of 196 tokens with "
+            "masking.context_scale up to 0.5",
+        ),
+    ],
+)
+def test_settings__what_contradicts_itself_is_named(assignments: list[str], message: str) -> None:
+    assert problems(*assignments).endswith(f": {message}")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
         (["masking.type=hierarchical", "masking.aligned=0.5"], "type hierarchical does not read masking.aligned"),
         (["masking.type=random", "masking.aligned=1", "masking.roll=0.5"], "read masking.aligned, masking.roll; leave"),
         (
@@ -159,6 +189,9 @@ def test_settings__what_would_change_nothing_is_refused(assignments: list[str], 
         ["masking.type=hierarchical", "masking.aspect_ratio=[0.5, 2.0]", "masking.roll=1"],
         ["masking.max_attempts=3", "masking.allow_target_overlap=false"],
         [*VIEWS, "data.local_views=2", "train.whole_image.contrast=1"],
+        ["data.stored_size=224"],
+        ["masking.context_scale=[0.4, 0.5]", "masking.context_tokens=98"],
+        ["data.augmentation=asym+global", "train.predicted_share=0", "train.whole_image.contrast=1"],
     ],
 )
 def test_settings__what_is_read_is_accepted(assignments: list[str]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.config import MaskingSettings, PretrainSettings
 from hjepa_pretrain.geometry import resolve_geometry
+from hjepa_pretrain.masks import create_mask_generator
 from hjepa_pretrain.run_files import run_transform
 from hjepa_pretrain.trainer import Trainer
 from hjepa_pretrain.training_data import load_training_data
@@ -60,7 +63,7 @@ def waits(name: str) -> bool:
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps the names of the operations."""
+    """Keeps the names of the operations; indexing with flags has to find them first, as nonzero does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,6 +71,10 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.add(func._schema.name)
+        if func is torch.ops.aten.index.Tensor and any(
+            each is not None and each.dtype == torch.bool for each in args[1]
+        ):
+            self.names.add("aten::nonzero")
         return func(*args, **(kwargs or {}))
 
 
@@ -107,9 +114,65 @@ def test_step__never_waits_for_the_device(sections: dict[str, Any]) -> None:
     assert waiting(lambda: made.train_step(0.5)) == set()
 
 
+def test_step__blocks_that_must_lie_apart_are_what_waits_and_nothing_else_does() -> None:
+    """The one exception: which images found no place decides what is drawn next."""
+    made = trainer({"masking": {"allow_target_overlap": False}})
+    images = made.data.source.batch(1)[:8]
+    assert waiting(lambda: made.inputs(images, made.model, number=7, progress=0.5)) == {"aten::nonzero"}
+    inputs = made.inputs(images, made.model, number=7, progress=0.5)
+    made.inputs = lambda *_, **__: inputs  # type: ignore[assignment]
+    assert waiting(lambda: made.train_step(0.5)) == set()
+
+
+# Another value of every setting that a mask generator could read.
+OTHER_MASKS: dict[str, object] = {
+    "num_masks": 2,
+    "mask_scale": [0.1, 0.15],
+    "aspect_ratio": [1.0, 2.0],
+    "num_context_masks": 1,
+    "context_scale": [0.6, 0.8],
+    "allow_target_overlap": False,
+    "max_attempts": 3,
+    "num_hierarchies": 3,
+    "num_masks_per_level": 2,
+    "scale_progression": "linear",
+    "base_scale": [0.1, 0.15],
+    "aligned": 0.5,
+    "roll": 0.5,
+    "saliency": 2.0,
+    "mask_ratio": 0.5,
+    "context_tokens": 20,
+    "target_tokens": 20,
+    "cell_coverage": 0.25,
+}
+
+
+def masks_of_steps(**masking: object) -> Callable[[], Any]:
+    """Return what draws the masks of a step; those of the first one are drawn, and what is copied once is there."""
+    settings = build(MaskingSettings, masking, "test")
+    made = create_mask_generator(settings, image_size=32, patch_size=4, num_levels=3, context_tokens=24, seed=0)
+    options = {"context_tokens": 24, "target_tokens": 30, "saliency": torch.rand(16, 64)}
+    made.sample(16, "cpu", step=0, **options)
+    return partial(made.sample, 16, "cpu", step=1, **options)
+
+
+def test_generators__never_wait_but_for_blocks_that_must_lie_apart() -> None:
+    assert OTHER_MASKS.keys() == MaskingSettings.model_fields.keys() - {"type", "mask_ratio_end"}  # not by itself
+    found = set()
+    for kind, (name, value) in itertools.product(("multi_block", "hierarchical", "random"), OTHER_MASKS.items()):
+        if (kind, name) == ("hierarchical", "allow_target_overlap"):
+            continue  # Refused: coarse blocks must overlap.
+        together = {"type": kind, "aligned": 0.5, "roll": 0.5, "saliency": 1.0, name: value}
+        if waiting(masks_of_steps(**together)):
+            found.add((kind, name))
+    assert found == {("multi_block", "allow_target_overlap")}
+
+
 def test_recorder__notices_what_waits() -> None:
     values = torch.rand(3, 3)
     assert waiting(lambda: float((values + 1).sum())) == {"aten::_local_scalar_dense"}
     assert waiting(lambda: values * torch.tensor((1.0, 2.0, 3.0))) == {"aten::lift_fresh"}
     assert "aten::linalg_inv_ex" in waiting(lambda: torch.linalg.inv(values) + 1)
     assert waiting(lambda: values.norm() + 1) == set()
+    assert waiting(lambda: values[values > 0.5] + 1) == {"aten::nonzero"}
+    assert waiting(lambda: values[torch.arange(2)] + 1) == set()
