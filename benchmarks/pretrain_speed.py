@@ -27,11 +27,11 @@ from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.logs import open_logs
 from hjepa_pretrain.masks import create_mask_generator
+from hjepa_pretrain.measuring import step_gflop
 from hjepa_pretrain.run_files import run_transform
 from hjepa_pretrain.sources import ResidentImages
 from hjepa_pretrain.trainer import Trainer
 from hjepa_pretrain.training_data import LabelledImages, TrainingData
-from torch.utils.flop_counter import FlopCounterMode
 
 from hjepa_eval.config import find_preset, load
 from hjepa_eval.encoders.matmul_peak import matmul_peak
@@ -84,15 +84,6 @@ def step_times(trainers: dict[str, Trainer], device: torch.device, *, turns: int
         for name, trainer in trainers.items():
             times[name].append(seconds(lambda trainer=trainer: trainer.train_step(0.5), device))
     return times
-
-
-def step_gflop(trainer: Trainer) -> float:
-    """Return the GFLOP of the matrix products of one step, forward and backward, as torch counts them."""
-    eager, trainer.loss = trainer.loss, trainer._loss
-    with FlopCounterMode(display=False) as counter:
-        trainer.train_step(0.5)
-    trainer.loss = eager
-    return float(counter.get_total_flops()) / 1e9
 
 
 def row(measure: str, value: float, bar: str, note: str) -> dict[str, Any]:

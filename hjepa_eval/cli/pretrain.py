@@ -25,6 +25,7 @@ _RIVALS = (("train", "epochs", "minutes"), ("masking", "mask_ratio", "context_to
 def pretraining() -> Any:
     """Return the package `hjepa_pretrain`; this is the only place where the toolkit knows it."""
     import hjepa_pretrain.loop
+    import hjepa_pretrain.memory
 
     return hjepa_pretrain
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,13 +18,13 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.run import read_run_config
 from hjepa_eval.errors import TrainingError
 from hjepa_eval.features.fingerprint import hash_json
-from hjepa_pretrain import memory as memory  # not used here: whoever imports the loop has all of pretraining
 from hjepa_pretrain.alarms import Alarms
 from hjepa_pretrain.checkpoint import Checkpoint, best_or_last, folder, save_checkpoint
 from hjepa_pretrain.clock import Clock
 from hjepa_pretrain.compiling import resolve_compile
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.distributed import Ranks, ranks_together
+from hjepa_pretrain.findings import Findings
 from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.interrupts import interrupt_between_steps
 from hjepa_pretrain.logs import Logs, check_logs, open_logs
@@ -44,7 +43,6 @@ from hjepa_pretrain.run_files import (
 )
 from hjepa_pretrain.trainer import NotFiniteError, Trainer
 from hjepa_pretrain.training_data import load_training_data
-from hjepa_pretrain.work import Work
 
 
 def pretrain(
@@ -113,12 +111,8 @@ class _Run:
         self.transform = run_transform(settings, self.geometry)
         count = min(settings.data.max_samples or len(dataset), len(dataset))
         self.config = run_config(settings, self.geometry, self.transform, dataset, count)
-        self.alarms = Alarms(settings.diagnostics, widths=self.geometry.widths)
-        self.losses: dict[str, float] = {}
-        self.diagnosis: dict[str, Any] = {}
+        self.found = Findings(Alarms(settings.diagnostics, widths=self.geometry.widths))
         self.last_saved = "none yet"
-        self.measured_at: int | None = None
-        self.work = Work()
 
     def go(self, *, resume: bool) -> Summary:
         """Train to the end and return the summary."""
@@ -173,9 +167,7 @@ class _Run:
             self.say(said)
         self.trainer.restore(checkpoint, source=str(path))
         self.clock.seconds_before, self.clock.steps_before = float(checkpoint.state["seconds"]), self.trainer.step
-        self.losses, self.diagnosis = dict(checkpoint.state["losses"]), dict(checkpoint.state["diagnosis"])
-        self.alarms.restore(checkpoint.state["alarms"])
-        self.measured_at, self.work = checkpoint.state.get("measured_at"), Work(checkpoint.state.get("gflop"))
+        self.found.restore(checkpoint.state)
         before = int(checkpoint.state.get("ranks", 1))
         if before != self.ranks.count:
             self.say(f"the run goes on with {self.ranks.count} ranks instead of {before}: other draws from here on")
@@ -190,7 +182,7 @@ class _Run:
         try:
             with interrupt_between_steps(alone=self.ranks.count == 1) as asked:
                 done = self.ranks.agree(self.clock.fraction(trainer.step))
-                while done < 1.0 and not self.alarms.should_stop:
+                while done < 1.0 and not self.found.alarms.should_stop:
                     trainer.train_step(done)
                     self._look(done)
                     if trainer.step % train.checkpoint_interval == 0:
@@ -213,14 +205,14 @@ class _Run:
             if together and not trainer.in_step and trainer.step > self.clock.steps_before:
                 self._save()
             raise
-        if self.alarms.should_stop:
-            self.say(self.alarms.should_stop)
+        if self.found.alarms.should_stop:
+            self.say(self.found.alarms.should_stop)
         return self._finish()
 
     def _report(self) -> bool:
         """Report progress, and tell whether Ctrl-C came meanwhile."""
         try:
-            self.report(self._progress())
+            self.report(self.found.progress(self.trainer, self.clock))
         except KeyboardInterrupt:
             return True
         return False
@@ -229,54 +221,24 @@ class _Run:
         """Log, measure and heed the alarms when it is time to."""
         step = self.trainer.step
         measuring = bool(self.settings.diagnostics.bank) and (last or step % self.settings.diagnostics.interval == 0)
-        if self.measured_at == step or not (measuring or last or step % self.settings.train.log_interval == 0):
+        if self.found.measured_at == step or not (measuring or last or step % self.settings.train.log_interval == 0):
             return
         if self.trainer.pending or self.trainer.averaged:
-            self.losses = self.trainer.take_losses(last_good=self.last_saved)
+            self.found.losses = self.trainer.take_losses(last_good=self.last_saved)
         if not measuring:
-            self._log(done, {})
+            self._log(done, measured=False)
             return
-        self.diagnosis, self.measured_at = measure_levels(self.trainer, progress=done), step
+        self.found.diagnosis, self.found.measured_at = measure_levels(self.trainer, progress=done), step
         if self.ranks.leader:
-            self.work.measure(self.trainer, progress=done)
-        self._log(done, self.diagnosis)  # Before the alarms, so that what they saw stays to be looked at.
+            self.found.work.measure(self.trainer, progress=done)
+        self._log(done, measured=True)  # Before the alarms, so that what they saw stays to be looked at.
         reached = self.ranks.agree(self.clock.fraction(step))
-        self.alarms.check(step, reached, self.losses, self.diagnosis)
-        if self.alarms.improved:
+        self.found.alarms.check(step, reached, self.found.losses, self.found.diagnosis)
+        if self.found.alarms.improved:
             self._save()
 
-    def _log(self, done: float, diagnosis: dict[str, Any]) -> None:
-        state, trainer = self._progress(), self.trainer
-        timed = trainer.total_steps is None
-        self.logs.write(
-            {
-                "step": trainer.step,
-                "epoch": state.epoch,
-                "progress": round(done, 6),
-                "losses": self.losses,
-                "lr": trainer.rate(done),
-                "momentum": trainer.model.ema.momentum(trainer.step - 1, progress=done if timed else None),
-                **diagnosis,
-                **self.work.at(self.clock.steps_per_second(trainer.step), ranks=self.ranks.count),
-                "images_per_second": round(state.images_per_second, 1),
-                "seconds": round(self.clock.seconds, 2),
-            }
-        )
-
-    def _progress(self) -> Progress:
-        trainer, clock = self.trainer, self.clock
-        return Progress(
-            step=trainer.step,
-            total_steps=trainer.total_steps,
-            fraction=clock.fraction(trainer.step),
-            losses=self.losses,
-            diagnosis=self.diagnosis,
-            best=self.alarms.best_so_far,
-            images_per_second=clock.steps_per_second(trainer.step) * self.settings.train.batch_size,
-            eta_seconds=clock.seconds_left(trainer.step),
-            elapsed=clock.seconds,
-            epoch=round(trainer.step / trainer.data.order.steps_per_epoch, 4),
-        )
+    def _log(self, done: float, *, measured: bool) -> None:
+        self.logs.write(self.found.line(self.trainer, self.clock, done=done, measured=measured))
 
     def _checkpoint(self) -> Checkpoint:
         encoder, tensors = self.trainer.tensors()
@@ -284,15 +246,11 @@ class _Run:
             "step": self.trainer.step,
             "seconds": self.clock.seconds,
             "terms": self.trainer.terms,
-            "losses": self.losses,
-            "diagnosis": self.diagnosis,
-            "alarms": self.alarms.state(),
             "compiled": self.trainer.compiled,
             "precision": self.trainer.precision,
             "device": self.trainer.device.type,
             "ranks": self.ranks.count,
-            "measured_at": self.measured_at,
-            "gflop": self.work.gflop,
+            **self.found.state(),
             "logged": metrics_size(self.run_dir),
             **machine(),
         }
@@ -307,31 +265,27 @@ class _Run:
             self.trainer.take_losses(last_good=self.last_saved)
         checkpoint, keep = self._checkpoint(), self.settings.train.keep_checkpoints
         if self.ranks.leader:
-            save_checkpoint(self.run_dir, checkpoint, keep=keep, best=self._best_step())
+            save_checkpoint(self.run_dir, checkpoint, keep=keep, best=self.found.best_step)
         self.last_saved = name
-
-    def _best_step(self) -> int | None:
-        """Return the step of the best measurement; None before the first."""
-        return None if self.alarms.best_so_far is None else self.alarms.best_step
 
     def _finish(self) -> Summary:
         seconds, trainer = self.clock.seconds, self.trainer
         self._look(1.0, last=True)
         self._save()
-        self.report(self._progress())
-        checkpoint, best = self._checkpoint(), self.alarms.best_so_far
+        self.report(self.found.progress(self.trainer, self.clock))
+        checkpoint, best = self._checkpoint(), self.found.alarms.best_so_far
         if self.ranks.leader:
-            checkpoint = best_or_last(self.run_dir, checkpoint, best=self._best_step(), say=self.say)
+            checkpoint = best_or_last(self.run_dir, checkpoint, best=self.found.best_step, say=self.say)
             if best is not None and checkpoint.state["step"] != best["step"]:
                 best = None  # Its weights are gone: the summary speaks of those that are there.
         summary = Summary(
             run=str(self.run_dir),
             steps=trainer.step,
-            epochs=round(trainer.step / trainer.data.order.steps_per_epoch, 4),
+            epochs=trainer.epoch,
             seconds=round(seconds, 2),
             images_per_second=round(trainer.step * self.settings.train.batch_size / max(seconds, 1e-9), 1),
-            losses=self.losses,
-            measures=self.diagnosis,
+            losses=self.found.losses,
+            measures=self.found.diagnosis,
             best=best,
             dataset=self.config["dataset"],
             settings_hash=hash_json(self.config["settings"]),

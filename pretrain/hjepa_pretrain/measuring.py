@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import fields, replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from hjepa_pretrain.masks.statistics import mask_statistics
 from hjepa_pretrain.models import HJEPA, create_hjepa_from_config
 from hjepa_pretrain.models.encoders import ContextEncoder, token_flags
 from hjepa_pretrain.readouts import LevelFeatures, readouts
+from hjepa_pretrain.step_loss import step_loss
 from hjepa_pretrain.trainer import Trainer
 from hjepa_pretrain.training_data import LabelledImages
 
@@ -128,14 +128,13 @@ def step_gflop(trainer: Trainer, *, progress: float | None = None) -> float:
     done = _done(trainer) if progress is None else progress
     inputs = trainer.inputs(images, trainer.model, number=trainer.step * parts, progress=done)
     counter, fake = FlopCounterMode(display=False), FakeTensorMode(allow_non_fake_inputs=True)
-    stand_in = copy.copy(trainer)
-    stand_in.device, stand_in.precision, stand_in.model = torch.device("cpu"), "fp32", _model_on_meta(trainer)
+    model = _model_on_meta(trainer)
     # Attention as plain products is the same number on every device; a fused kernel computes the scores twice.
     with torch.random.fork_rng(devices=[]), as_one_rank(), sdpa_kernel(SDPBackend.MATH), fake:
-        stand_in.model.to_empty(device="cpu")
+        model.to_empty(device="cpu")
         empty = _emptied(inputs)
         with counter:
-            loss, _ = stand_in._loss(empty)
+            loss, _ = step_loss(model, empty, train, precision="fp32")
             torch.autograd.backward(loss)
     return counter.get_total_flops() * parts / 1e9
 

@@ -20,7 +20,9 @@ from hjepa_pretrain.masks import Masks
 from hjepa_pretrain.models import create_hjepa_from_config
 from hjepa_pretrain.models.attention import use_plain_attention
 from hjepa_pretrain.models.hjepa import HJEPA
-from hjepa_pretrain.objective import training_loss
+from hjepa_pretrain.step_inputs import StepInputs
+from hjepa_pretrain.step_loss import step_loss
+from hjepa_pretrain.views import Views
 
 _FLOAT_BYTES = 4
 _ADAMW_MOMENTS = 2
@@ -152,12 +154,7 @@ def _activations(model: HJEPA, settings: PretrainSettings, geometry: Geometry, i
 
     own = {_reference(each).cdata for each in (*model.parameters(), *model.buffers())}  # The model holds them.
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            outputs = _forward(model, settings, geometry, images)
-        whole = settings.train.whole_image
-        directions = torch.zeros(whole.out_dim, whole.sigreg_slices) if whole.sigreg else None
-        loss, _ = training_loss(outputs, settings.train, directions=directions)
-    del outputs
+        loss, _ = step_loss(model, _inputs(settings, geometry, images), settings.train, precision=precision)
     # What no gradient needs was let go of meanwhile; the loss holds the rest.
     held = [size for name, (reference, size) in kept.items() if name not in own and not reference.expired()]
     del loss
@@ -169,8 +166,8 @@ def _reference(tensor: Tensor) -> Any:
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
-def _forward(model: HJEPA, settings: PretrainSettings, geometry: Geometry, images: int) -> dict[str, Any]:
-    """Run the forward pass of a training step; masks and views have the shapes of real ones, and no content."""
+def _inputs(settings: PretrainSettings, geometry: Geometry, images: int) -> StepInputs:
+    """Return inputs of a step that have the shapes of real ones, and no content."""
     size, data, masking = geometry.image_size, settings.data, settings.masking
     seen = geometry.most_context_tokens(masking)
     asked = geometry.target_tokens(masking, seen)
@@ -183,12 +180,10 @@ def _forward(model: HJEPA, settings: PretrainSettings, geometry: Geometry, image
     )
     view = torch.zeros(images, 3, size, size)
     others = 1 + data.local_views if data.augmentation == "asym+global" else 0
-    outputs: dict[str, Any] = model(
-        view,
+    whole = settings.train.whole_image
+    return StepInputs(
+        Views(view, view, view.expand(others, -1, -1, -1, -1).contiguous() if others else None),
         masks,
-        target_images=view,
-        other_images=view.expand(others, -1, -1, -1, -1).contiguous() if others else None,
         other_context=context.expand(others, -1, -1).contiguous() if others else None,
-        num_predicted=round(images * settings.train.predicted_share),
+        directions=torch.zeros(whole.out_dim, whole.sigreg_slices) if whole.sigreg else None,
     )
-    return outputs

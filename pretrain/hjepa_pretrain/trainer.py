@@ -25,11 +25,11 @@ from hjepa_pretrain.gradients import average_gradients, average_running_statisti
 from hjepa_pretrain.models import create_hjepa_from_config
 from hjepa_pretrain.models.attention import use_plain_attention
 from hjepa_pretrain.models.encoders import ContextEncoder
-from hjepa_pretrain.objective import training_loss
 from hjepa_pretrain.optimizer import make_optimizer, moments, restore_moments
 from hjepa_pretrain.schedules import learning_rate
 from hjepa_pretrain.sharding import exchange_gradients, gather, shard, spread_like, whole
-from hjepa_pretrain.step_inputs import StepInputMaker, StepInputs
+from hjepa_pretrain.step_inputs import StepInputMaker
+from hjepa_pretrain.step_loss import step_loss
 from hjepa_pretrain.training_data import TrainingData
 
 
@@ -108,12 +108,17 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, settings.train)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.compiled = compiled
-        self.loss = torch.compile(self._loss, dynamic=False) if compiled and not self.sharded else self._loss
+        self.loss = torch.compile(step_loss, dynamic=False) if compiled and not self.sharded else step_loss
         self.step = 0
         self.pending: list[Tensor] = []
         self.averaged: list[Tensor] = []
         self.terms: list[str] = []
         self.in_step = False
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data so far."""
+        return round(self.step / self.data.order.steps_per_epoch, 4)
 
     def rate(self, progress: float) -> float:
         """Return the learning rate at `progress`."""
@@ -154,24 +159,10 @@ class Trainer:
         inputs = self.inputs(images, self.model, number=own, progress=progress, shared=number)
         # Dropped paths draw from the global generator, which has no place in a checkpoint.
         torch.manual_seed(derive_seed(self.settings.train.seed, own, "dropped paths"))
-        loss, terms = self.loss(inputs)
+        loss, terms = self.loss(self.model, inputs, self.settings.train, precision=self.precision)
         torch.autograd.backward(loss / self.settings.train.accumulate)
         self.terms = [*terms, "gradient_norm"]
         return torch.stack([term.float() for term in terms.values()])
-
-    def _loss(self, inputs: StepInputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its terms: a function of tensors without branches on their values."""
-        views = inputs.views
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            outputs: dict[str, Any] = self.model(
-                views.context,
-                inputs.masks,
-                target_images=views.target,
-                other_images=views.others,
-                other_context=inputs.other_context,
-                num_predicted=round(len(views.context) * self.settings.train.predicted_share),
-            )
-        return training_loss(outputs, self.settings.train, directions=inputs.directions)
 
     def take_losses(self, *, last_good: str) -> dict[str, float]:
         """Return the mean of each term over steps and ranks since the last call, and forget them; all ranks must ask.

@@ -16,7 +16,7 @@ import torch
 
 torch.set_num_threads(1)
 
-from hjepa_pretrain import clock, trainer  # noqa: E402
+from hjepa_pretrain import clock, step_loss, trainer  # noqa: E402
 
 from hjepa_eval.cli import main  # noqa: E402
 from hjepa_eval.errors import DataError  # noqa: E402
@@ -25,7 +25,7 @@ RANK = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
 KIND = os.environ.get("FAULT", "") if os.environ.get("FAULT_RANK") == RANK else ""
 STEP = int(os.environ.get("FAULT_STEP", "0"))
 began = 0
-real_step, real_loss = trainer.Trainer.train_step, trainer.training_loss
+real_step, real_loss = trainer.Trainer.train_step, step_loss.training_loss
 
 
 def step(self: trainer.Trainer, progress: float) -> None:
@@ -57,7 +57,7 @@ def late(self: clock.Clock) -> float:
 
 
 trainer.Trainer.train_step = step  # type: ignore[method-assign]
-trainer.training_loss = loss
+step_loss.training_loss = loss
 if KIND == "other clock":
     clock.Clock.seconds = property(late)  # type: ignore[assignment]
 

@@ -235,7 +235,7 @@ def test_weights__of_a_damaged_newest_checkpoint_are_refused(tmp_path: Path) -> 
 
 def test_resume__all_checkpoints_damaged_or_absent_is_an_error(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(CheckpointError, match="no checkpoint to go on from; start again"):
+    with pytest.raises(CheckpointError, match="no checkpoint to go on from; begin another run"):
         run(folder, resume=True)
     shutil.copytree(whole, folder)
     for path in list_checkpoints(folder):
@@ -320,9 +320,9 @@ def test_pretrain__minutes_end_the_run_in_time_with_the_momentum_at_its_end(tmp_
 def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hjepa_pretrain.trainer
+    import hjepa_pretrain.step_loss
 
-    real = hjepa_pretrain.trainer.training_loss
+    real = hjepa_pretrain.step_loss.training_loss
     calls: list[Any] = []
 
     def broken(outputs: Any, train: Any, *, directions: Any) -> Any:
@@ -330,7 +330,7 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
         calls.append(loss)
         return (loss * math.nan, {**terms, "loss": loss * math.nan}) if len(calls) == 6 else (loss, terms)
 
-    monkeypatch.setattr(hjepa_pretrain.trainer, "training_loss", broken)
+    monkeypatch.setattr(hjepa_pretrain.step_loss, "training_loss", broken)
     with pytest.raises(
         TrainingError,
         match=r"step 6: not finite: loss, gradient_norm \(images \d+.*last good.*step-00000004.*all 32 im",
@@ -344,9 +344,9 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
 def test_pretrain__too_little_memory_says_what_to_change_and_the_run_goes_on_after_it(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hjepa_pretrain.trainer
+    import hjepa_pretrain.step_loss
 
-    real = hjepa_pretrain.trainer.training_loss
+    real = hjepa_pretrain.step_loss.training_loss
     calls: list[None] = []
 
     def too_large(*arguments: Any, **options: Any) -> Any:
@@ -355,7 +355,7 @@ def test_pretrain__too_little_memory_says_what_to_change_and_the_run_goes_on_aft
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(hjepa_pretrain.trainer, "training_loss", too_large)
+    monkeypatch.setattr(hjepa_pretrain.step_loss, "training_loss", too_large)
     with pytest.raises(
         TrainingError,
         match=r"^cpu has not enough memory for a step; raise train\.accumulate.*last good checkpoint: step-00000004$",

@@ -13,6 +13,7 @@ from hjepa_pretrain.logs import flatten
 from hjepa_pretrain.masks import Masks
 from hjepa_pretrain.measuring import _summary, mask_summary, measure_levels, step_gflop
 from hjepa_pretrain.run_files import run_transform
+from hjepa_pretrain.step_loss import step_loss
 from hjepa_pretrain.trainer import Trainer
 from hjepa_pretrain.training_data import load_training_data
 from torch.utils.flop_counter import FlopCounterMode
@@ -102,7 +103,7 @@ def test_step_gflop__is_that_of_a_real_step_and_touches_nothing(reads: list[int]
             module.fused_attn = False
     inputs = made.inputs(made.data.source.batch(0), made.model, number=0, progress=0.0)
     with FlopCounterMode(display=False) as counter:
-        made._loss(inputs)[0].backward()
+        step_loss(made.model, inputs, made.settings.train, precision="fp32")[0].backward()
     assert found == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-9)
 
 
