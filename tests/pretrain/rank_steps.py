@@ -23,6 +23,7 @@ from hjepa_pretrain.trainer import Trainer
 from hjepa_pretrain.training_data import load_training_data
 from hjepa_pretrain.views import Views
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from hjepa_eval.config import build
 from hjepa_eval.datasets import load_dataset
@@ -66,7 +67,8 @@ def main(settings_json: str, out: str, steps: str, parts: str = "1", backend: st
         dataset = load_dataset("digits", "train")
         transform = run_transform(settings, resolve_geometry(settings))
         data = load_training_data(settings, dataset, transform, device=ranks.device, rank=ranks.rank, ranks=ranks.count)
-        trainer = Trainer(settings, data, transform, device=ranks.device, ranks=ranks)
+        compiled = settings.train.compile == "on"
+        trainer = Trainer(settings, data, transform, device=ranks.device, compiled=compiled, ranks=ranks)
         if int(parts) > 1:
             trainer.inputs = Joined(trainer.inputs, int(parts))  # type: ignore[assignment]
         if backend:
@@ -81,6 +83,7 @@ def main(settings_json: str, out: str, steps: str, parts: str = "1", backend: st
         tensors = gather(everything, keep=True)  # On every rank, to be compared.
         held = sum(getattr(p, "_local_tensor", p).numel() for p in trainer.model.parameters())
         content = {"tensors": tensors, "saved": {**encoder, **rest}, "losses": losses, "held": held}
+        content["graphs"] = counters["stats"]["unique_graphs"]
         torch.save(content, f"{out}.{ranks.rank}")
 
 

@@ -72,9 +72,9 @@ def start(words: Sequence[object], **environment: object) -> subprocess.Popen[st
     return subprocess.Popen(command, env=settings, stdout=pipe, stderr=pipe, text=True)
 
 
-def finish(process: subprocess.Popen[str], code: int | None = 0) -> str:
+def finish(process: subprocess.Popen[str], code: int | None = 0, *, patience: float = 120) -> str:
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
         process.terminate()  # A launcher that is told so ends its ranks; one that is killed leaves them.
         process.communicate(timeout=60)
@@ -97,7 +97,9 @@ def steps(
     launcher = TORCHRUN if ranks == 2 else []
     accumulated = merge(DIGITS, {"train": {"accumulate": 2, **train}, "diagnostics": {"bank": 0}})
     settings = json.dumps(merge(accumulated, sections or {}))
-    finish(start([*launcher, HERE / "rank_steps.py", settings, folder / name, 5, parts, backend]))
+    compiles = bool(backend) or train.get("compile") == "on"
+    run = start([*launcher, HERE / "rank_steps.py", settings, folder / name, 5, parts, backend])
+    finish(run, patience=600 if compiles else 120)
     return [torch.load(folder / f"{name}.{rank}") for rank in range(ranks)]
 
 
@@ -184,6 +186,20 @@ def test_fsdp__learns_what_whole_weights_do_and_holds_half_of_them(
     everything = whole_weights[0]["held"]
     assert sharded[0]["held"] + sharded[1]["held"] == everything
     assert max(rank["held"] for rank in sharded) < 0.51 * everything
+
+
+@pytest.mark.slow
+def test_fsdp__compiled_blocks_learn_what_eager_ones_do(sharded: list[dict[str, Any]], tmp_path: Path) -> None:
+    compiled = steps(tmp_path, "compiled", parallel="fsdp", compile="on")
+    assert [rank["graphs"] > 0 for rank in (*sharded, *compiled)] == [False, False, True, True]
+    assert_near(sharded[0], compiled[0], losses=1e-5, weights=2e-4)
+    assert max(rank["held"] for rank in compiled) == max(rank["held"] for rank in sharded)
+
+
+@pytest.mark.slow
+def test_fsdp__blocks_that_are_computed_again_learn_the_same(sharded: list[dict[str, Any]], tmp_path: Path) -> None:
+    again = steps(tmp_path, "again", parallel="fsdp", checkpoint_activations=True)
+    assert_near(sharded[0], again[0], losses=1e-6, weights=1e-5)
 
 
 def test_gather__one_whole_tensor_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
