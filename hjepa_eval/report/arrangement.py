@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hjepa_eval.report.baselines import baselines_last
-from hjepa_eval.report.columns import ColumnKey, column_keys
+from hjepa_eval.report.columns import ColumnKey, column_keys, rank
 from hjepa_eval.report.variants import Variant, variant
 from hjepa_eval.results import Record, Score
 
@@ -14,12 +14,14 @@ _Place = tuple[tuple[str | int, ...], Variant, int, tuple[int, ...], ColumnKey]
 
 
 def arrange(records: Sequence[Record]) -> list[Record]:
-    """Return the records to show, models in the order given and baselines after them.
+    """Return the records to show, models in the order given and baselines after them, probes as in the columns.
 
     A record whose numbers all stand in another is left out, and of two that give a place in the table different
     numbers the older one: the numbers of a column are compared with each other, so they are not taken from both.
     """
-    return baselines_last([records[place] for place in _shown(records)])
+    shown = baselines_last([records[place] for place in _shown(records)])
+    models = list(dict.fromkeys(variant(record) for record in shown))
+    return sorted(shown, key=lambda record: (models.index(variant(record)), rank(record)))
 
 
 def by_data(records: Sequence[Record]) -> list[list[Record]]:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from made_records import record_of
+from made_records import compared, record_of
 
 from hjepa_eval.errors import ResultError
 from hjepa_eval.report.formats import FORMATS
@@ -199,6 +199,13 @@ def test_statements__name_the_choice_the_oracle_and_the_gain_of_joined_levels() 
     assert text.count("McNemar exact") == 1 + len(comparisons)
     assert "level 1 - level 0 | +25.0 | +23.0 to +27.0" in text
     draw_levels([record])
+
+
+def test_statements__come_by_model_and_in_the_order_of_the_columns() -> None:
+    linear = (compared(record_of("linear", model=name), (1, 0, 0.25, 0.01), score="top1") for name in ("a", "b"))
+    knn = (compared(record_of("knn", model=name), (1, 0, 0.25, 0.01)) for name in ("a", "b"))
+    said = statements([*linear, *knn])
+    assert [text.partition(":")[0] for text in said] == ["a, kNN k=20", "a, linear", "b, kNN k=20", "b, linear"]
 
 
 def test_markdown__escapes_names_and_shows_intervals() -> None:
