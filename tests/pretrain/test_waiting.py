@@ -116,7 +116,7 @@ def test_step__never_waits_for_the_device(sections: dict[str, Any]) -> None:
 
 def test_step__blocks_that_must_lie_apart_are_what_waits_and_nothing_else_does() -> None:
     """The one exception: which images found no place decides what is drawn next."""
-    made = trainer({"masking": {"allow_target_overlap": False}})
+    made = trainer({"masking": {"allow_target_overlap": False, "num_masks": 3}})
     images = made.data.source.batch(1)[:8]
     assert waiting(lambda: made.inputs(images, made.model, number=7, progress=0.5)) == {"aten::nonzero"}
     inputs = made.inputs(images, made.model, number=7, progress=0.5)
