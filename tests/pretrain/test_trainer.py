@@ -9,6 +9,7 @@ from hjepa_pretrain.compiling import resolve_compile
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.geometry import resolve_geometry
 from hjepa_pretrain.run_files import run_transform
+from hjepa_pretrain.step_loss import step_loss
 from hjepa_pretrain.trainer import Trainer
 from hjepa_pretrain.training_data import load_training_data
 
@@ -54,8 +55,10 @@ def weights(made: Trainer) -> dict[str, torch.Tensor]:
 def test_loss__is_one_graph_without_breaks(cifar10_sample: Path) -> None:
     made = trainer(cifar10_sample)
     inputs = made.inputs(made.data.source.batch(0), made.model, number=0, progress=0.0)
-    expected, _ = made._loss(inputs)
-    found, terms = torch.compile(made._loss, fullgraph=True, backend="eager")(inputs)
+    train = made.settings.train
+    expected, _ = step_loss(made.model, inputs, train, precision=made.precision)
+    compiled = torch.compile(step_loss, fullgraph=True, backend="eager")
+    found, terms = compiled(made.model, inputs, train, precision=made.precision)
     torch.testing.assert_close(found, expected)
     assert {"loss", "level_0", "level_1", "global", "contrast", "sigreg"} <= set(terms)
 
