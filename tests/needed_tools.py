@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import warnings
 from types import ModuleType
 from typing import NoReturn
 
@@ -22,7 +23,9 @@ def need_program(*names: str) -> str:
 def need_module(name: str) -> ModuleType:
     """Return a module of an optional package."""
     try:
-        return importlib.import_module(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What a package says when it is imported is not ours to mend.
+            return importlib.import_module(name)
     except ModuleNotFoundError:
         return _missing(f"the package of {name} is not installed")
 

@@ -53,7 +53,7 @@ def write_located(located: Sequence[Located], paths: Sequence[Path], out: Path, 
     for each in located:
         if each.record.predictions is not None:
             try:
-                each.samples()
+                _ = each.samples
             except ResultError as error:
                 _say_left_out(error)
     return write_page(located, galleries, out)

@@ -3,59 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import Field
 
+from hjepa_eval.cli.option_fields import (
+    DATA,
+    OUTPUT,
+    PROBE,
+    RUNNING,
+    Blocks,
+    Counts,
+    EncoderNames,
+    Folder,
+    Fractions,
+    Indices,
+    Levels,
+    Numbers,
+    Range,
+    ReadoutName,
+    Readouts,
+    Seeds,
+    Strengths,
+    option,
+)
 from hjepa_eval.config import Settings
-
-
-def _split(value: Any) -> Any:
-    """Turn `["0,2", "3"]`, `"0,2"` or `2` into a flat list."""
-    items = value if isinstance(value, list | tuple) else [value]
-    return [part.strip() if isinstance(part, str) else part for item in items for part in _parts(item)]
-
-
-def _parts(item: Any) -> list[Any]:
-    return item.split(",") if isinstance(item, str) else [item]
-
-
-def _levels(value: Any) -> Any:
-    parts = _split(value)
-    return () if "all" in parts else parts
-
-
-def _encoder_names(value: Any) -> Any:
-    """Turn `random,pixels:8` into a list and `none` into an empty one; in `vit?taps=2,4` the numbers are one name's."""
-    names: list[Any] = []
-    for part in _split(value):
-        if names and isinstance(part, str) and part.isdecimal():
-            names[-1] = f"{names[-1]},{part}"
-        else:
-            names.append(part)
-    return () if names == ["none"] else names
-
-
-Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_levels)]
-Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split), Field(min_length=1)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_split)]
-Numbers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)]
-Fractions = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_split)]
-Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split), Field(min_length=1)]
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
-
-ReadoutName = Literal["mean", "max", "cls", "grid", "tokens"]
-
-# The order in which a command's help lists its options: what, which probe, how, where to.
-DATA, PROBE, RUNNING, OUTPUT = range(4)
-
-
-def option(default: Any, description: str, *, group: int, env: str = "", **checks: Any) -> Any:
-    """Return a schema field that is also a command-line option, named by the field or its alias."""
-    extra: dict[str, Any] = {"group": group}
-    if env:
-        extra["env"] = env
-    return Field(default, description=description, json_schema_extra=extra, **checks)
 
 
 class OutputSettings(Settings):
@@ -152,7 +124,7 @@ class ViewSettings(ExtractionSettings):
 class ExtractCommandSettings(ViewSettings):
     """The features themselves."""
 
-    readouts: Annotated[tuple[ReadoutName, ...], BeforeValidator(_split), Field(min_length=1)] = option(
+    readouts: Annotated[Readouts, Field(min_length=1)] = option(
         ("mean",),
         "repeatable: mean or max of the cells, cls, grid (means of 2x2 quadrants), tokens (all cells, row by row)",
         group=DATA,
@@ -223,7 +195,7 @@ class LinearSettings(SuperclassSettings, ViewSettings):
         group=PROBE,
         alias="protocol",
     )
-    readouts: Annotated[tuple[ReadoutName, ...], BeforeValidator(_split)] = option(
+    readouts: Readouts = option(
         (), "further readouts, such as cls,max: the best on the held-out part of train is taken", group=PROBE
     )
 
@@ -264,9 +236,7 @@ class FinetuneSettings(OutcomeSettings):
     )
     label_smoothing: float = option(0.1, "share of a target spread over all classes", group=PROBE, ge=0, lt=1)
     mixup: float = option(0.0, "alpha of mixup; 0 mixes no images", group=PROBE, ge=0)
-    crop_scale: Annotated[tuple[float, float], BeforeValidator(_split)] = option(
-        (0.35, 1.0), "smallest and largest share of an image in a random crop", group=PROBE
-    )
+    crop_scale: Range = option((0.35, 1.0), "smallest and largest share of an image in a random crop", group=PROBE)
     no_flip: bool = option(False, "mirror no images, as for digits or text", group=PROBE)
     batch_size: int = option(128, "images per step", group=RUNNING, ge=1)
     seed: int = option(
@@ -302,12 +272,10 @@ class AttentionSettings(ImageSettings):
 
     split: Literal["train", "test"] = option("test", "where the images come from", group=DATA)
     images: int = option(8, "how many, balanced over classes", group=DATA, ge=1)
-    index: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_split)] = option(
+    index: Indices = option(
         (), "numbers of images in the split's order, repeatable: 4, or 0,4; instead of --images", group=DATA
     )
-    layers: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_levels)] = option(
-        (), "blocks to hold, repeatable: 12, or 4,12, or all, as when not given", group=DATA
-    )
+    layers: Blocks = option((), "blocks to hold, repeatable: 12, or 4,12, or all, as when not given", group=DATA)
     level: Levels = option((), "levels whose cells can be laid over: 2, or 0,2, or all", group=DATA)
     batch_size: int = option(1, "images per forward pass", group=RUNNING, ge=1)
     precision: Literal["auto", "bf16", "fp32"] = option("fp32", "of the forward pass", group=RUNNING)
@@ -336,7 +304,7 @@ class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
     linear_protocol: str = option("logreg", "of the linear probe, as in hjepa linear --protocol", group=PROBE)
 
     # 192 numbers per image, whatever the images: raw pixels at ImageNet's size would be 150,528.
-    baselines: Annotated[tuple[str, ...], BeforeValidator(_encoder_names)] = option(
+    baselines: EncoderNames = option(
         ("random", "pixels:8"),
         "encoders to show beside the model, repeatable: random (the model untrained, where it has such a twin), "
         "pixels:8, kmeans, or any other; or none",

@@ -53,8 +53,7 @@ def called(baseline: str, model: str) -> str:
     twin = twin_of(baseline)
     if twin is not None:
         return "the untrained encoder" if twin == _bare(model) else f"the untrained {twin}"
-    kind = baseline.partition("?")[0].partition(":")[0]
-    return {"pixels": "raw pixels", "kmeans": "k-means"}.get(kind, baseline)
+    return {"pixels": "raw pixels", "kmeans": "k-means"}.get(_kind(baseline), baseline)
 
 
 def _bare(model: str) -> str:

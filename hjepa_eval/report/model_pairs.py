@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ class Located:
     folder: Path
     path: Path | None = None
 
+    @cached_property
     def samples(self) -> SampleOutcomes:
-        """Return the per-sample outcomes that were written beside the record.
+        """The per-sample outcomes that were written beside the record, read once.
 
         Raises:
             ResultError: there are none, or the file is not the one that was written.
@@ -143,7 +145,7 @@ def _mismatch(first: Sequence[Located], second: Sequence[Located]) -> str:
 
 def _pairs(one: Located, other: Located, heading: Callable[[Record, Score], str]) -> Iterator[ModelPair]:
     """Yield the comparisons of two records, the p-values not yet adjusted."""
-    samples = one.samples(), other.samples()
+    samples = one.samples, other.samples
     if not all(np.array_equal(*arrays) for arrays in zip(*((s.index, s.labels) for s in samples), strict=True)):
         raise ResultError(
             f"{one.record.model.name} and {other.record.model.name} were tested on other samples, or in another order; "

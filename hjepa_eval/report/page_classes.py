@@ -76,7 +76,7 @@ def classes_of(model: PageModel, names: Sequence[str], heading: Sequence[Record]
         for score in _headline_scores(each.record):
             probe = column(each.record, score)
             try:
-                samples = each.samples()
+                samples = each.samples
             except ResultError as error:
                 if each.record.probe != "fewshot":
                     found.append(ClassesView(model.number, probe, why_not=str(error)))
@@ -119,11 +119,12 @@ def _view(
     counted = [(level, *_counts(samples, level.level, key, len(names))) for level in _levels_with(record, samples, key)]
     together = np.sum([counts for _, counts, _ in counted], axis=0)
     confusions = tuple(
-        _confusion(level, counts, runs, together, probe, names, prefix) for level, counts, runs in counted
+        _confusion(level, counts, runs=runs, together=together, probe=probe, names=names, prefix=prefix)
+        for level, counts, runs in counted
     )
     levels = [level.level for level in record.levels if not level.fused and (level.level, key) in samples.outcomes]
     pairs = pairs_of_levels(record, levels, key)
-    differences = tuple(_difference(pair, samples, key, probe, names, prefix) for pair in pairs)
+    differences = tuple(_difference(pair, samples, key=key, probe=probe, names=names, prefix=prefix) for pair in pairs)
     more = comb(len(levels), 2) - len(pairs)
     return ClassesView(model.number, probe, confusions, differences, more_pairs=more)
 
@@ -138,6 +139,7 @@ def _counts(samples: SampleOutcomes, level: int, key: str, num_classes: int) -> 
 def _confusion(
     level: LevelResult,
     counts: NDArray[np.int64],
+    *,
     runs: int,
     together: NDArray[np.int64],
     probe: str,
@@ -167,7 +169,7 @@ def _mean_of(runs: int) -> str:
 
 
 def _difference(
-    levels: tuple[int, int], samples: SampleOutcomes, key: str, probe: str, names: Sequence[str], prefix: str
+    levels: tuple[int, int], samples: SampleOutcomes, *, key: str, probe: str, names: Sequence[str], prefix: str
 ) -> Difference:
     one, other = levels
     label = f"level {one} - level {other}"

@@ -91,8 +91,10 @@ def open_logs(
 
 
 def flatten(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Return the numbers of a line by path: `losses/level_0`, `knn/0` for lists over levels; all else, such as
-    maps (lists of lists), is left out."""
+    """Return the numbers of a line by path: `losses/level_0`, `knn/0` for lists over levels; all else is left out.
+
+    Maps, which are lists of lists, are no curves and left out too.
+    """
     flat: dict[str, float] = {}
     for name, value in line.items():
         path = f"{prefix}{name}"

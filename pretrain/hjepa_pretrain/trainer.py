@@ -39,7 +39,7 @@ class NotFiniteError(TrainingError):
     Attributes:
         step: the first whose terms were not finite, counted from 1.
         terms: their names.
-        images: places in the training order's data set of all images of that step.
+        images: all images of that step, by their places in the data set.
     """
 
     def __init__(self, step: int, terms: list[str], images: list[int], *, last_good: str) -> None:

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from needed_tools import need_module
 
 from hjepa_eval.analysis import projection
 from hjepa_eval.analysis.projection import pca_plane, project_levels, turn_onto
@@ -115,7 +116,7 @@ def test_umap__needs_more_images_than_a_neighbourhood(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 def test_umap__keeps_classes_together_and_is_the_same_again() -> None:
-    pytest.importorskip("umap")
+    need_module("umap")
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)

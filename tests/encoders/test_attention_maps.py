@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from needed_tools import need_module
 from torch import nn
 
 from hjepa_eval.datasets.transform import Transform
@@ -97,7 +98,7 @@ def test_attention_maps__are_float32_and_near_the_same_under_autocast() -> None:
 
 
 def test_attention_maps__equal_output_attentions_of_transformers(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = need_module("transformers")
     config = transformers.ViTConfig(
         hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from needed_tools import need_module
 from safetensors.torch import load_file, save_file
 
 from hjepa_eval.datasets.transform import Transform
@@ -18,7 +19,7 @@ from hjepa_eval.encoders.protocol import check_outputs
 from hjepa_eval.encoders.vit import pool_cells
 from hjepa_eval.errors import CheckpointError, EncoderError, HjepaError, UnknownNameError
 
-transformers = pytest.importorskip("transformers")
+transformers = need_module("transformers")
 
 SMALL = {"hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 2, "image_size": 32, "patch_size": 4}
 # model_type: class, configuration, tokens before the grid

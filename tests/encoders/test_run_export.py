@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from needed_tools import need_module
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -258,8 +259,8 @@ def test_torch__a_program_gives_all_levels_for_any_batch(
 def test_onnx__onnxruntime_gives_all_levels_for_any_batch(
     digits_run: Path, tmp_path: Path, images: Tensor, batch: int
 ) -> None:
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
+    need_module("onnxscript")
+    onnxruntime = need_module("onnxruntime")
     files = export_run(digits_run, tmp_path / "out", kind="onnx", branch="context")
     assert [file.name for file in files] == ["README.md", "model.onnx", "preprocessing.json"]
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
@@ -273,8 +274,8 @@ def test_onnx__onnxruntime_gives_all_levels_for_any_batch(
 
 
 def test_onnx__fp16_stays_close(digits_run: Path, tmp_path: Path, images: Tensor) -> None:
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
+    need_module("onnxscript")
+    onnxruntime = need_module("onnxruntime")
     export_run(digits_run, tmp_path / "out", kind="onnx", dtype="fp16")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
     outputs = session.run(None, {"images": images.half().numpy()})
@@ -306,8 +307,8 @@ def test_onnx__without_its_packages_the_extra_is_named_before_any_work(
 @pytest.mark.parametrize("kind", ["timm", "torch", "onnx"])
 def test_card__its_code_runs(digits_run: Path, tmp_path: Path, kind: str) -> None:
     if kind == "onnx":
-        pytest.importorskip("onnxscript")
-        pytest.importorskip("onnxruntime")
+        need_module("onnxscript")
+        need_module("onnxruntime")
     export_run(digits_run, tmp_path / "out", kind=kind)
     card = (tmp_path / "out" / "README.md").read_text().replace(FOLDER, str(tmp_path / "out"))
     codes = re.findall(r"^```python\n(.*?)^```", card, flags=re.MULTILINE | re.DOTALL)
@@ -356,7 +357,7 @@ def test_facts__of_a_checkpoint_are_those_of_its_own_step(digits_run: Path, tmp_
 @pytest.mark.parametrize("kind", ["timm", "torch", "onnx"])
 def test_export__says_nothing_of_this_machine(digits_run: Path, tmp_path: Path, kind: str) -> None:
     if kind == "onnx":
-        pytest.importorskip("onnxscript")
+        need_module("onnxscript")
     run = shutil.copytree(digits_run, tmp_path / "run")
     settings = json.loads((run / "config.json").read_text())["settings"]
     rewrite(run / "config.json", {"settings": {**settings, "data": {**settings["data"], "root": "/home/me"}}})

@@ -27,6 +27,7 @@ from hjepa_pretrain.models.batch_norm import BatchNormOverRanks
 from hjepa_pretrain.run_files import run_transform
 from hjepa_pretrain.step_inputs import StepInputMaker
 from safetensors.torch import load_file
+from small_runs import trace
 
 from hjepa_eval.config import build, merge
 from hjepa_eval.errors import ConfigError, DataError, TrainingError
@@ -314,11 +315,6 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(DIGITS))
     return path
-
-
-def trace(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "second" not in key and key != "mfu"} for line in lines]
 
 
 @pytest.fixture(scope="module")

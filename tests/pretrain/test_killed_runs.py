@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,31 +16,12 @@ from hjepa_pretrain.checkpoint import list_checkpoints
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.loop import Progress, pretrain
 from safetensors.torch import load_file
+from small_runs import DIGITS, trace
 
 from hjepa_eval.config import build
 from hjepa_eval.datasets import load_dataset
 
 HERE = Path(__file__).resolve().parent
-# 16 steps, of which an epoch has 4 and a half; measured at 8 and 16.
-DIGITS: dict[str, Any] = {
-    "model": {
-        "encoder_type": "vit_tiny_patch2_8",
-        "encoder_depth": 2,
-        "num_hierarchies": 2,
-        "drop_path": 0.2,
-        "predictor": {"embed_dim": 32, "depth": 1, "num_heads": 2},
-        "ema": {"momentum": 0.9, "momentum_end": 0.99},
-    },
-    "data": {"dataset": "digits", "augmentation": "asym+global", "flip": False, "max_samples": 160},
-    "train": {
-        "epochs": 4,
-        "batch_size": 32,
-        "log_interval": 2,
-        "checkpoint_interval": 4,
-        "whole_image": {"contrast": 1.0, "sigreg": 0.1, "hidden_dim": 32, "out_dim": 16},
-    },
-    "diagnostics": {"bank": 64, "interval": 8, "held_out": 0.1},
-}
 
 
 def run(folder: Path, *, resume: bool = False, stop_at: int | None = None) -> None:
@@ -78,11 +58,6 @@ def killed(folder: Path, kind: str, step: int, number: int) -> str:
     assert process.returncode == -signal.SIGKILL, out + err
     print(out)
     return out.splitlines()[-1]
-
-
-def trace(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "second" not in key and key != "mfu"} for line in lines]
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hjepa_pretrain.config import DiagnosticsSettings
 from hjepa_pretrain.logs import check_logs, flatten, open_logs
+from needed_tools import need_module
 
 from hjepa_eval.errors import CheckpointError, ConfigError
 
@@ -83,7 +84,7 @@ def test_logs__name_the_extra_that_is_missing_before_anything_is_read(monkeypatc
 
 
 def test_tensorboard__shows_the_same_numbers_and_forgets_what_a_resumed_run_repeats(tmp_path: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accumulator = need_module("tensorboard.backend.event_processing.event_accumulator")
     settings = DiagnosticsSettings(tensorboard=True)
     logs = open_logs(tmp_path, settings)
     for step in (10, 20, 30):

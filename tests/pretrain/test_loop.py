@@ -14,32 +14,13 @@ from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.loop import Progress, pretrain
 from hjepa_pretrain.run_files import Summary
 from safetensors.torch import load_file
+from small_runs import DIGITS, trace
 
 from hjepa_eval.config import build, merge
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.encoders.run import load_run, weights_folder
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.errors import CheckpointError, ConfigError, DataError, TrainingError
-
-DIGITS = {
-    "model": {
-        "encoder_type": "vit_tiny_patch2_8",
-        "encoder_depth": 2,
-        "num_hierarchies": 2,
-        "drop_path": 0.2,
-        "predictor": {"embed_dim": 32, "depth": 1, "num_heads": 2},
-        "ema": {"momentum": 0.9, "momentum_end": 0.99},
-    },
-    "data": {"dataset": "digits", "augmentation": "asym+global", "flip": False, "max_samples": 160},
-    "train": {
-        "epochs": 4,
-        "batch_size": 32,
-        "log_interval": 2,
-        "checkpoint_interval": 4,
-        "whole_image": {"contrast": 1.0, "sigreg": 0.1, "hidden_dim": 32, "out_dim": 16},
-    },
-    "diagnostics": {"bank": 64, "interval": 8, "held_out": 0.1},
-}
 
 
 def settings(*, diagnostics: dict[str, Any] | None = None, **train: Any) -> PretrainSettings:
@@ -53,11 +34,6 @@ def run(folder: Path, *, resume: bool = False, stop_at: int | None = None, said:
 
     say = (said if said is not None else []).append
     return pretrain(settings(), load_dataset("digits", "train"), run_dir=folder, resume=resume, progress=watch, say=say)
-
-
-def trace(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "second" not in key and key != "mfu"} for line in lines]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

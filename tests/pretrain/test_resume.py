@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from hjepa_pretrain.config import PretrainSettings
 from hjepa_pretrain.loop import Progress, pretrain
 from safetensors.torch import load_file
+from small_runs import trace
 
 from hjepa_eval.config import build, merge
 from hjepa_eval.datasets import load_dataset
@@ -58,11 +58,6 @@ def run(folder: Path, choice: str, *, resume: bool = False, stop_at: int | None 
     settings = build(PretrainSettings, merge(TINY, CHOICES[choice]), "test")
     digits = load_dataset("digits", "train")
     return pretrain(settings, digits, run_dir=folder, resume=resume, progress=watch, say=lambda _: None).steps
-
-
-def trace(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if "second" not in key and key != "mfu"} for line in lines]
 
 
 @pytest.mark.parametrize("choice", CHOICES)

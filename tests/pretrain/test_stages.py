@@ -13,6 +13,7 @@ from hjepa_pretrain.models import HJEPA, StageEncoder, StageTarget, create_hjepa
 from hjepa_pretrain.optimizer import trainable
 from hjepa_pretrain.readouts import readouts
 from safetensors.torch import load_file
+from small_runs import trace
 
 from hjepa_eval.cli import main
 from hjepa_eval.config import build, merge
@@ -246,10 +247,6 @@ def test_resume__a_run_with_stages_goes_on_bit_exactly(whole: Path, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         run(folder, stop_at=stop_at)
     run(folder, resume=True)
-
-    def trace(of: Path) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in (of / "metrics.jsonl").read_text().splitlines()]
-        return [{key: value for key, value in line.items() if "second" not in key and key != "mfu"} for line in lines]
 
     assert trace(folder) == trace(whole)
     ours, theirs = load_file(folder / "encoder.safetensors"), load_file(whole / "encoder.safetensors")
