@@ -163,11 +163,11 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
             f"data.stored_size {data.stored_size} is smaller than the image of {geometry.image_size} pixels; "
             "leave it out"
         )
-    return problems or _problems_of_blocks(settings, geometry)
+    return problems + _problems_of_blocks(settings, geometry, said=bool(problems))
 
 
-def _problems_of_blocks(settings: PretrainSettings, geometry: Geometry) -> list[str]:
-    """Return why the blocks of otherwise sound settings leave no such context."""
+def _problems_of_blocks(settings: PretrainSettings, geometry: Geometry, *, said: bool) -> list[str]:
+    """Return why the target blocks leave no such context; `said`: other problems are known, which may keep them away."""
     most, tokens = geometry.most_context_tokens(settings.masking), geometry.num_patches
     try:
         with torch.device("cpu"):  # Whoever builds a model on `meta` validates its settings there.
@@ -180,7 +180,7 @@ def _problems_of_blocks(settings: PretrainSettings, geometry: Geometry) -> list[
                 seed=settings.train.seed,
             )
     except ConfigError as error:
-        return [f"masking: {error}"]
+        return [] if said else [f"masking: {error}"]
     left = tokens - generator.fewest_targets
     if most <= left or not settings.train.predicted_share:
         return []

@@ -118,6 +118,9 @@ def test_settings__what_would_break_later_is_refused(assignment: str, message: s
 def test_settings__a_level_that_could_never_be_predicted_is_named() -> None:
     assignments = ("model.encoder_type=vit_tiny_patch2_8", "masking.context_tokens=12")
     assert "level 2 would never be predicted: 4 hidden tokens are less than" in problems(*assignments)
+    large = problems("model.encoder_type=vit_tiny_patch4_32", "masking.context_tokens=60")
+    assert "level 2 would never be predicted" in large
+    assert "more than the target blocks leave: at most 52 of 64" in large, "all problems are in one message"
     load(PretrainSettings, assignments=["train.epochs=1", *assignments, "masking.cell_coverage=0.25"])
 
 
