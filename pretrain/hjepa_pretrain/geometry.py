@@ -167,7 +167,7 @@ def geometry_problems(settings: PretrainSettings) -> list[str]:
 
 
 def _problems_of_blocks(settings: PretrainSettings, geometry: Geometry, *, said: bool) -> list[str]:
-    """Return why the target blocks leave no such context; `said`: other problems are known, which may keep them away."""
+    """Return why the target blocks leave no such context; where other problems are `said`, these may be the reason."""
     most, tokens = geometry.most_context_tokens(settings.masking), geometry.num_patches
     try:
         with torch.device("cpu"):  # Whoever builds a model on `meta` validates its settings there.
