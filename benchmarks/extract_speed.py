@@ -25,24 +25,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from hjepa_pretrain.diagnostics.measuring import matmul_peak
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder as PlainFolder
 from torchvision.transforms import v2
 
-from hjepa_eval.cli.workflow import default_workers
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.images import image_batches
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.costs import encoder_costs
-from hjepa_eval.encoders.inference import Inference
-from hjepa_eval.encoders.matmul_peak import matmul_peak
 from hjepa_eval.encoders.precision import fast_bf16, resolve_device, resolve_precision
 from hjepa_eval.encoders.protocol import Encoder
-from hjepa_eval.extract import ExtractSettings, extract
+from hjepa_eval.evaluation.features import default_workers
+from hjepa_eval.extraction.extract import ExtractSettings, extract
+from hjepa_eval.extraction.inference import Inference
 from hjepa_eval.probes.knn import knn
 from hjepa_eval.probes.samples import Samples
-from hjepa_eval.results import package_versions
+from hjepa_eval.results.records import package_versions
 
 RESULTS = Path(__file__).parent / "results" / "extract_speed.json"
 DEVICE = resolve_device("auto")

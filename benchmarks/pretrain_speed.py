@@ -22,20 +22,18 @@ from typing import Any, TypeVar
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the program does, before torch loads OpenMP
 
 import torch
-from hjepa_pretrain.batches import BatchOrder
-from hjepa_pretrain.config import PretrainSettings
-from hjepa_pretrain.geometry import resolve_geometry
-from hjepa_pretrain.logs import open_logs
+from hjepa_pretrain.config.geometry import resolve_geometry
+from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.data.batches import BatchOrder, ResidentImages
+from hjepa_pretrain.data.training_data import LabelledImages, TrainingData
+from hjepa_pretrain.diagnostics.measuring import matmul_peak, step_gflop
 from hjepa_pretrain.masks import create_mask_generator
-from hjepa_pretrain.measuring import step_gflop
-from hjepa_pretrain.run_files import run_transform
-from hjepa_pretrain.sources import ResidentImages
-from hjepa_pretrain.trainer import Trainer
-from hjepa_pretrain.training_data import LabelledImages, TrainingData
+from hjepa_pretrain.runs.files import run_transform
+from hjepa_pretrain.runs.logs import open_logs
+from hjepa_pretrain.training.trainer import Trainer
 
 from hjepa_eval.config import find_preset, load
-from hjepa_eval.encoders.matmul_peak import matmul_peak
-from hjepa_eval.results import package_versions
+from hjepa_eval.results.records import package_versions
 
 RESULT = Path(__file__).parent / "results" / "pretrain_speed.json"
 Name = TypeVar("Name", bound=Hashable)

@@ -27,15 +27,15 @@ from torch import Tensor
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.images import stack_images
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.probes.episode_classifiers import Classifier
-from hjepa_eval.probes.episodes import draw_episodes
-from hjepa_eval.probes.few_shot import few_shot
+from hjepa_eval.probes.few_labels.classifiers import Classifier
+from hjepa_eval.probes.few_labels.episodes import draw_episodes
+from hjepa_eval.probes.few_labels.few_shot import few_shot
 from hjepa_eval.probes.knn import knn
-from hjepa_eval.probes.linear import logistic_regression
-from hjepa_eval.probes.logistic_path import fit_logistic
+from hjepa_eval.probes.linear.linear import logistic_regression
+from hjepa_eval.probes.linear.logistic_path import fit_logistic
 from hjepa_eval.probes.samples import Samples
 from hjepa_eval.probes.side_by_side import side_by_side
-from hjepa_eval.results import package_versions
+from hjepa_eval.results.records import package_versions
 
 RESULTS = Path(__file__).parent / "results" / "probe_speed.json"
 KS = (10, 20, 100, 200)

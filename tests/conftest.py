@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from folders import SHARED_DATA
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads OpenMP, as the program does
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
 PER_CLASS = {"train": 40, "test": 20}
 TINY_RUN = {
     "model": {
@@ -35,14 +35,10 @@ def pytest_configure() -> None:
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
-def shared_data() -> Path:
-    return Path(os.environ.get("HJEPA_SHARED_DATA", ROOT.parent / "shared" / "data"))
-
-
 @pytest.fixture(scope="session")
 def cifar10_images(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mapping[str, int]], Path]:
     """A function that unpacks so many real CIFAR-10 photographs of each class and split, the first, into folders."""
-    archive = shared_data() / "cifar10-jpeg.tar.gz"
+    archive = SHARED_DATA / "cifar10-jpeg.tar.gz"
     if not archive.is_file():
         pytest.skip(f"no real images at {archive}; name their folder with HJEPA_SHARED_DATA")
 
@@ -73,7 +69,7 @@ def cifar10_sample(cifar10_images: Callable[[Mapping[str, int]], Path]) -> Path:
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished pretraining run on digits, of a few steps; tests copy it before they change it."""
-    from hjepa_pretrain.config import PretrainSettings
+    from hjepa_pretrain.config.settings import PretrainSettings
     from hjepa_pretrain.loop import pretrain
 
     from hjepa_eval.config import build

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from folders import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "torchvision", "faiss", "timm", "sklearn", "matplotlib", "hjepa_pretrain")
 COMMANDS = [
     "demo",
@@ -73,7 +73,7 @@ def test_imports__only_one_place_of_the_toolkit_knows_pretraining() -> None:
         for module in imported_modules(file)
         if module.startswith("hjepa_pretrain")
     ]
-    assert knowing == ["pretrain.py: hjepa_pretrain.loop", "pretrain.py: hjepa_pretrain.memory"]
+    assert knowing == ["pretrain.py: hjepa_pretrain.loop", "pretrain.py: hjepa_pretrain.training.memory"]
 
 
 def test_help__loads_nothing_heavy() -> None:

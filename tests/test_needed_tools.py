@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from folders import ROOT
 from needed_tools import need_module, need_program
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("need", [need_program, need_module])

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
+from folders import ROOT
 
 
 @pytest.fixture(scope="session")

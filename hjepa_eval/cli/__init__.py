@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Annotated, NoReturn
 
 import typer
+from hjepa_pretrain.cli import masks, pretrain
 
 from hjepa_eval import __version__
-from hjepa_eval.cli import (
+from hjepa_eval.cli.commands import (
     attention,
     cache,
     compare,
@@ -19,18 +20,14 @@ from hjepa_eval.cli import (
     evaluate,
     export,
     extract,
-    fewshot,
     finetune,
-    knn,
-    linear,
     listings,
-    lowshot,
-    masks,
-    pretrain,
     report,
 )
-from hjepa_eval.cli.console import say_error
-from hjepa_eval.cli.stdout import NO_READER, StdoutError, checked_stdout
+from hjepa_eval.cli.console import NO_READER, StdoutError, checked_stdout, say_error
+from hjepa_eval.evaluation.plans import few_shot as fewshot
+from hjepa_eval.evaluation.plans import knn, linear
+from hjepa_eval.evaluation.plans import low_shot as lowshot
 
 app = typer.Typer(
     name="hjepa",

@@ -1,20 +1,22 @@
-"""What the program says: results on stdout, progress, notes and errors on stderr."""
+"""What the program says: results on stdout, which may be a full disk or a closed pipe; all else on stderr."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
 from hjepa_eval.errors import HjepaError
 
 if TYPE_CHECKING:
-    from hjepa_eval.cli.job import Job, Stage
+    from hjepa_eval.evaluation.job import Job, Stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,7 +93,7 @@ class Talk:
         if self._job is not None:
             yield self._job
             return
-        from hjepa_eval.cli.job_display import show_job
+        from hjepa_eval.cli.live.display import show_job
 
         with show_job(shown=self.leader and not self.quiet) as job:
             self._job = job
@@ -123,3 +125,60 @@ class Talk:
                 job.end(running, "failed" if isinstance(error, Exception) else "interrupted")
                 raise
             job.end(running, "done")
+
+
+# As of a program that the signal SIGPIPE ends: 128 and its number.
+NO_READER = 141
+
+
+class StdoutError(Exception):
+    """Raised when stdout takes no more; not an `HjepaError`, so that nothing on the way treats it as bad input."""
+
+
+class _Checked:
+    """A text stream whose failures to write are told from those of any other file."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _told():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _told():
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StdoutError(f"cannot write to stdout: {error.strerror}; make room there, or send it elsewhere") from error
+
+
+@contextlib.contextmanager
+def checked_stdout() -> Iterator[None]:
+    """Raise `StdoutError` inside where stdout takes no more, at the latest at the end, when all is flushed.
+
+    Raises:
+        StdoutError: caused by the `OSError`.
+    """
+    stream = sys.stdout
+    if stream is None:  # Closed before the program began.
+        yield
+        return
+    checked: Any = _Checked(stream)
+    try:
+        with contextlib.redirect_stdout(checked):
+            yield
+            checked.flush()
+    except StdoutError:
+        # Python flushes once more when it ends, and would complain.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise

@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hjepa_eval.datasets.cifar import load_cifar
-from hjepa_eval.datasets.digits import Digits
-from hjepa_eval.datasets.folder import ImageFolder
+from hjepa_eval.datasets.files.folder import ImageFolder
 from hjepa_eval.datasets.huggingface import OPTIONS as TABLE_OPTIONS
 from hjepa_eval.datasets.huggingface import load_table
-from hjepa_eval.datasets.imagenet import load_imagenet1k, load_imagenet100
-from hjepa_eval.datasets.imagenette import load_imagenette
+from hjepa_eval.datasets.named.cifar import load_cifar
+from hjepa_eval.datasets.named.digits import Digits
+from hjepa_eval.datasets.named.imagenet import load_imagenet1k, load_imagenet100
+from hjepa_eval.datasets.named.imagenette import load_imagenette
+from hjepa_eval.datasets.named.stl10 import load_stl10
+from hjepa_eval.datasets.named.tinyimagenet import load_tinyimagenet
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.datasets.stl10 import load_stl10
-from hjepa_eval.datasets.subsets import OPTIONS, read_choice, take_subset
-from hjepa_eval.datasets.tinyimagenet import load_tinyimagenet
-from hjepa_eval.datasets.wds import load_shards
+from hjepa_eval.datasets.shards.wds import load_shards
+from hjepa_eval.datasets.subsets.subsets import OPTIONS, read_choice, take_subset
 from hjepa_eval.errors import DataError, UnknownNameError, unknown
 
 LINKS = {"links": "follow: read links that lead out of the data set's folder"}

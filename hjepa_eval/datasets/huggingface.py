@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hjepa_eval.datasets.class_numbers import check_class_numbers, numbered_classes
-from hjepa_eval.datasets.decoding import decode
-from hjepa_eval.datasets.hf_tables import choose_columns, choose_split, open_tables
-from hjepa_eval.datasets.protocol import ImageDataset, interleave
+from hjepa_eval.datasets.files.decoding import decode
+from hjepa_eval.datasets.huggingface_tables import choose_columns, choose_split, open_tables
+from hjepa_eval.datasets.protocol import ImageDataset, check_class_numbers, interleave, numbered_classes
 from hjepa_eval.errors import DataError
 from hjepa_eval.features.claims import alone
 from hjepa_eval.features.fingerprint import hash_json

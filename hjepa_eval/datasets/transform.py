@@ -1,12 +1,95 @@
-"""How an image becomes an encoder's input."""
+"""How an image becomes an encoder's input, and random crops and flips of whole batches."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hjepa_eval.datasets.randomness import derive_seed, uniform_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+DRAWS = 5
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Which crops are drawn.
+
+    Attributes:
+        scale: smallest and largest share of the area that a crop keeps.
+        ratio: smallest and largest width / height of a crop, drawn log-uniformly.
+        flip: whether half of the images are mirrored.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+
+def crop_and_flip(images: Tensor, crops: Crops, *, draws: Tensor, size: int | None = None) -> Tensor:
+    """Return crops of float images `[B, C, S, S]`, resized to `size` (`S` when not given), half of them mirrored.
+
+    Bilinear without antialiasing: a crop of an S x S image is never larger than S x S, so `S` much larger than `size`
+    would alias.
+
+    Args:
+        images: on any device.
+        crops: which crops.
+        draws: uniform numbers in [0, 1), `[5, B]`: area, ratio, column, row, mirror.
+    """
+    low, high = crops.scale
+    area = low + draws[0] * (high - low)
+    ratio_low, ratio_high = (math.log(ratio) for ratio in crops.ratio)
+    ratio = (ratio_low + draws[1] * (ratio_high - ratio_low)).exp()
+    width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
+    mirror = torch.where(draws[4] < 0.5, -1.0, 1.0) if crops.flip else torch.ones_like(width)
+    transform = images.new_zeros(len(images), 2, 3)
+    transform[:, 0, 0], transform[:, 1, 1] = width * mirror, height
+    transform[:, 0, 2] = (2 * draws[2] - 1) * (1 - width)
+    transform[:, 1, 2] = (2 * draws[3] - 1) * (1 - height)
+    shape = [*images.shape[:2], size or images.shape[2], size or images.shape[3]]
+    grid = F.affine_grid(transform, shape, align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmented pass over a dataset: what happens to an image depends on (seed, number, its index) alone.
+
+    Deviation: RandomResizedCrop cuts from the original image; a view cuts from what the encoder's own resize and
+    centre crop left, and rounds to uint8 again.
+
+    Attributes:
+        number: from 1; the plain pass is no view.
+        seed: of the crops.
+        crops: which crops are drawn.
+    """
+
+    number: int
+    seed: int = 0
+    crops: Crops = Crops()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells the features of this view from those of others, as JSON values."""
+        crops = {"scale": list(self.crops.scale), "ratio": list(self.crops.ratio), "flip": self.crops.flip}
+        augmentation = {**crops, "of": "the resized image", "interpolation": "bilinear"}
+        return {"number": self.number, "seed": self.seed, "augmentation": augmentation}
+
+    def apply(self, images: Tensor, indices: Sequence[int]) -> Tensor:
+        """Return the view of uint8 images `[B, 3, S, S]`, which stand at `indices` of the dataset, as uint8."""
+        key = derive_seed(self.seed, self.number, "crops of a view")
+        rows = uniform_rows(key, np.asarray(indices, dtype=np.int64), columns=DRAWS)
+        draws = torch.from_numpy(rows).T.to(images.device)
+        return crop_and_flip(images.float(), self.crops, draws=draws).round().clamp(0, 255).byte()
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.level import Level
-from hjepa_eval.encoders.run import is_run
+from hjepa_eval.encoders.kinds.run import is_run
+from hjepa_eval.encoders.readouts import Level
 from hjepa_eval.errors import EncoderError, UnknownNameError, did_you_mean, unknown
 
 if TYPE_CHECKING:
@@ -64,49 +64,49 @@ class EncoderKind:
 
 
 def _run(request: Request) -> Encoder:
-    from hjepa_eval.encoders.run import load_run
+    from hjepa_eval.encoders.kinds.run import load_run
 
     return load_run(Path(request.argument), request.options)
 
 
 def _timm(request: Request) -> Encoder:
-    from hjepa_eval.encoders.timm_models import load_timm
+    from hjepa_eval.encoders.kinds.timm_models import load_timm
 
     return load_timm(request.argument, request.options, download=request.download)
 
 
 def _huggingface(request: Request) -> Encoder:
-    from hjepa_eval.encoders.huggingface import load_huggingface
+    from hjepa_eval.encoders.kinds.huggingface import load_huggingface
 
     return load_huggingface(request.argument, request.options, download=request.download)
 
 
 def _ijepa(request: Request) -> Encoder:
-    from hjepa_eval.encoders.ijepa import load_ijepa
+    from hjepa_eval.encoders.kinds.ijepa import load_ijepa
 
     return load_ijepa(Path(request.argument), request.options)
 
 
 def _random(request: Request) -> Encoder:
     if is_run(Path(request.argument)):
-        from hjepa_eval.encoders.run import load_untrained_run
+        from hjepa_eval.encoders.kinds.run import load_untrained_run
 
         if request.options:
             raise EncoderError(f"random:{request.argument} takes no options; the run's configuration says it all")
         return load_untrained_run(Path(request.argument))
-    from hjepa_eval.encoders.timm_models import load_random
+    from hjepa_eval.encoders.kinds.timm_models import load_random
 
     return load_random(request.argument, request.options, seed=request.seed)
 
 
 def _pixels(request: Request) -> Encoder:
-    from hjepa_eval.encoders.pixels import load_pixels
+    from hjepa_eval.encoders.kinds.pixels import load_pixels
 
     return load_pixels(request.argument)
 
 
 def _kmeans(request: Request) -> Encoder:
-    from hjepa_eval.encoders.kmeans import load_kmeans
+    from hjepa_eval.encoders.kinds.kmeans import load_kmeans
 
     return load_kmeans(
         request.argument,
@@ -118,7 +118,7 @@ def _kmeans(request: Request) -> Encoder:
 
 
 def _file(request: Request) -> Encoder:
-    from hjepa_eval.encoders.user_file import load_user_file
+    from hjepa_eval.encoders.kinds.user_file import load_user_file
 
     return load_user_file(request.argument)
 

@@ -1,4 +1,4 @@
-"""Attention maps: what every token of a ViT attends to, in each head of each block, as the model itself computes it.
+"""What every token of a ViT attends to, in each head of each block, as the model itself computes it; and rollout.
 
 All ViTs here let torch's `scaled_dot_product_attention` do the work, whatever their class. Its calls are watched, and
 the weights are computed from the very arguments, so rotary positions, normalised queries and masks are in them.
@@ -10,13 +10,40 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.errors import EncoderError
+
+
+def attention_rollout(attention: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return float32 `[layers, T, T]`: row i of layer l is the mix of input tokens in token i after block l.
+
+    The mean over heads and the identity, which stands for the residual connection, each count one half; the rows are
+    normalised, and the layers multiplied from the first on. Rows sum to 1.
+
+    Args:
+        attention: `[layers, heads, T, T]`, all blocks from the first on; rows are queries.
+
+    Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers", equation 1, with the residual
+        connection as in its section 3 (A = 0.5 W + 0.5 I).
+    """
+    layers, _, tokens, _ = attention.shape
+    identity = np.eye(tokens)
+    reached = identity
+    result = np.empty((layers, tokens, tokens), np.float32)
+    for layer in range(layers):
+        step = 0.5 * attention[layer].mean(axis=0, dtype=np.float64) + 0.5 * identity
+        step /= step.sum(axis=1, keepdims=True)
+        reached = step @ reached
+        result[layer] = reached
+    return result
+
 
 WHICH_DO = "choose a ViT: a run with one, or a ViT of timm:, hf:, ijepa: or random:"
 

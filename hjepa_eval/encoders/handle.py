@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import load_encoder
-from hjepa_eval.encoders.level import Level
+from hjepa_eval.encoders.readouts import Level
 from hjepa_eval.errors import EncoderError
 from hjepa_eval.features.fingerprint import canonical_json, hash_json
 from hjepa_eval.features.memo import file_state, recall, remember
@@ -108,7 +108,7 @@ def open_encoder(
 
 def _signature(spec: str, seed: int) -> dict[str, Any]:
     """Return what an identity depends on besides files: name, seed, folder of relative names, and all code."""
-    code = sorted(Path(__file__).parent.glob("*.py"))
+    code = sorted(Path(__file__).parent.rglob("*.py"))
     return {
         "spec": spec,
         "seed": seed,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.encoders.level import Level
+from hjepa_eval.encoders.readouts import Level
 from hjepa_eval.errors import EncoderError
 
 __all__ = ["Encoder", "Level", "check_outputs", "hash_tensors"]

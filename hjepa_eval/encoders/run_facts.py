@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hjepa_eval.encoders.run import read_run_config
+from hjepa_eval.encoders.kinds.run import read_run_config
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The manifest of a feature store: what it holds, which shards, and a checksum over itself."""
+"""The manifest of a feature store: what it holds, which shards, which ranges of images, and a checksum over itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hjepa_eval.errors import StoreError
 from hjepa_eval.features.fingerprint import escape_surrogates, hash_json, write_atomically
@@ -153,3 +155,38 @@ def _parse(content: dict[str, Any]) -> Manifest:
     for name in ("class_names", "skipped", "notes"):
         values[name] = tuple(values[name])
     return Manifest(levels=levels, shards=shards, **values)
+
+
+SHARD_SIZE = 4096
+_SMALLEST_SHARD = 64
+_SHARD_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Range:
+    """Images `start` to `stop` of a dataset's order."""
+
+    start: int
+    stop: int
+
+    @property
+    def file(self) -> str:
+        """Name of the shard that holds this range."""
+        return shard_file(self.start, self.stop)
+
+
+def shard_rows(manifest: Manifest) -> int:
+    """Return how many images a shard of this store holds: 4096, halved while that is beyond 128 MiB, at least 64.
+
+    So extraction, which holds one shard in memory, stays bounded however wide the features are.
+    """
+    row = sum(level.width for level in manifest.levels) * np.dtype(manifest.storage).itemsize
+    rows = SHARD_SIZE
+    while rows * row > _SHARD_BYTES and rows // 2 >= _SMALLEST_SHARD:
+        rows //= 2
+    return rows
+
+
+def shard_ranges(num_images: int, rows: int) -> list[Range]:
+    """Return the ranges of the shards of at most `rows` images that cover `num_images` images."""
+    return [Range(start, min(start + rows, num_images)) for start in range(0, num_images, rows)]

@@ -1,9 +1,10 @@
-"""The network that is fine-tuned: an encoder up to one level, a readout, a linear head; and each layer's rate."""
+"""The network that is fine-tuned: an encoder up to one level, a readout, a linear head; and its file for `--model`."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,10 +12,13 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from hjepa_eval.datasets.randomness import seeded_generator
+from hjepa_eval.encoders.kinds.run import is_run, weights_folder
+from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.encoders.readouts import get_readout
-from hjepa_eval.encoders.timm_models import ViTEncoder
-from hjepa_eval.errors import EncoderError, unknown
+from hjepa_eval.errors import CheckpointError, EncoderError, unknown
+from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.finetune.checkpoint import write_tensors
 
 _HEAD_STD = 0.01
 
@@ -134,3 +138,38 @@ class _Layers:
     def group_matcher(self, coarse: bool = False) -> Any:
         """Return timm's patterns; whatever they do not match, as the head, is the last layer."""
         return {"encoder": r"^encoder\."} if self.layered is None else self.layered.group_matcher(coarse=coarse)
+
+
+FILE = "encoder.safetensors"
+
+
+def write_encoder(run_dir: Path, encoder: Encoder) -> str | None:
+    """Write the weights of `encoder`, which `load_encoder` made, and return the name that loads them again.
+
+    Weights of a timm model keep timm's names; those of a run lie beside the run's own `config.json`, so that the folder
+    can be read as a run. A user's own encoder gets its names as they are, and None: only its author can load it.
+
+    Raises:
+        CheckpointError: the folder cannot be written, or the run that the encoder came from is gone.
+    """
+    path = run_dir / FILE
+    name, *options = encoder.name.split("?")
+    origin = Path(name.removeprefix("random:"))
+    if is_run(origin):
+        _copy(weights_folder(origin) / "config.json", run_dir / "config.json")
+        write_tensors(path, {key.replace("model.", "target.", 1): t for key, t in encoder.state_dict().items()})
+        return str(run_dir)
+    kind, _, argument = name.partition(":")
+    if kind not in ("timm", "random"):
+        write_tensors(path, encoder.state_dict())
+        return None
+    write_tensors(path, {key.removeprefix("model."): tensor for key, tensor in encoder.state_dict().items()})
+    kept = [option for option in options if not option.startswith("checkpoint=")]
+    return "?".join([f"timm:{argument}", f"checkpoint={path}", *kept])
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        write_atomically(target, source.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot write {target}: {error.strerror}; make room, or name another --run") from None

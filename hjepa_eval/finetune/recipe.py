@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hjepa_eval.datasets.augment import Crops, View
 from hjepa_eval.datasets.randomness import derive_seed, seeded_generator
+from hjepa_eval.datasets.transform import Crops, View
 from hjepa_eval.errors import ConfigError
 
 RATE_IMAGES = 256  # The images that `lr` is given for; the rate grows in proportion to the batch.

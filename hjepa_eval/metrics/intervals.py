@@ -1,13 +1,15 @@
-"""Confidence intervals for accuracies and for means, each with the number of samples it rests on."""
+"""Confidence intervals for accuracies, for means, and for several measurements of one number, one per seed or draw."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from hjepa_eval.errors import ProbeError
 
@@ -124,3 +126,50 @@ def bootstrap_means(values: NDArray[np.float64], *, resamples: int, seed: int) -
     distinct, counts = np.unique(values, return_counts=True)
     drawn = generator.multinomial(values.size, counts / values.size, size=resamples)
     return np.asarray(drawn @ distinct / values.size)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What several seeds or draws say together.
+
+    Attributes:
+        mean: of the values.
+        std: sample standard deviation (divisor n - 1); None for one value, which has none.
+        values: all of them, in the order given.
+        interval: Student's t interval of the mean; for one value the interval of that measurement itself.
+    """
+
+    mean: float
+    std: float | None
+    values: tuple[float, ...]
+    interval: Interval
+
+
+def spread(scores: Sequence[Interval], *, confidence: float = 0.95) -> Spread:
+    """Return mean, sample standard deviation and interval of `scores`, one per seed or draw.
+
+    The interval is mean +- t * std / sqrt(n), t of n - 1 degrees of freedom: 12.7 for two values, 2.26 for ten. It says
+    how far other seeds would move the mean, holds no uncertainty of the test images that all seeds share, and may
+    leave [0, 1] when the values are few and far apart.
+
+    Args:
+        scores: the measurements; only their values count when there are several.
+        confidence: of the interval.
+
+    Raises:
+        ProbeError: no scores, a value that is not finite, or a confidence outside (0, 1).
+
+    Source: "Student", "The probable error of a mean", Biometrika 1908.
+    """
+    array = np.array([score.value for score in scores], dtype=np.float64)
+    if array.size == 0 or not np.isfinite(array).all():
+        raise ProbeError(f"a mean over seeds needs at least one value and finite ones, found {array.tolist()}")
+    if not 0 < confidence < 1:
+        raise ProbeError(f"confidence {confidence} is not between 0 and 1; use 0.95 for a 95 % interval")
+    mean, each = float(array.mean()), tuple(array.tolist())
+    if array.size == 1:
+        return Spread(mean, None, each, scores[0])
+    std = float(array.std(ddof=1))
+    half = float(stdtrit(array.size - 1, 0.5 + confidence / 2)) * std / math.sqrt(array.size)
+    interval = Interval(mean, mean - half, mean + half, array.size, f"Student t {100 * confidence:g}%")
+    return Spread(mean, std, each, interval)

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from hjepa_eval.errors import ProbeError
 from hjepa_eval.metrics.accuracy import accuracy
 from hjepa_eval.metrics.intervals import Interval, wilson
-from hjepa_eval.probes.approximate import IndexKind
-from hjepa_eval.probes.bank import as_bank
-from hjepa_eval.probes.engines import Backend
 from hjepa_eval.probes.samples import Samples, StreamedSamples, check_samples, check_train
-from hjepa_eval.probes.search import nearest_in_pieces
-from hjepa_eval.probes.similarity import Metric
+from hjepa_eval.probes.search.approximate import IndexKind
+from hjepa_eval.probes.search.bank import Metric, as_bank
+from hjepa_eval.probes.search.engines import Backend
+from hjepa_eval.probes.search.search import nearest_in_pieces
 from hjepa_eval.probes.voting import Weighting, count_votes
 
 DEFAULT_KS = (10, 20, 100, 200)

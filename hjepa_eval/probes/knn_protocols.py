@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TypedDict
 
 from hjepa_eval.errors import unknown
-from hjepa_eval.probes.similarity import Metric
+from hjepa_eval.probes.search.bank import Metric
 from hjepa_eval.probes.voting import Weighting
 
 

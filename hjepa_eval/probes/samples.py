@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import ProbeError, first_few
-from hjepa_eval.probes.bank import Bank, rows_per_block
+from hjepa_eval.probes.search.bank import Bank, rows_per_block
 
 
 @dataclass(frozen=True)

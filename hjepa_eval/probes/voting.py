@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import unknown
-from hjepa_eval.probes.search import Neighbours
+from hjepa_eval.probes.search.search import Neighbours
 
 Weighting = Literal["exponential", "inverse", "majority"]
 

@@ -15,23 +15,18 @@ from pathlib import Path
 import torch
 
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.run import read_run_config
+from hjepa_eval.encoders.kinds.run import read_run_config
 from hjepa_eval.errors import TrainingError
 from hjepa_eval.features.fingerprint import hash_json
-from hjepa_pretrain.alarms import Alarms
-from hjepa_pretrain.checkpoint import Checkpoint, best_or_last, folder, save_checkpoint
-from hjepa_pretrain.clock import Clock
-from hjepa_pretrain.compiling import resolve_compile
-from hjepa_pretrain.config import PretrainSettings
-from hjepa_pretrain.distributed import Ranks, ranks_together
-from hjepa_pretrain.findings import Findings
-from hjepa_pretrain.geometry import resolve_geometry
-from hjepa_pretrain.interrupts import interrupt_between_steps
-from hjepa_pretrain.logs import Logs, check_logs, open_logs
-from hjepa_pretrain.measuring import measure_levels
-from hjepa_pretrain.progress import Progress
-from hjepa_pretrain.resuming import check_machine, check_same, machine, newest_for_all
-from hjepa_pretrain.run_files import (
+from hjepa_pretrain.config.geometry import resolve_geometry
+from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.data.training_data import load_training_data
+from hjepa_pretrain.diagnostics.alarms import Alarms
+from hjepa_pretrain.diagnostics.measuring import measure_levels
+from hjepa_pretrain.diagnostics.progress import Findings, Progress
+from hjepa_pretrain.distributed.processes import Ranks, ranks_together
+from hjepa_pretrain.runs.checkpoint import Checkpoint, best_or_last, folder, save_checkpoint
+from hjepa_pretrain.runs.files import (
     Summary,
     metrics_size,
     read_summary,
@@ -41,8 +36,11 @@ from hjepa_pretrain.run_files import (
     write_finished,
     write_not_finite,
 )
-from hjepa_pretrain.trainer import NotFiniteError, Trainer
-from hjepa_pretrain.training_data import load_training_data
+from hjepa_pretrain.runs.logs import Logs, check_logs, open_logs
+from hjepa_pretrain.runs.resuming import check_machine, check_same, machine, newest_for_all
+from hjepa_pretrain.training.limits import Clock, interrupt_between_steps
+from hjepa_pretrain.training.step import resolve_compile
+from hjepa_pretrain.training.trainer import NotFiniteError, Trainer
 
 
 def pretrain(

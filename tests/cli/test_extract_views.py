@@ -5,9 +5,9 @@ import json
 import numpy as np
 
 from hjepa_eval.cli.console import Talk
-from hjepa_eval.cli.level_rows import level_rows
-from hjepa_eval.cli.settings import ExtractCommandSettings
-from hjepa_eval.cli.workflow import collect_features, resolve
+from hjepa_eval.evaluation.features import collect_features, resolve
+from hjepa_eval.evaluation.rows import level_rows
+from hjepa_eval.evaluation.settings import ExtractCommandSettings
 
 COMMON = ("--model", "pixels:8", "--dataset", "digits", "--max-samples", 40)
 

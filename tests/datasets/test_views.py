@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hjepa_pretrain import augment as pretraining
+from hjepa_pretrain.data import views as pretraining
 
 from hjepa_eval.datasets import load_dataset
-from hjepa_eval.datasets.augment import DRAWS, Crops, View, crop_and_flip
 from hjepa_eval.datasets.randomness import uniform_rows
+from hjepa_eval.datasets.transform import DRAWS, Crops, View, crop_and_flip
 from hjepa_eval.encoders import load_encoder
-from hjepa_eval.extract import ExtractSettings, extract
-from hjepa_eval.features import ranges
+from hjepa_eval.extraction.extract import ExtractSettings, extract
+from hjepa_eval.features import manifest as ranges
 
 CPU = torch.device("cpu")
 QUARTER = Crops(scale=(0.25, 0.25), ratio=(1.0, 1.0))

@@ -101,7 +101,7 @@ def test_handle__weights_that_change_before_the_encoder_is_built_are_refused(tmp
 
 def test_open_encoder__user_code_is_never_remembered(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from hjepa_eval.encoders.pixels import Pixels\n\n\ndef build():\n    return Pixels(8)\n"
+        "from hjepa_eval.encoders.kinds.pixels import Pixels\n\n\ndef build():\n    return Pixels(8)\n"
     )
     open_encoder(f"{tmp_path / 'mine.py'}:build", cache_dir=tmp_path)
     assert not list(tmp_path.glob("encoders/*"))

@@ -13,11 +13,10 @@ import pytest
 from filelock import FileLock
 
 from hjepa_eval.errors import StoreError
-from hjepa_eval.features import ranges
+from hjepa_eval.features import manifest as ranges
 from hjepa_eval.features.cache import encoders_dir, find_stores, list_stores, memo_dir, remove_store, stored_bytes
-from hjepa_eval.features.contents import file_states, fingerprint_files
 from hjepa_eval.features.garbage import Garbage, collect_garbage, last_used
-from hjepa_eval.features.memo import recall, remember
+from hjepa_eval.features.memo import file_states, fingerprint_files, recall, remember
 from hjepa_eval.features.store import FeatureStore
 
 DAY = 86400.0

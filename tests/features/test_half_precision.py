@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hjepa_eval.errors import StoreError
+from hjepa_eval.evaluation.rows import JoinedFeatures
 from hjepa_eval.features import read_features
-from hjepa_eval.features.joined import JoinedFeatures
 from hjepa_eval.features.manifest import Manifest, StoredLevel
 from hjepa_eval.features.store import FeatureStore
 from hjepa_eval.features.writer import StoreWriter

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from hjepa_eval.features.layout import ALIGNMENT, pack_shard, read_about
+from hjepa_eval.features.writer import ALIGNMENT, pack_shard, read_about
 
 
 def tensors_of(rows: int, kind: str = "float32") -> dict[str, np.ndarray]:

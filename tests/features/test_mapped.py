@@ -15,7 +15,8 @@ import torch
 from safetensors.numpy import save_file
 
 from hjepa_eval.errors import StoreError, UnknownNameError
-from hjepa_eval.features import mapped, ranges, read_features, read_index, read_labels
+from hjepa_eval.features import manifest as ranges
+from hjepa_eval.features import mapped, read_features, read_index, read_labels
 from hjepa_eval.features.shards import read_rows
 from hjepa_eval.features.store import FeatureStore
 

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hjepa_eval.features import ranges
-from hjepa_eval.features.manifest import Manifest, StoredLevel, shard_file, shard_span
-from hjepa_eval.features.ranges import Range, shard_ranges, shard_rows
+from hjepa_eval.features import manifest as ranges
+from hjepa_eval.features.manifest import Manifest, Range, StoredLevel, shard_file, shard_ranges, shard_rows, shard_span
 
 
 def wide(storage: str, *widths: int) -> Manifest:

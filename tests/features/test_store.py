@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save
 
 from hjepa_eval.errors import StoreError, UnknownNameError
-from hjepa_eval.features import ranges
+from hjepa_eval.features import manifest as ranges
 from hjepa_eval.features import store as store_module
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_eval.features.manifest import Manifest, StoredLevel

@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from hjepa_eval.errors import StoreError, UnknownNameError
-from hjepa_eval.features import ranges
+from hjepa_eval.features import manifest as ranges
 from hjepa_eval.features.manifest import Manifest, StoredLevel
 from hjepa_eval.features.store import FeatureStore
 from hjepa_eval.features.writer import StoreWriter
-from hjepa_eval.probes.search import nearest
+from hjepa_eval.probes.search.search import nearest
 
 ROWS, WIDTH = 57, 6
 

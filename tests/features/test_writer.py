@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from hjepa_eval.errors import StoreError
-from hjepa_eval.features import ranges
-from hjepa_eval.features.layout import ALIGNMENT
+from hjepa_eval.features import manifest as ranges
 from hjepa_eval.features.manifest import read_manifest
 from hjepa_eval.features.shards import superseded
 from hjepa_eval.features.store import FeatureStore, verify_store
+from hjepa_eval.features.writer import ALIGNMENT
 
 WIDTHS = (3, 2)
 

@@ -18,8 +18,8 @@ from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.errors import DataError
 from hjepa_eval.finetune import images as images_module
+from hjepa_eval.finetune.classifier import write_encoder
 from hjepa_eval.finetune.images import TrainingImages
-from hjepa_eval.finetune.weights import write_encoder
 
 
 class Torn(ImageDataset):

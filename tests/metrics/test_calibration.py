@@ -7,12 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from hjepa_eval.errors import ProbeError
-from hjepa_eval.metrics.calibration import (
-    expected_calibration_error,
-    fit_temperature,
-    negative_log_likelihood,
-    softmax,
-)
+from hjepa_eval.metrics.calibration import expected_calibration_error, fit_temperature, negative_log_likelihood, softmax
 
 
 def test_expected_calibration_error__by_hand() -> None:

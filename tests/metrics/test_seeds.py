@@ -8,8 +8,7 @@ import pytest
 from scipy import stats
 
 from hjepa_eval.errors import ProbeError
-from hjepa_eval.metrics.intervals import Interval, wilson
-from hjepa_eval.metrics.seeds import spread
+from hjepa_eval.metrics.intervals import Interval, spread, wilson
 
 
 def scores(*values: float) -> list[Interval]:

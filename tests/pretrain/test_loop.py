@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from hjepa_pretrain.checkpoint import list_checkpoints
-from hjepa_pretrain.config import PretrainSettings
+from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.loop import Progress, pretrain
-from hjepa_pretrain.run_files import Summary
+from hjepa_pretrain.runs.checkpoint import list_checkpoints
+from hjepa_pretrain.runs.files import Summary
 from safetensors.torch import load_file
 from small_runs import DIGITS, trace
 
 from hjepa_eval.config import build, merge
 from hjepa_eval.datasets import load_dataset
-from hjepa_eval.encoders.run import load_run, weights_folder
+from hjepa_eval.encoders.kinds.run import load_run, weights_folder
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.errors import CheckpointError, ConfigError, DataError, TrainingError
 
@@ -230,7 +230,7 @@ def test_resume__other_settings_or_data_are_refused_with_the_difference(whole: P
 def test_resume__other_thresholds_are_welcome_and_other_machines_refused_or_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hjepa_pretrain.resuming
+    import hjepa_pretrain.runs.resuming
 
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
@@ -243,7 +243,7 @@ def test_resume__other_thresholds_are_welcome_and_other_machines_refused_or_told
     with pytest.raises(TrainingError, match=f"computes in {other}, which here would be"):
         run(folder, resume=True)
     state.write_text(json.dumps({**json.loads(was), "compiled": True}))
-    monkeypatch.setattr(hjepa_pretrain.resuming, "can_compile", lambda _: False)
+    monkeypatch.setattr(hjepa_pretrain.runs.resuming, "can_compile", lambda _: False)
     with pytest.raises(TrainingError, match="there is no compiler for cpu here"):
         run(folder, resume=True)
     state.write_text(json.dumps({**json.loads(was), "device": "cuda", "threads": 99}))
@@ -296,9 +296,9 @@ def test_pretrain__minutes_end_the_run_in_time_with_the_momentum_at_its_end(tmp_
 def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hjepa_pretrain.step_loss
+    import hjepa_pretrain.training.step
 
-    real = hjepa_pretrain.step_loss.training_loss
+    real = hjepa_pretrain.training.step.training_loss
     calls: list[Any] = []
 
     def broken(outputs: Any, train: Any, *, directions: Any) -> Any:
@@ -306,7 +306,7 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
         calls.append(loss)
         return (loss * math.nan, {**terms, "loss": loss * math.nan}) if len(calls) == 6 else (loss, terms)
 
-    monkeypatch.setattr(hjepa_pretrain.step_loss, "training_loss", broken)
+    monkeypatch.setattr(hjepa_pretrain.training.step, "training_loss", broken)
     with pytest.raises(
         TrainingError,
         match=r"step 6: not finite: loss, gradient_norm \(images \d+.*last good.*step-00000004.*all 32 im",
@@ -320,9 +320,9 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
 def test_pretrain__too_little_memory_says_what_to_change_and_the_run_goes_on_after_it(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hjepa_pretrain.step_loss
+    import hjepa_pretrain.training.step
 
-    real = hjepa_pretrain.step_loss.training_loss
+    real = hjepa_pretrain.training.step.training_loss
     calls: list[None] = []
 
     def too_large(*arguments: Any, **options: Any) -> Any:
@@ -331,7 +331,7 @@ def test_pretrain__too_little_memory_says_what_to_change_and_the_run_goes_on_aft
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(hjepa_pretrain.step_loss, "training_loss", too_large)
+    monkeypatch.setattr(hjepa_pretrain.training.step, "training_loss", too_large)
     with pytest.raises(
         TrainingError,
         match=r"^cpu has not enough memory for a step; raise train\.accumulate.*last good checkpoint: step-00000004$",

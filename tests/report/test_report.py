@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from folders import SUPPORT
 from made_records import compared, record_of
 
 from hjepa_eval.errors import ResultError
-from hjepa_eval.report.formats import FORMATS
-from hjepa_eval.report.plot import draw_levels, write_plot
-from hjepa_eval.report.statements import explanations, statements
-from hjepa_eval.report.table import build_table
-from hjepa_eval.results import LevelChoice, LevelComparison, find_records, read_record, write_record
+from hjepa_eval.report.figures.levels import draw_levels, write_plot
+from hjepa_eval.report.formats.named import FORMATS
+from hjepa_eval.report.tables.statements import explanations, statements
+from hjepa_eval.report.tables.table import build_table
+from hjepa_eval.results.records import LevelChoice, LevelComparison, find_records, read_record, write_record
 
 
 def test_record__survives_writing_and_reading(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_terminal__what_does_not_fit_goes_into_a_table_below(monkeypatch: pytest
 
 
 def test_read_record__records_of_schema_1_stay_readable() -> None:
-    record = read_record(Path(__file__).parent / "records" / "schema_1_knn.json")
+    record = read_record(SUPPORT / "records" / "schema_1_knn.json")
     assert (record.schema_version, record.comparisons, record.choices, record.seeds) == (1, (), (), ())
     assert build_table([record]).rows[0].cells[0].score.value == 0.238
     new = record_of(values=(0.5,), parameters={**record.parameters, "index": "flat"})

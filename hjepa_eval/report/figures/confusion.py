@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hjepa_eval.analysis.classes import most_confused
-from hjepa_eval.report.drawing import page_style
-from hjepa_eval.report.figures.canvas import WIDTH, canvas, listed, shortened
-from hjepa_eval.report.palette import drawn
-from hjepa_eval.report.rounding import percent
-from hjepa_eval.report.svg import Picture, inline_svg
+from hjepa_eval.metrics.classes import most_confused
+from hjepa_eval.report.figures.drawing import drawn, page_style
+from hjepa_eval.report.figures.svg import WIDTH, Picture, canvas, inline_svg, listed, shortened
+from hjepa_eval.report.tables.rounding import percent
 
 # Numbers fit into the cells of so many classes; names of more do not fit below the columns.
 MOST_WITH_NUMBERS = 12

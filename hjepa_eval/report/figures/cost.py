@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hjepa_eval.report.drawing import page_style
-from hjepa_eval.report.figures.canvas import canvas, line_style, listed
+from hjepa_eval.report.figures.drawing import page_style
 from hjepa_eval.report.figures.levels import models_of
-from hjepa_eval.report.rounding import percent
-from hjepa_eval.report.svg import Picture, inline_svg
-from hjepa_eval.report.table import Row, Table
-from hjepa_eval.results import Score
+from hjepa_eval.report.figures.svg import Picture, canvas, inline_svg, line_style, listed
+from hjepa_eval.report.tables.rounding import percent
+from hjepa_eval.report.tables.table import Row, Table
+from hjepa_eval.results.records import Score
 
 Measure = Literal["gflop", "milliseconds"]
 UNITS: dict[Measure, str] = {"gflop": "GFLOP per image", "milliseconds": "ms per image"}

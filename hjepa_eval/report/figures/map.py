@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hjepa_eval.report.drawing import page_style
-from hjepa_eval.report.figures.canvas import WIDTH, canvas, listed
-from hjepa_eval.report.gallery import Gallery, LevelMap
-from hjepa_eval.report.palette import NUM_SERIES, drawn, series, variable
-from hjepa_eval.report.rounding import percent
-from hjepa_eval.report.svg import POINTS, Picture, inline_svg
+from hjepa_eval.report.figures.drawing import NUM_SERIES, drawn, page_style, series, variable
+from hjepa_eval.report.figures.svg import POINTS, WIDTH, Picture, canvas, inline_svg, listed
+from hjepa_eval.report.tables.rounding import percent
+from hjepa_eval.results.gallery import Gallery, LevelMap
 
 _DIAMETER = 5.0
 _NAMED = 3

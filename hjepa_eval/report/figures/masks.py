@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import ResultError
-from hjepa_eval.report.drawing import page_style
-from hjepa_eval.report.figures.canvas import WIDTH, canvas
-from hjepa_eval.report.gallery import ImageKey, MaskExamples
-from hjepa_eval.report.palette import drawn, series
-from hjepa_eval.report.svg import Picture, inline_svg
+from hjepa_eval.report.figures.drawing import drawn, page_style, series
+from hjepa_eval.report.figures.svg import WIDTH, Picture, canvas, inline_svg
+from hjepa_eval.results.gallery import ImageKey, MaskExamples
 
 _COLUMNS = 3
 _MOST_IN_TWO_COLUMNS = 4

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hjepa_eval.analysis.classes import ClassDifferences
-from hjepa_eval.report.drawing import page_style
-from hjepa_eval.report.figures.canvas import WIDTH, canvas, line_style, listed, shortened
-from hjepa_eval.report.palette import drawn
-from hjepa_eval.report.rounding import points_within
-from hjepa_eval.report.svg import Picture, inline_svg
+from hjepa_eval.metrics.classes import ClassDifferences
+from hjepa_eval.report.figures.drawing import drawn, page_style
+from hjepa_eval.report.figures.svg import WIDTH, Picture, canvas, inline_svg, line_style, listed, shortened
+from hjepa_eval.report.tables.rounding import points_within
 
 MOST_CLASSES = 30
 _ROW = 16

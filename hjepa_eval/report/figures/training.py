@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hjepa_eval.report.drawing import page_style
-from hjepa_eval.report.figures.canvas import canvas, line_style, listed
-from hjepa_eval.report.svg import Picture, inline_svg
+from hjepa_eval.report.figures.drawing import page_style
+from hjepa_eval.report.figures.svg import Picture, canvas, inline_svg, line_style, listed
 
 Row = Mapping[str, Any]
 # A row of metrics.jsonl in, a number per line out; None where it has none.

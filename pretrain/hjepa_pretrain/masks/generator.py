@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from hjepa_eval.errors import ConfigError
+from hjepa_pretrain.masks.blocks import level_scales
 from hjepa_pretrain.masks.hierarchical import HierarchicalMaskGenerator
 from hjepa_pretrain.masks.indices import Masks
-from hjepa_pretrain.masks.level_scales import level_scales
 from hjepa_pretrain.masks.multi_block import MultiBlockMaskGenerator
 from hjepa_pretrain.masks.random_tokens import RandomMaskGenerator
 
 if TYPE_CHECKING:
-    from hjepa_pretrain.config import MaskingSettings
+    from hjepa_pretrain.config.settings import MaskingSettings
 
 PARTS = 8
 

@@ -33,15 +33,14 @@ from hjepa_pretrain.masks.blocks import (
     check_range,
     check_share,
     grid_of,
+    level_lattice,
+    level_scales,
     paint,
     sizes_in_scale,
 )
-from hjepa_pretrain.masks.contexts import fixed_masks, separate
-from hjepa_pretrain.masks.indices import Masks
-from hjepa_pretrain.masks.level_scales import level_lattice, level_scales
-from hjepa_pretrain.masks.placement import gathered_blocks
-from hjepa_pretrain.masks.statistics import mask_statistics
-from hjepa_pretrain.masks.torus import roll, roll_places, unroll
+from hjepa_pretrain.masks.indices import Masks, fixed_masks, separate
+from hjepa_pretrain.masks.inspection import mask_statistics
+from hjepa_pretrain.masks.placement import gathered_blocks, roll, roll_places, unroll
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,11 +24,9 @@ from hjepa_pretrain.masks.blocks import (
     grid_of,
     paint,
 )
-from hjepa_pretrain.masks.contexts import fixed_masks, separate
-from hjepa_pretrain.masks.indices import Masks
+from hjepa_pretrain.masks.indices import Masks, fixed_masks, separate
 from hjepa_pretrain.masks.inspection import InspectableMasks
-from hjepa_pretrain.masks.placement import random_corners, salient_corners, separate_blocks
-from hjepa_pretrain.masks.torus import roll, roll_places, unroll
+from hjepa_pretrain.masks.placement import random_corners, roll, roll_places, salient_corners, separate_blocks, unroll
 
 LATTICE = 2
 

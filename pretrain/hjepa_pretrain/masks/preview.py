@@ -11,7 +11,7 @@ from hjepa_pretrain.masks.generator import create_mask_generator
 from hjepa_pretrain.masks.hierarchical import HierarchicalMaskGenerator
 
 if TYPE_CHECKING:
-    from hjepa_pretrain.config import MaskingSettings
+    from hjepa_pretrain.config.settings import MaskingSettings
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_pretrain.masks.blocks import check_keep, grid_of
-from hjepa_pretrain.masks.contexts import fixed_masks
-from hjepa_pretrain.masks.indices import Masks
+from hjepa_pretrain.masks.indices import Masks, fixed_masks
 from hjepa_pretrain.masks.inspection import InspectableMasks
 
 

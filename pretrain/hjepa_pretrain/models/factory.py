@@ -11,15 +11,15 @@ from hjepa_eval.config import build, merge
 from hjepa_eval.datasets.randomness import derive_seed
 from hjepa_eval.encoders.stages import create_stages
 from hjepa_eval.encoders.vit import create_vit
-from hjepa_pretrain.config import PretrainSettings
-from hjepa_pretrain.flat_keys import from_flat
-from hjepa_pretrain.geometry import Geometry, encoder_arguments, resolve_geometry
+from hjepa_pretrain.config.flat_keys import from_flat
+from hjepa_pretrain.config.geometry import Geometry, encoder_arguments, resolve_geometry
+from hjepa_pretrain.config.schedules import EmaSchedule
+from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.models.encoders import ContextEncoder
 from hjepa_pretrain.models.hjepa import HJEPA
 from hjepa_pretrain.models.predictor import Predictor
 from hjepa_pretrain.models.projector import Projector
 from hjepa_pretrain.models.stages import StageEncoder
-from hjepa_pretrain.schedules import EmaSchedule
 
 
 def create_hjepa(

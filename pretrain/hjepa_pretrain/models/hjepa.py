@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from hjepa_eval.encoders.vit import check_levels, pool_cells
 from hjepa_eval.errors import UnknownNameError
+from hjepa_pretrain.config.schedules import EmaSchedule
 from hjepa_pretrain.masks.indices import Masks, masks_from_masked
 from hjepa_pretrain.models.encoders import ContextEncoder, gather_tokens
 from hjepa_pretrain.models.predictor import Predictor
 from hjepa_pretrain.models.projector import Projector
-from hjepa_pretrain.schedules import EmaSchedule
 
 
 class HJEPA(nn.Module):

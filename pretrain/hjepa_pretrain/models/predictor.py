@@ -12,8 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hjepa_eval.encoders.vit import cells, pool_cells
 from hjepa_pretrain.masks.indices import pick
-from hjepa_pretrain.models.attention import additive
-from hjepa_pretrain.models.encoders import gather_tokens
+from hjepa_pretrain.models.encoders import additive, gather_tokens
 
 Order = Literal["parallel", "coarse_to_fine"]
 

@@ -10,17 +10,17 @@ import pytest
 from made_galleries import gallery, masks, plane, png
 from made_tables import cell, row, table
 
-from hjepa_eval.analysis.classes import confusion_counts, per_class_differences
+from hjepa_eval.metrics.classes import confusion_counts, per_class_differences
 from hjepa_eval.report.figures.confusion import confusion_picture
 from hjepa_eval.report.figures.cost import cost_pictures
+from hjepa_eval.report.figures.drawing import PALETTE
 from hjepa_eval.report.figures.levels import level_pictures
 from hjepa_eval.report.figures.map import map_picture
 from hjepa_eval.report.figures.masks import mask_pictures
 from hjepa_eval.report.figures.per_class import class_difference_picture
+from hjepa_eval.report.figures.svg import Picture
 from hjepa_eval.report.figures.training import training_pictures
-from hjepa_eval.report.palette import PALETTE
-from hjepa_eval.report.svg import Picture
-from hjepa_eval.results import LevelCost
+from hjepa_eval.results.records import LevelCost
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = ("<script>alert(1)</script>", "$x_2$ \\frac", 'a" onload="x', "]]> --> &", "日本\udcff\x00", "café\n" * 9)

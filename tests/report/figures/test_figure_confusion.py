@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from hjepa_eval.report.figures.confusion import confusion_picture, draw_confusion, shown_classes
-from hjepa_eval.report.palette import drawn
+from hjepa_eval.report.figures.drawing import drawn
 
 NAMES = ["cat", "dog", "owl"]
 COUNTS = np.array([[3, 1, 0], [0, 4, 0], [399, 1, 0]])

@@ -6,8 +6,8 @@ import pytest
 from made_tables import cell, row, table
 
 from hjepa_eval.report.figures.cost import _points, cost_pictures, draw_cost
-from hjepa_eval.report.table import Table
-from hjepa_eval.results import LevelCost
+from hjepa_eval.report.tables.table import Table
+from hjepa_eval.results.records import LevelCost
 
 
 def cost(gflop: float, milliseconds: float | None = None, device: str = "cpu") -> LevelCost:

@@ -8,8 +8,8 @@ import pytest
 from made_galleries import gallery, plane
 from matplotlib.colors import to_hex
 
+from hjepa_eval.report.figures.drawing import drawn
 from hjepa_eval.report.figures.map import class_colours, draw_map, grey_classes, map_picture
-from hjepa_eval.report.palette import drawn
 
 SVG = "{http://www.w3.org/2000/svg}"
 POINTS = [[[0.0, 0.0], [1.0, 0.5], [4.0, 0.0], [0.5, 0.0]], [[9.0, 9.0], [1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]]

@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from hjepa_eval.errors import ResultError
+from hjepa_eval.report.figures.drawing import drawn
 from hjepa_eval.report.figures.masks import draw_masks, mask_pictures
-from hjepa_eval.report.palette import drawn
 
 IMAGES = {("train", 7): png((250, 0, 0)), ("train", 3): png((0, 0, 250)), ("test", 7): b"another"}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hjepa_eval.analysis.classes import ClassDifferences, per_class_differences
+from hjepa_eval.metrics.classes import ClassDifferences, per_class_differences
 from hjepa_eval.report.figures.per_class import class_difference_picture, draw_differences, shown_differences
 
 

@@ -1,0 +1,150 @@
+"""`hjepa models NAME`: what an encoder's levels read, how many numbers they give, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders import load_encoder
+from hjepa_eval.encoders.costs import encoder_costs
+from hjepa_eval.encoders.precision import hardware_name
+from hjepa_eval.encoders.readouts import READOUTS, Level
+from hjepa_eval.evaluation.costs import TIMED_IMAGES
+from hjepa_eval.evaluation.features import load_split, resolve
+from hjepa_eval.evaluation.settings import ImageSettings
+from hjepa_eval.extraction.timing import encoder_timing
+
+COLUMNS = ("level", "reads", "grid", "tokens", "width", "parameters (M)", "GFLOP/image", "ms/image")
+CONVENTION = (
+    "parameters and GFLOP from the image up to that level alone; a multiply-add is 2 FLOP, elementwise work is 0"
+)
+
+
+def describe(settings: ImageSettings) -> dict[str, Any]:
+    """Return what there is to say about an encoder and each of its levels, as JSON values.
+
+    Raises:
+        HjepaError: there is no such encoder, or what it is made of is missing.
+    """
+    resolved = resolve(settings)
+    fitted_on = []
+
+    def train_images() -> ImageDataset:
+        fitted_on.append(load_split(resolved, "train"))
+        return fitted_on[-1]
+
+    encoder = load_encoder(
+        str(resolved.model),
+        seed=resolved.seed,
+        download=resolved.download,
+        train_images=train_images,
+        cache_dir=resolved.cache_dir,
+    )
+    costs = encoder_costs(encoder)
+    device = torch.device(resolved.device)
+    timing = encoder_timing(encoder, device=device, precision=resolved.precision, largest=TIMED_IMAGES)
+    return {
+        "model": encoder.name,
+        "fitted_on": fitted_on[-1].name if fitted_on else None,
+        "image_size": encoder.transform.size,
+        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+        "buffers": sum(buffer.numel() for buffer in encoder.buffers() if buffer.is_floating_point()),
+        "gflop": costs.together.gflop,
+        "uncounted": list(costs.together.uncounted),
+        "milliseconds": timing.together,
+        "timed": {
+            "device": resolved.device,
+            "hardware": hardware_name(resolved.device),
+            "threads": torch.get_num_threads() if device.type == "cpu" else None,
+            "precision": resolved.precision,
+            "batch": timing.batch,
+        },
+        "levels": [
+            {
+                "index": level.index,
+                "name": level.name,
+                "dim": level.dim,
+                "grid": list(level.grid),
+                "prefix": level.prefix,
+                "tokens": level.tokens,
+                "parameters": cost.parameters,
+                "gflop": cost.gflop,
+                "uncounted": list(cost.uncounted),
+                "milliseconds": milliseconds,
+                "readouts": _widths(level),
+            }
+            for level, cost, milliseconds in zip(
+                encoder.levels, costs.levels, timing.levels or (None,) * len(encoder.levels), strict=True
+            )
+        ],
+    }
+
+
+def _widths(level: Level) -> dict[str, int]:
+    """Return the numbers per image of each readout that the level has; `cls` needs a class token."""
+    return {name: readout.width(level) for name, readout in READOUTS.items() if name != "cls" or level.prefix > 0}
+
+
+def lines(description: dict[str, Any]) -> list[str]:
+    """Return a description as text: a headline, the table of levels, the readouts."""
+    size, levels = description["image_size"], description["levels"]
+    rows = [COLUMNS, *(_cells(level) for level in levels)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    table = [
+        "  ".join(
+            cell.ljust(width) if title == "reads" else cell.rjust(width)
+            for title, cell, width in zip(COLUMNS, row, widths, strict=True)
+        )
+        for row in rows
+    ]
+    return [
+        f"{description['model']}: {_numbers(description)}, images {size}x{size}, "
+        f"{description['gflop']:.3f} GFLOP per image",
+        *table,
+        f"readouts and their widths: {_readouts(levels)}",
+        CONVENTION,
+        _timed(description),
+        *(f"not counted: {name}" for name in description["uncounted"]),
+    ]
+
+
+def _numbers(description: dict[str, Any]) -> str:
+    """Return how many parameters an encoder has; of one without any, how many numbers were fitted instead."""
+    # Where there are parameters, buffers are running means and the like, which nobody counts.
+    if description["parameters"] or not description["buffers"]:
+        return f"{description['parameters'] / 1e6:.2f}M parameters"
+    on = f" on {description['fitted_on']}" if description["fitted_on"] else ""
+    return f"no parameters, {description['buffers']:,} numbers fitted{on}"
+
+
+def _cells(level: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(level["index"]),
+        level["name"],
+        "x".join(map(str, level["grid"])),
+        str(level["tokens"]),
+        str(level["dim"]),
+        f"{level['parameters'] / 1e6:.2f}",
+        f"{level['gflop']:.3f}",
+        "-" if level["milliseconds"] is None else f"{level['milliseconds']:.3f}",
+    )
+
+
+def _timed(description: dict[str, Any]) -> str:
+    """Say where the milliseconds come from: they are of this machine, and of this moment."""
+    timed = description["timed"]
+    threads = f", {timed['threads']} threads" if timed["threads"] else ""
+    where = f"{timed['hardware']}{threads}, {timed['precision']}, batches of {timed['batch']}"
+    return f"ms measured now, on this machine ({where}); all levels together {description['milliseconds']:.3f}"
+
+
+def _readouts(levels: list[dict[str, Any]]) -> str:
+    """Return `mean 192, ..., tokens 12288/3072/768`: one width where all levels have the same, `-` where none."""
+    parts = []
+    for name in READOUTS:
+        widths = [str(level["readouts"].get(name, "-")) for level in levels]
+        if set(widths) != {"-"}:
+            parts.append(f"{name} {widths[0] if len(set(widths)) == 1 else '/'.join(widths)}")
+    return ", ".join(parts)

@@ -1,0 +1,130 @@
+"""`hjepa report`: result records in, a table out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hjepa_eval.cli.console import guarded
+from hjepa_eval.cli.pages import choose_format, deliver, open_page
+from hjepa_eval.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hjepa_eval.report.tables.model_pairs import Located
+    from hjepa_eval.results.records import Record
+
+# Formats for programs: what a reader must know stands beside them, on stderr.
+_WITHOUT_NOTES = ("csv", "json")
+
+
+def write_report(
+    records: Sequence[Record], folder: Path, *, results: Path | None = None, images: bool = True
+) -> list[Path]:
+    """Write `report.html`, `report.md` and `levels.png` of one evaluation into a folder and return their paths.
+
+    Args:
+        records: of the evaluation.
+        folder: where the files go.
+        results: where the records and their galleries lie; the same folder when not given.
+        images: show the records' galleries on the page.
+
+    Raises:
+        ResultError: a file cannot be written; what was written before stays.
+    """
+    from hjepa_eval.cli.pages import write_evaluation_page
+    from hjepa_eval.report.figures.levels import write_plot
+    from hjepa_eval.report.formats.named import write_output
+
+    picture = write_plot(records, folder / "levels.png")
+    written = [write_output(folder / "report.md", markdown_report(records)), picture]
+    return [write_evaluation_page(records, folder, results=results or folder, images=images), *written]
+
+
+def markdown_report(records: Sequence[Record]) -> str:
+    """Return `report.md`: the table, the picture beside it, and how both were made."""
+    from hjepa_eval.report.figures.levels import describe_plot
+    from hjepa_eval.report.formats.markdown import escape, fenced, markdown
+    from hjepa_eval.report.tables.table import build_table
+
+    text = f"# What each level knows\n\n{markdown(records)}\n"
+    text += f"![{escape(describe_plot(build_table(records)))}](levels.png)\n\n"
+    text += f"Made by\n\n{fenced(records[0].provenance.command)}\n\n{escape(_how(records[0]))}.\n\n"
+    return text + "".join(f"- {escape(line)}\n" for line in _sources(records))
+
+
+def _how(record: Record) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in record.provenance.versions.items())
+    return f"seed {record.provenance.seed}, {record.extraction.precision} on {record.provenance.device}; {versions}"
+
+
+def _sources(records: Sequence[Record]) -> list[str]:
+    lines = []
+    for record in records:
+        images = record.extraction.forward_images
+        how = f"{images:,} images went through the encoder" if images else "features from the cache, no forward pass"
+        lines.append(f"{record.model.name}: {how}")
+    return list(dict.fromkeys(lines))
+
+
+def _write_html(located: Sequence[Located], paths: Sequence[Path], out: Path | None) -> Path:
+    """Write the page of one dataset, beside the first records where no file is named, and return its path."""
+    from hjepa_eval.cli.pages import PAGE, write_located
+    from hjepa_eval.report.tables.selection import check_same_data
+
+    records = [each.record for each in located]
+    check_same_data(records)
+    folder = paths[0] if paths[0].is_dir() else paths[0].parent
+    return write_located(located, paths, out or folder / PAGE)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @app.command("report")
+    @guarded
+    def report(
+        results: Annotated[list[Path] | None, typer.Argument(help="result files or folders", metavar="RESULTS")] = None,
+        format_name: Annotated[
+            str | None,
+            typer.Option(
+                "--format", help="table, md, csv, json, latex or html; else by --out's ending (txt: table, tex: latex)"
+            ),
+        ] = None,
+        out: Annotated[
+            Path | None, typer.Option("--out", help="file to write instead of printing; html: else report.html there")
+        ] = None,
+        dataset: Annotated[str | None, typer.Option("--dataset", help="only records of this dataset")] = None,
+        model: Annotated[
+            list[str] | None,
+            typer.Option("--model", help="only this model beside the baselines, or this baseline; repeatable"),
+        ] = None,
+        open_it: Annotated[bool, typer.Option("--open", help="open the HTML page in the browser")] = False,
+    ) -> None:
+        """Show result records level by level.
+
+        A table per dataset, from results/ when no file or folder is named. HTML is one page of one dataset.
+        """
+        from hjepa_eval.report.formats.named import FORMATS
+        from hjepa_eval.report.tables.selection import check_versions, keep, left_out, locate
+
+        chosen = choose_format(format_name, out, (*FORMATS, "html"))
+        if open_it and chosen != "html":
+            raise ConfigError(f"--open shows an HTML page, the format is {chosen}; add --format html")
+        paths = results or [Path("results")]
+        located = keep(locate(paths), dataset=dataset, models=model or ())
+        records = [each.record for each in located]
+        check_versions(records, [each.path or each.folder for each in located])
+        if chosen == "html":
+            page = _write_html(located, paths, out)
+            print(f"written: {page}", file=sys.stderr)
+            if open_it:
+                open_page(page)
+        else:
+            if chosen in _WITHOUT_NOTES:
+                for note in left_out(records):
+                    print(note, file=sys.stderr)
+            deliver(FORMATS[chosen](records), out)

@@ -1,0 +1,181 @@
+"""Encoders from pretraining runs: `config.json` says how to build one, `encoder.safetensors` fills it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.errors import CheckpointError, ConfigError, EncoderError, unknown
+
+if TYPE_CHECKING:
+    from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
+    from hjepa_eval.encoders.protocol import Encoder
+    from hjepa_eval.encoders.stages import StageEncoder
+
+FORMAT_VERSION = 1
+BRANCHES = ("target", "context")
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder looks like a pretraining run or a checkpoint."""
+    return (folder / "config.json").is_file()
+
+
+def newest_run(runs: Path) -> Path:
+    """Return the newest finished run in a folder of runs.
+
+    Raises:
+        EncoderError: there is none; the message says which command makes one.
+    """
+    finished = [path.parent for path in runs.glob("*/summary.json") if is_run(path.parent)]
+    if not finished:
+        raise EncoderError(
+            f"no --model given and no finished run under {runs}/; make one with "
+            "'hjepa pretrain --config configs/pretrain/digits.yaml' or 'hjepa demo', "
+            "or name an encoder such as --model random:vit_tiny_patch4_32"
+        )
+    return max(finished, key=lambda run: (run / "summary.json").stat().st_mtime_ns)
+
+
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a run's `config.json`.
+
+    Raises:
+        CheckpointError: it is absent, damaged, of another version, or lacks a part.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: expected format_version {FORMAT_VERSION}; was it made by another program?")
+    absent = [name for name in ("encoder", "transform", "dataset") if name not in config]
+    if absent:
+        raise CheckpointError(f"{path} lacks {', '.join(absent)}; take the file of the run again")
+    return config
+
+
+def weights_folder(run: Path) -> Path:
+    """Return the folder with the run's weights: the run itself when finished, else its newest checkpoint.
+
+    Raises:
+        CheckpointError: there are no weights yet, or those of the newest checkpoint are not what was written.
+    """
+    if (run / "encoder.safetensors").is_file():
+        return run
+    checkpoints = sorted(run.glob("checkpoints/step-*/encoder.safetensors"))
+    if not checkpoints:
+        raise CheckpointError(f"{run} has no encoder.safetensors and no checkpoint; let the run go on with --resume")
+    newest = checkpoints[-1].parent
+    if not _as_written(newest):
+        raise CheckpointError(
+            f"{newest} is damaged; name an older checkpoint beside it, or let the run go on with --resume"
+        )
+    return newest
+
+
+def _as_written(checkpoint: Path) -> bool:
+    """Tell whether the encoder's weights in a checkpoint have the sha256 that its `state.json` gives."""
+    try:
+        expected = json.loads((checkpoint / "state.json").read_bytes())["sha256"]["encoder.safetensors"]
+        found = hashlib.sha256()
+        with (checkpoint / "encoder.safetensors").open("rb") as file:
+            while part := file.read(2**20):
+                found.update(part)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(found.hexdigest() == expected)
+
+
+def _build(run: Path, name: str) -> ViTEncoder | StageEncoder:
+    # timm takes seconds to import, which who only asks what a run is should not wait for.
+    from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
+    from hjepa_eval.encoders.stages import StageEncoder, create_stages
+    from hjepa_eval.encoders.vit import create_vit
+
+    config = read_run_config(run)
+    try:
+        encoder, transform = config["encoder"], config["transform"]
+        preparation = Transform(**{**transform, "mean": tuple(transform["mean"]), "std": tuple(transform["std"])})
+        architecture = {name: value for name, value in encoder["arguments"].items() if name != "seed"}
+        if "stages" in encoder:
+            return StageEncoder(
+                create_stages(encoder["stages"], **encoder["arguments"]),
+                name,
+                transform=preparation,
+                architecture={"timm": encoder["stages"], **architecture},
+                indices=[tap - 1 for tap in encoder["taps"]],
+            )
+        return ViTEncoder(
+            create_vit(encoder["vit"], **encoder["arguments"]),
+            name,
+            taps=tuple(encoder["taps"]),
+            transform=preparation,
+            architecture={"timm": encoder["vit"], **architecture},
+        )
+    except (KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise CheckpointError(f"{run / 'config.json'} does not describe an encoder: {error}") from None
+
+
+def load_run(run: Path, options: Mapping[str, str]) -> Encoder:
+    """Return the encoder of a run or checkpoint folder; `?encoder=context` takes the trained branch, not the EMA.
+
+    Raises:
+        CheckpointError: the folder lacks a file, or its tensors do not fit; the first five are listed.
+        UnknownNameError: `?encoder=` is neither `target` nor `context`.
+    """
+    from hjepa_eval.encoders.weights import load_strict, read_tensors
+
+    branch = options.get("encoder", "target")
+    if branch not in BRANCHES:
+        raise unknown("encoder branch", branch, BRANCHES)
+    folder = weights_folder(run)
+    built = _build(folder, str(run) if branch == "target" else f"{run}?encoder={branch}")
+    file = folder / "encoder.safetensors"
+    prefix = f"{branch}."
+    tensors = {name.removeprefix(prefix): t for name, t in read_tensors(file).items() if name.startswith(prefix)}
+    load_strict(built.model, tensors, source=f"{file} ({branch} encoder)")
+    # A run that goes on has other weights with every checkpoint.
+    built.files = (file, folder / "config.json") if folder == run else None
+    return built
+
+
+def load_untrained_run(run: Path) -> Encoder:
+    """Return a run's encoder as it was before the first step: `random:RUN`."""
+    return _build(weights_folder(run), f"random:{run}")
+
+
+def with_branch(spec: str, branch: str | None) -> str:
+    """Return the name of the encoder `spec` with the branch asked for: `RUN` and `context` give `RUN?encoder=context`.
+
+    `target` is what a run's name means already, and leaves it as it is: one encoder must not have two names.
+
+    Args:
+        spec: as `load_encoder` takes it.
+        branch: `target`, `context`, or None for what the name itself says.
+
+    Raises:
+        ConfigError: the encoder has no branches, or its name says another one.
+        UnknownNameError: there is no such branch.
+    """
+    if branch is None:
+        return spec
+    if branch not in BRANCHES:
+        raise unknown("encoder branch", branch, BRANCHES)
+    name, *options = spec.split("?")
+    if not (is_run(Path(name)) or name.startswith("ijepa:")):
+        raise ConfigError(
+            f"--encoder {branch} chooses between the two encoders of a pretraining run, and {spec} is none; "
+            "leave --encoder out, or name a run's folder with --model"
+        )
+    said = dict(option.partition("=")[::2] for option in options).get("encoder", branch)
+    if said != branch:
+        raise ConfigError(f"--encoder {branch} contradicts --model {spec}; leave one of them out")
+    if branch == BRANCHES[0] or f"encoder={branch}" in options:
+        return spec
+    return f"{spec}?encoder={branch}"

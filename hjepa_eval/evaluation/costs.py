@@ -1,0 +1,176 @@
+"""What the levels of an encoder cost, for records: measured once per encoder and machine, remembered in the cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from hjepa_eval.encoders.handle import EncoderHandle
+from hjepa_eval.encoders.precision import hardware_name
+from hjepa_eval.features.cache import encoders_dir
+from hjepa_eval.features.fingerprint import hash_json
+from hjepa_eval.features.memo import recall, remember
+from hjepa_eval.results.records import LevelCost
+
+if TYPE_CHECKING:
+    from hjepa_eval.encoders.protocol import Encoder
+
+# Images per forward pass when it is timed, at most; `--batch-size` may ask for fewer.
+TIMED_IMAGES = 64
+# Raised by one whenever costs are counted or timed in another way.
+_METHOD = 2
+# What counting raises on an encoder whose operations cannot be written down.
+_UNCOUNTABLE = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError)
+
+
+@dataclass(frozen=True)
+class LevelCosts:
+    """What an image costs.
+
+    Attributes:
+        levels: up to each level alone, by its number; None where torch does not see the work, as through numpy.
+        together: for all levels of one forward pass; None where that of one level is.
+        uncounted: operations without a formula, by level; their work is not in the GFLOP.
+    """
+
+    levels: Mapping[int, LevelCost | None]
+    together: LevelCost | None
+    uncounted: Mapping[int, tuple[str, ...]]
+
+    def of(self, levels: tuple[int, ...]) -> LevelCost | None:
+        """Return the cost of one level, or of all joined; None for some of them joined, which nobody measured."""
+        if len(levels) == 1:
+            return self.levels[levels[0]]
+        return self.together if set(levels) == set(self.levels) else None
+
+    def note(self, levels: tuple[int, ...]) -> tuple[str, ...]:
+        """Return what must be said beside the GFLOP of these levels: nothing, or a sentence."""
+        if self.of(levels) is None:
+            return ()
+        names = sorted({name for level in levels for name in self.uncounted[level]})
+        return (f"GFLOP without {', '.join(names)}, for which there is no formula",) if names else ()
+
+
+def level_costs(
+    encoder: EncoderHandle,
+    *,
+    device: str,
+    precision: str,
+    batch_size: int,
+    cache_dir: Path,
+    say: Callable[[str], None],
+) -> LevelCosts | None:
+    """Return what the levels cost; None for an encoder whose operations cannot be written down.
+
+    The encoder is built for the first measurement only: what was measured on this machine's processor or GPU, at this
+    precision, in such batches and with as many threads, is remembered beside its identity. Costs without
+    milliseconds, as where memory was short, are said and not remembered.
+
+    Args:
+        encoder: a handle.
+        device: where it is timed.
+        precision: `bf16` or `fp32`.
+        batch_size: the most images that a forward pass may take.
+        cache_dir: where costs are remembered, below `encoders`.
+        say: told once why there are no milliseconds.
+
+    Raises:
+        HjepaError: as `EncoderHandle.build`.
+    """
+    memo = encoders_dir(cache_dir)
+    largest = min(batch_size, TIMED_IMAGES)
+    signature = hash_json(_signature(encoder, device, precision, largest))
+    try:
+        return _read(recall(memo, signature))
+    except (KeyError, TypeError, ValueError, AttributeError, ValidationError):
+        pass  # Nothing is remembered, or it is damaged.
+    found, failure = _measure(encoder.build(), device, precision, largest)
+    if failure:
+        say(f"{encoder.name} has no ms per image, since timing failed: {failure}")
+    else:
+        remember(memo, signature, {"costs": None if found is None else _written(found)})
+    return found
+
+
+def _signature(encoder: EncoderHandle, device: str, precision: str, largest: int) -> dict[str, Any]:
+    """Return what a measurement depends on, found without importing torch for the CPU."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return {
+        "costs": _METHOD,
+        "identity": encoder.identity,
+        "hardware": hardware_name(device),
+        "precision": precision,
+        "largest": largest,
+        "cores": len(allowed(0)) if allowed is not None else os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "torch": version("torch"),
+    }
+
+
+def _read(answer: dict[str, Any] | None) -> LevelCosts | None:
+    if answer is None:
+        raise KeyError("costs")
+    costs = answer["costs"]
+    if costs is None:
+        return None
+    return LevelCosts(
+        {int(level): _read_cost(cost) for level, cost in costs["levels"].items()},
+        _read_cost(costs["together"]),
+        {int(level): tuple(names) for level, names in costs["uncounted"].items()},
+    )
+
+
+def _read_cost(cost: Any) -> LevelCost | None:
+    return None if cost is None else LevelCost.model_validate(cost)
+
+
+def _written(costs: LevelCosts) -> dict[str, Any]:
+    return {
+        "levels": {str(level): cost and cost.model_dump(mode="json") for level, cost in costs.levels.items()},
+        "together": costs.together and costs.together.model_dump(mode="json"),
+        "uncounted": {str(level): list(names) for level, names in costs.uncounted.items()},
+    }
+
+
+def _measure(encoder: Encoder, device: str, precision: str, largest: int) -> tuple[LevelCosts | None, str]:
+    """Return the costs, and why they are without milliseconds where timing failed; else an empty text."""
+    import torch
+
+    from hjepa_eval.encoders.costs import OUTSIDE, Cost, encoder_costs
+    from hjepa_eval.extraction.timing import EncoderTiming, encoder_timing
+
+    try:
+        counted = encoder_costs(encoder)
+    except _UNCOUNTABLE:
+        return None, ""
+    timing: EncoderTiming | None = None
+    failure = ""
+    try:
+        timing = encoder_timing(encoder, device=torch.device(device), precision=precision, largest=largest)
+    except RuntimeError as error:  # torch's own, such as too little memory: no number of a probe depends on it.
+        failure = " ".join(str(error).split()) or type(error).__name__
+    where = hardware_name(device) if device != "cpu" else f"{hardware_name(device)}, {torch.get_num_threads()} threads"
+
+    def cost(count: Cost, milliseconds: float | None) -> LevelCost | None:
+        if OUTSIDE in count.uncounted:
+            return None  # These GFLOP would be those of a part, and look like those of the whole.
+        return LevelCost(
+            gflop=count.gflop,
+            parameters=count.parameters,
+            milliseconds=milliseconds,
+            batch=timing.batch if timing is not None and milliseconds is not None else None,
+            device=where,
+            precision=precision,
+        )
+
+    times = (timing and timing.levels) or (None,) * len(encoder.levels)
+    levels = {each.level: cost(each, spent) for each, spent in zip(counted.levels, times, strict=True)}
+    whole = all(each is not None for each in levels.values())
+    together = cost(counted.together, timing.together if timing else None) if whole else None
+    return LevelCosts(levels, together, {each.level: each.uncounted for each in counted.levels}), failure

@@ -1,0 +1,222 @@
+"""Run a planned probe over levels and seeds, and make its result record with the statistics across levels."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hjepa_eval.cli.console import Talk
+from hjepa_eval.evaluation.features import Features
+from hjepa_eval.evaluation.findings import Finding, count_classes, merge_seeds
+from hjepa_eval.evaluation.rows import LevelRow, level_rows
+from hjepa_eval.evaluation.settings import ProbeSettings
+from hjepa_eval.evaluation.stages import probe_word
+from hjepa_eval.metrics.paired import choose_level, compare_levels
+from hjepa_eval.probes.side_by_side import side_by_side
+from hjepa_eval.results.outcomes import SampleOutcomes, write_outcomes
+from hjepa_eval.results.records import (
+    LevelChoice,
+    LevelComparison,
+    LevelResult,
+    Predictions,
+    Record,
+    make_provenance,
+    write_record,
+)
+
+# (row, seed, whether a level will be chosen) -> what was found
+ProbeLevel = Callable[[LevelRow, int, bool], Finding]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A probe under a protocol, ready to run on any level.
+
+    Attributes:
+        probe: `knn`, `linear`, ...
+        protocol: its name in records.
+        parameters: all that changes a number.
+        deviations: what differs from the protocol's source.
+        rule: what a level is chosen by, where that is measured.
+        run: the probe.
+        split: whose samples the outcomes are of.
+        together: run the levels side by side, a few threads each.
+        version: of the protocol; records of different ones do not share a table.
+    """
+
+    probe: str
+    protocol: str
+    parameters: dict[str, Any]
+    deviations: tuple[str, ...]
+    rule: str
+    run: ProbeLevel
+    split: str = "test"
+    together: bool = False
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A record and the outcome of every sample."""
+
+    record: Record
+    samples: SampleOutcomes
+
+    def write(self, folder: Path, *, predictions: bool) -> Path:
+        """Write the record, with `predictions` the per-sample outcomes beside it, and return the record's path."""
+        record = self.record
+        if predictions:
+            path = folder / Path(record.file_name).with_suffix(".npz")
+            write_outcomes(self.samples, path)
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            record = record.model_copy(update={"predictions": Predictions(file=path.name, sha256=digest)})
+        return write_record(record, folder)
+
+
+def measure(plan: Plan, features: Mapping[int, Features], settings: ProbeSettings, talk: Talk) -> Measured:
+    """Run `plan` on every level of `features` (seed -> stores) and return its record.
+
+    Raises:
+        ProbeError: features or labels do not allow the probe.
+    """
+    started = time.perf_counter()
+    rows = {seed: level_rows(found, fuse=settings.fuse == "concat") for seed, found in features.items()}
+    first = next(iter(rows.values()))
+    choosing = len(first) > 1
+    found: dict[int, dict[int, Finding]] = {row.level: {} for row in first}
+    jobs = [(seed, row) for seed, each in rows.items() for row in each]
+    size = sum(row.width for _, row in jobs)
+    title = f"{plan.probe}, {first[0].features.encoder.name}"
+    with talk.progress(title, "", stage=probe_word(plan.probe), size=size) as report:
+        report(0, len(jobs))
+        for done, ((seed, row), finding) in enumerate(_run(plan, jobs, choosing), start=1):
+            found[row.level][seed] = finding
+            report(done, len(jobs))
+    merged = {row.level: merge_seeds(found[row.level]) for row in first}
+    samples = _samples(plan, first[0], merged)
+    record = _record(plan, first, merged, samples, features, settings, time.perf_counter() - started)
+    return Measured(record, samples)
+
+
+def _run(
+    plan: Plan, jobs: Sequence[tuple[int, LevelRow]], choosing: bool
+) -> Iterator[tuple[tuple[int, LevelRow], Finding]]:
+    calls = [partial(plan.run, row, seed, choosing) for seed, row in jobs]
+    # A fit holds what it reads, and a copy less what is held out.
+    size = sum(2 * 4 * row.width * len(row.index("train")) * row.copies for _, row in jobs)
+    levels = len({row.level for _, row in jobs})
+    results = side_by_side(calls, size=size, workers=levels) if plan.together else (call() for call in calls)
+    return zip(jobs, results, strict=True)
+
+
+def _samples(plan: Plan, row: LevelRow, merged: Mapping[int, Finding]) -> SampleOutcomes:
+    outcomes = {(level, key): array for level, one in merged.items() for key, array in one.outcomes.items()}
+    predictions = {(level, key): array for level, one in merged.items() for key, array in one.predictions.items()}
+    if not predictions:
+        count = len(next(iter(outcomes.values())))
+        return SampleOutcomes(np.arange(count), np.empty(0, np.int64), outcomes, {})
+    return SampleOutcomes(row.index(plan.split), row.stream(plan.split).labels, outcomes, predictions)
+
+
+def _record(
+    plan: Plan,
+    rows: Sequence[LevelRow],
+    merged: Mapping[int, Finding],
+    samples: SampleOutcomes,
+    features: Mapping[int, Features],
+    settings: ProbeSettings,
+    seconds: float,
+) -> Record:
+    first = next(iter(features.values()))
+    phases = {phase: sum(one.seconds.get(phase, 0.0) for one in features.values()) for phase in first.seconds}
+    return Record(
+        probe=plan.probe,
+        protocol=plan.protocol,
+        protocol_version=plan.version,
+        parameters=plan.parameters,
+        model=first.encoder,
+        dataset=first.dataset_info(),
+        extraction=first.extracted(),
+        levels=tuple(_level(row, merged[row.level], samples) for row in rows),
+        comparisons=tuple(_comparisons(merged)),
+        choices=tuple(_choices(plan, rows, merged)),
+        deviations=plan.deviations,
+        seeds=tuple(features) if len(features) > 1 else (),
+        provenance=make_provenance(
+            seed=next(iter(features)),
+            device=first.device,
+            settings=settings.model_dump(mode="json", by_alias=True),
+            seconds={**phases, plan.probe: seconds},
+        ),
+    )
+
+
+def _level(row: LevelRow, finding: Finding, samples: SampleOutcomes) -> LevelResult:
+    headline = next(score.key for score in finding.scores if score.headline)
+    # Of several seeds or draws each has its predictions: `top1 k=20 seed=1`.
+    guesses = {
+        key: guess
+        for key, guess in finding.predictions.items()
+        if key.partition(" seed=")[0].partition(" draw=")[0] == headline
+    }
+    costs = row.features.costs
+    return LevelResult(
+        level=row.level,
+        name=row.name,
+        width=row.width,
+        tokens=row.tokens,
+        scores=finding.scores,
+        chosen=finding.chosen,
+        notes=finding.notes + (costs.note(row.parts) if costs else ()),
+        calibration=finding.calibration,
+        fused=row.fused,
+        per_class=count_classes(guesses, samples.labels, row.class_names),
+        cost=costs.of(row.parts) if costs else None,
+    )
+
+
+def _comparisons(merged: Mapping[int, Finding]) -> Iterator[LevelComparison]:
+    for key in next(iter(merged.values())).outcomes:
+        for test in compare_levels({level: one.outcomes[key] for level, one in merged.items()}):
+            difference = test.comparison.difference
+            yield LevelComparison(
+                score=key,
+                first=test.first,
+                second=test.second,
+                difference=difference.value,
+                low=difference.low,
+                high=difference.high,
+                interval=difference.method,
+                test=test.test,
+                p_value=test.comparison.p_value,
+                p_holm=test.p_holm,
+            )
+
+
+def _choices(plan: Plan, rows: Sequence[LevelRow], merged: Mapping[int, Finding]) -> Iterator[LevelChoice]:
+    levels = [row.level for row in rows if not row.fused]
+    everywhere = [key for key in merged[levels[0]].held_out if all(key in merged[level].held_out for level in levels)]
+    for key in everywhere if len(levels) > 1 else ():
+        held_out = {level: merged[level].held_out[key] for level in levels}
+        values = {level: _value(merged[level], key) for level in levels}
+        chosen, oracle = choose_level(held_out), max(levels, key=lambda level: values[level])
+        yield LevelChoice(
+            score=key,
+            rule=plan.rule,
+            held_out=held_out,
+            level=chosen,
+            value=values[chosen],
+            oracle=oracle,
+            oracle_value=values[oracle],
+        )
+
+
+def _value(finding: Finding, key: str) -> float:
+    return next(score.value for score in finding.scores if score.key == key)

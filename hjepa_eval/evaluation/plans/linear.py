@@ -1,0 +1,162 @@
+"""`hjepa linear`: a linear classifier at every level, under a named protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import typer
+
+from hjepa_eval.cli.options import settings_command
+from hjepa_eval.errors import ConfigError
+from hjepa_eval.evaluation.settings import LinearSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from hjepa_eval.evaluation.measure import Plan
+    from hjepa_eval.evaluation.rows import LevelRow
+    from hjepa_eval.probes.linear.linear import LinearResult
+    from hjepa_eval.probes.linear.protocols import LinearProtocol
+    from hjepa_eval.probes.linear.ridge import RidgeResult
+    from hjepa_eval.probes.linear.sgd_probe import SgdResult
+
+_RULES = {
+    "logistic": "a stratified tenth of train, after a fit to the rest",
+    "sgd": "a stratified tenth of train, after training on the rest",
+    "ridge": "leave-one-out accuracy on train",
+}
+
+
+Found: TypeAlias = "LinearResult | RidgeResult | SgdResult"
+
+
+def _fit_best(
+    row: LevelRow, seed: int, protocol: LinearProtocol, settings: LinearSettings
+) -> tuple[Found, dict[str, Any], float | None]:
+    """Return the fit of the readout that does best on train samples held out, what was chosen, and its score there."""
+    found = {name: _fit(each, seed, protocol, settings) for name, each in row.readouts().items()}
+    chosen = {name: _chosen(each) for name, each in found.items()}
+    if len(found) == 1:
+        name = next(iter(found))
+        return found[name], *chosen[name]
+    scores = {name: score for name, (_, score) in chosen.items()}
+    best = max(scores, key=lambda name: scores[name] or 0.0)
+    return found[best], {"readout": best, "readouts_held_out": scores, **chosen[best][0]}, scores[best]
+
+
+def _fit(row: LevelRow, seed: int, protocol: LinearProtocol, settings: LinearSettings) -> Found:
+    from hjepa_eval.probes.linear.linear import logistic_regression
+    from hjepa_eval.probes.linear.ridge import ridge_regression
+    from hjepa_eval.probes.linear.sgd_probe import sgd_probe
+
+    train, test = row.samples("train"), row.samples("test")
+    common: dict[str, Any] = {"num_classes": len(row.class_names), "class_names": row.class_names}
+    if protocol.solver == "ridge":
+        return ridge_regression(train, test, **common)
+    if protocol.solver == "sgd":
+        return sgd_probe(train, test, protocol=protocol, train_views=row.train_views() or None, seed=seed, **common)
+    cs = settings.c if settings.c is not None else protocol.cs
+    return logistic_regression(train, test, cs=cs, search=protocol.search, seed=seed, **common)
+
+
+def _chosen(found: Found) -> tuple[dict[str, Any], float | None]:
+    """Return what was chosen, with all that was tried, and the held-out score of the choice."""
+    from hjepa_eval.probes.linear.ridge import RidgeResult
+    from hjepa_eval.probes.linear.sgd_probe import SgdResult
+
+    if isinstance(found, RidgeResult):
+        tried = {f"{penalty:g}": value for penalty, value in found.val_scores.items()}
+        return {"penalty": found.penalty, "left_out_accuracy": tried}, found.val_scores[found.penalty]
+    if isinstance(found, SgdResult):
+        return {**found.chosen, "held_out_accuracy": found.val_scores}, found.val_score
+    tried = {f"{c:g}": value for c, value in found.val_scores.items()}
+    return {"C": found.c, "held_out_accuracy": tried, "iterations": found.iterations}, found.val_score
+
+
+def _calibration(found: Found, labels: NDArray[np.int64]) -> dict[str, float]:
+    """Return the expected calibration error on test before and after a temperature fitted on held-out train images."""
+    from hjepa_eval.metrics.calibration import expected_calibration_error, fit_temperature, softmax
+    from hjepa_eval.probes.linear.ridge import RidgeResult
+
+    if isinstance(found, RidgeResult) or found.val_logits is None or found.val_labels is None:
+        return {}  # Ridge has no probabilities; without held-out images no temperature can be fitted honestly.
+    temperature = fit_temperature(found.val_logits, found.val_labels)
+    return {
+        "ece": expected_calibration_error(softmax(found.logits), labels),
+        "ece_scaled": expected_calibration_error(softmax(found.logits, temperature), labels),
+        "temperature": temperature,
+    }
+
+
+def plan_linear(settings: LinearSettings) -> Plan:
+    """Return the linear probe as the settings ask for it.
+
+    Raises:
+        ConfigError: C or views are given to a protocol that has no use for them.
+        UnknownNameError: there is no such protocol.
+    """
+    from hjepa_eval.evaluation.findings import Finding, make_score, superclass_finding
+    from hjepa_eval.evaluation.measure import Plan
+    from hjepa_eval.evaluation.rows import superclass_name
+    from hjepa_eval.probes.linear.protocols import linear_protocol
+
+    protocol = linear_protocol(settings.linear_protocol)
+    if settings.c is not None and protocol.name != "logreg":
+        raise ConfigError(f"--c is for the protocol logreg; {protocol.name} has its own choice, leave --c out")
+    if settings.readouts and settings.c is not None and len(settings.c) == 1:
+        raise ConfigError("one C leaves nothing to hold out, so no readout can be chosen; give several, or one readout")
+    if settings.views and protocol.solver != "sgd":
+        trained = "dinov2-linear-cached, mae-linprobe-cached or ijepa-linear-cached"
+        raise ConfigError(f"--views is for protocols that train by SGD; {protocol.name} does not, take {trained}")
+
+    def run(row: LevelRow, seed: int, choosing: bool) -> Finding:
+        found, chosen, held_out = _fit_best(row, seed, protocol, settings)
+        labels = row.stream("test").labels
+        scores = [make_score("top1", found.score, headline=True), make_score("top5", found.top5)]
+        outcomes = {"top1": found.predictions == labels}
+        superclass = row.superclass(settings.superclasses)
+        if superclass is not None:
+            score, right = superclass_finding(found.predictions, labels, superclass)
+            scores.append(score)
+            outcomes[score.key] = right
+        return Finding(
+            scores=tuple(scores),
+            outcomes=outcomes,
+            predictions={"top1": found.predictions},
+            held_out={} if held_out is None else {"top1": held_out},
+            chosen=chosen,
+            calibration=_calibration(found, labels),
+            notes=found.notes,
+        )
+
+    return Plan(
+        probe="linear",
+        protocol=protocol.name,
+        parameters={
+            "c": None if settings.c is None else list(settings.c),
+            "views": settings.views,
+            "readouts": list(settings.readouts),
+            "superclasses": superclass_name(settings.superclasses),
+        },
+        deviations=protocol.deviations,
+        rule=_RULES[protocol.solver],
+        run=run,
+        together=True,
+        version=protocol.version,
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @settings_command(app, "linear", LinearSettings)
+    def linear(settings: LinearSettings) -> None:
+        """A linear classifier at every level.
+
+        Logistic regression unless --protocol says otherwise. What is tuned is chosen on a held-out part of train, then
+        all of train is fitted; test is touched once.
+        """
+        from hjepa_eval.cli.commands.probes import run_probe
+
+        run_probe(settings, plan_linear)

@@ -1,0 +1,352 @@
+"""What the commands take: one schema per command, whose fields are the command's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from hjepa_eval.config import Settings
+
+
+def _split(value: Any) -> Any:
+    """Turn `["0,2", "3"]`, `"0,2"` or `2` into a flat list."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return [part.strip() if isinstance(part, str) else part for item in items for part in _parts(item)]
+
+
+def _parts(item: Any) -> list[Any]:
+    return item.split(",") if isinstance(item, str) else [item]
+
+
+def _levels(value: Any) -> Any:
+    parts = _split(value)
+    return () if "all" in parts else parts
+
+
+def _encoder_names(value: Any) -> Any:
+    """Turn `random,pixels:8` into a list and `none` into an empty one; in `vit?taps=2,4` the numbers are one name's."""
+    names: list[Any] = []
+    for part in _split(value):
+        if names and isinstance(part, str) and part.isdecimal():
+            names[-1] = f"{names[-1]},{part}"
+        else:
+            names.append(part)
+    return () if names == ["none"] else names
+
+
+Levels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_levels)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split), Field(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValidator(_split)]
+Numbers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)]
+Fractions = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_split)]
+Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split), Field(min_length=1)]
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+
+ReadoutName = Literal["mean", "max", "cls", "grid", "tokens"]
+Readouts = Annotated[tuple[ReadoutName, ...], BeforeValidator(_split)]
+EncoderNames = Annotated[tuple[str, ...], BeforeValidator(_encoder_names)]
+Blocks = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_levels)]
+Indices = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_split)]
+Range = Annotated[tuple[float, float], BeforeValidator(_split)]
+
+# The order in which a command's help lists its options: what, which probe, how, where to.
+DATA, PROBE, RUNNING, OUTPUT = range(4)
+
+
+def option(default: Any, description: str, *, group: int, env: str = "", **checks: Any) -> Any:
+    """Return a schema field that is also a command-line option, named by the field or its alias."""
+    extra: dict[str, Any] = {"group": group}
+    if env:
+        extra["env"] = env
+    return Field(default, description=description, json_schema_extra=extra, **checks)
+
+
+class OutputSettings(Settings):
+    """Where results go and how much is said on the way."""
+
+    out: Folder = option(Path("results"), "folder for result records (JSON)", group=OUTPUT)
+    as_json: bool = option(False, "print JSON on stdout instead of a table", group=OUTPUT, alias="json")
+    quiet: bool = option(False, "no progress, no notes; errors and the result only", group=OUTPUT)
+
+
+class ImageSettings(OutputSettings):
+    """Which encoder, which images, and where it runs."""
+
+    model: str | None = option(
+        None, "encoder, as in 'hjepa models'; the newest finished run under runs/ when not given", group=DATA
+    )
+    encoder: Literal["target", "context"] | None = option(
+        None,
+        "of a run: its moving average (target), as when not given, or the trained encoder itself (context)",
+        group=DATA,
+    )
+    dataset: str | None = option(
+        None,
+        "dataset, as in 'hjepa datasets'; the one the run was pretrained on, else digits, when not given",
+        group=DATA,
+    )
+    root: Folder | None = option(
+        None, "folder that holds the dataset (HJEPA_DATA; else ./data)", group=DATA, env="HJEPA_DATA"
+    )
+    level: Levels = option((), "levels, repeatable: 2, or 0,2, or all", group=DATA)
+    max_samples: int | None = option(None, "at most so many images per split, balanced over classes", group=DATA, ge=1)
+    on_bad_image: Literal["error", "skip"] = option("error", "what to do with an unreadable image", group=DATA)
+    download: bool = option(False, "fetch official dataset files or pretrained weights that are missing", group=DATA)
+    batch_size: int = option(256, "images per forward pass", group=RUNNING, ge=1)
+    num_workers: int | None = option(
+        None, "image decoding threads; as many as there are CPU cores when not given", group=RUNNING, ge=1
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", group=RUNNING)
+    precision: Literal["auto", "bf16", "fp32"] = option(
+        "auto", "of the forward pass; auto takes bf16 where the machine is fast at it", group=RUNNING
+    )
+    seed: int = option(0, "of untrained weights, held-out splits and episodes", group=RUNNING, ge=0, lt=2**32)
+    cache_dir: Folder | None = option(
+        None, "folder of feature stores (HJEPA_CACHE; else ~/.cache/hjepa)", group=RUNNING, env="HJEPA_CACHE"
+    )
+
+
+class ExtractionSettings(ImageSettings):
+    """How features are computed and stored."""
+
+    storage: Literal["fp32", "fp16"] = option(
+        "fp32", "of the features on disk; fp16 halves them and rounds to 3 digits", group=RUNNING
+    )
+    compile: Literal["auto", "on", "off"] = option(
+        "auto", "torch.compile the encoder; auto does when the images repay the minute that it takes", group=RUNNING
+    )
+
+    @property
+    def all_readouts(self) -> tuple[str, ...]:
+        """The readouts to store, all from one forward pass."""
+        return ("mean",)
+
+    @property
+    def num_views(self) -> int:
+        """How many augmented passes over the train images to store beside the plain one."""
+        return 0
+
+
+class ReadoutSettings(ImageSettings):
+    """How tokens become the vector that is measured."""
+
+    readout: ReadoutName = option("mean", "tokens to one vector", group=DATA)
+
+
+class OutcomeSettings(ReadoutSettings):
+    """What is written besides records."""
+
+    predictions: bool = option(
+        False, "write the outcome of every test sample too (npz), as hjepa compare needs it", group=OUTPUT
+    )
+
+
+class ViewSettings(ExtractionSettings):
+    """Features of augmented views of the train images too, for probes that train with augmentation."""
+
+    views: int = option(0, "augmented passes over the train images (random crops and flips)", group=DATA, ge=0)
+
+    @property
+    def num_views(self) -> int:
+        """How many augmented passes over the train images to store beside the plain one."""
+        return self.views
+
+
+class ExtractCommandSettings(ViewSettings):
+    """The features themselves."""
+
+    readouts: Annotated[Readouts, Field(min_length=1)] = option(
+        ("mean",),
+        "repeatable: mean or max of the cells, cls, grid (means of 2x2 quadrants), tokens (all cells, row by row)",
+        group=DATA,
+        alias="readout",
+    )
+    export: Literal["npy", "parquet"] | None = option(
+        None, "write the features to --out as well, for other programs", group=OUTPUT, alias="format"
+    )
+    out: Folder = option(Path("features"), "folder for --format", group=OUTPUT)
+
+    @property
+    def all_readouts(self) -> tuple[str, ...]:
+        """The readouts to store, all from one forward pass."""
+        return tuple(dict.fromkeys(self.readouts))
+
+
+class ProbeSettings(OutcomeSettings, ExtractionSettings):
+    """What every probe can do besides its own options."""
+
+    seeds: Seeds = option((), "several seeds, such as 0,1,2: means with all values; else --seed alone", group=PROBE)
+    fuse: Literal["none", "concat"] = option("none", "concat adds a row with all levels joined", group=PROBE)
+
+    @property
+    def all_readouts(self) -> tuple[str, ...]:
+        """The readouts to store, all from one forward pass; the first is the one that is measured."""
+        return (self.readout,)
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds to run."""
+        return tuple(dict.fromkeys(self.seeds)) or (self.seed,)
+
+
+class SuperclassSettings(ProbeSettings):
+    """A coarse accuracy beside that over classes."""
+
+    superclasses: Folder | None = option(
+        None, "JSON file {superclass: [class, ...]} for a coarse accuracy; cifar100's 20 are built in", group=PROBE
+    )
+
+
+class KnnSettings(SuperclassSettings):
+    """k-nearest-neighbour classification."""
+
+    knn_protocol: str = option("dino", "dino, lightly, solo or majority", group=PROBE, alias="protocol")
+    k: Counts | None = option(
+        None, "numbers of neighbours, repeatable, all from one search; the protocol's when not given", group=PROBE
+    )
+    temperature: Strengths | None = option(
+        None,
+        "of the weights exp(cosine / T), repeatable, one search for all; the protocol's when not given",
+        group=PROBE,
+    )
+    metric: Literal["cosine", "euclidean"] | None = option(None, "the protocol's when not given", group=PROBE)
+    leave_one_out: bool = option(False, "classify train images by the others; test is not touched", group=PROBE)
+    index: Literal["flat", "ivf", "hnsw", "ivfpq"] = option(
+        "flat", "flat is exact; the others approximate it for large banks, their recall is measured", group=PROBE
+    )
+    backend: Literal["auto", "faiss", "torch"] = option("auto", "of the search; the answers are the same", group=PROBE)
+
+
+class LinearSettings(SuperclassSettings, ViewSettings):
+    """A linear classifier on frozen features."""
+
+    linear_protocol: str = option(
+        "logreg",
+        "logreg, clip-logreg, dinov2-logreg, ridge, dinov2-linear-cached, mae-linprobe-cached, ijepa-linear-cached",
+        group=PROBE,
+        alias="protocol",
+    )
+    readouts: Readouts = option(
+        (), "further readouts, such as cls,max: the best on the held-out part of train is taken", group=PROBE
+    )
+
+    @property
+    def all_readouts(self) -> tuple[str, ...]:
+        """The readouts to store, all from one forward pass; the first is the one that is measured."""
+        return tuple(dict.fromkeys((self.readout, *self.readouts)))
+
+    c: Strengths | None = option(
+        None, "inverse regularisation strengths for logreg, repeatable; its own grid when not given", group=PROBE
+    )
+
+
+class FewShotSettings(ProbeSettings):
+    """Few-shot episodes."""
+
+    ways: int = option(5, "classes per episode", group=PROBE, ge=2)
+    shots: Counts = option((1, 5), "labelled images per class, repeatable", group=PROBE)
+    queries: int = option(15, "test images per class and episode", group=PROBE, ge=1)
+    episodes: int = option(10_000, "number of episodes", group=PROBE, ge=2)
+    classifier: Literal["prototype", "simpleshot-un", "simpleshot-l2n", "simpleshot-cl2n", "ridge", "logreg"] = option(
+        "prototype", "prototype is simpleshot-l2n: the nearest mean of normalised features", group=PROBE
+    )
+
+
+class FinetuneSettings(OutcomeSettings):
+    """Training of encoder and head on labels."""
+
+    level: Levels = option((), "the one level that the head reads; the last when not given", group=DATA)
+    epochs: int = option(20, "passes over the train images", group=PROBE, ge=1)
+    lr: float = option(5e-4, "highest learning rate, of the head, per 256 images of a batch", group=PROBE, gt=0)
+    layer_decay: float = option(
+        0.75, "factor on the rate from each layer to the one before it", group=PROBE, gt=0, le=1
+    )
+    weight_decay: float = option(0.05, "of matrices; biases, norms and positions have none", group=PROBE, ge=0)
+    warmup_epochs: float | None = option(
+        None, "epochs of rising rate; a tenth of all when not given", group=PROBE, ge=0
+    )
+    label_smoothing: float = option(0.1, "share of a target spread over all classes", group=PROBE, ge=0, lt=1)
+    mixup: float = option(0.0, "alpha of mixup; 0 mixes no images", group=PROBE, ge=0)
+    crop_scale: Range = option((0.35, 1.0), "smallest and largest share of an image in a random crop", group=PROBE)
+    no_flip: bool = option(False, "mirror no images, as for digits or text", group=PROBE)
+    batch_size: int = option(128, "images per step", group=RUNNING, ge=1)
+    seed: int = option(
+        0, "of untrained weights, head, held-out part, order, crops and mixing", group=RUNNING, ge=0, lt=2**32
+    )
+    run: Folder | None = option(
+        None, "folder for checkpoint and final weights; runs/finetune-DATASET-DATE-TIME when not given", group=OUTPUT
+    )
+    resume: Folder | None = option(None, "go on with this run folder, with its own settings", group=OUTPUT)
+
+
+class LowShotSettings(ProbeSettings):
+    """Few labelled images."""
+
+    low_shot_protocol: str = option(
+        "logreg-lowshot",
+        "logreg-lowshot, dino-lowshot, msn-lowshot, knn-lowshot or ridge-lowshot",
+        group=PROBE,
+        alias="protocol",
+    )
+    fraction: Fractions = option(
+        (), "shares of each class's train labels, repeatable; 0.01,0.1 when no size is given", group=PROBE
+    )
+    per_class: Numbers = option((), "labelled images of every class, repeatable", group=PROBE)
+    image_list: Folder | None = option(
+        None, "text file with one image file name a line, such as SimCLR's 1percent.txt", group=PROBE, alias="list"
+    )
+    draws: int = option(5, "random subsets of each size; the result is their mean", group=PROBE, ge=1)
+
+
+class AttentionSettings(ImageSettings):
+    """Images to explore, and what of their attention the page holds."""
+
+    split: Literal["train", "test"] = option("test", "where the images come from", group=DATA)
+    images: int = option(8, "how many, balanced over classes", group=DATA, ge=1)
+    index: Indices = option(
+        (), "numbers of images in the split's order, repeatable: 4, or 0,4; instead of --images", group=DATA
+    )
+    layers: Blocks = option((), "blocks to hold, repeatable: 12, or 4,12, or all, as when not given", group=DATA)
+    level: Levels = option((), "levels whose cells can be laid over: 2, or 0,2, or all", group=DATA)
+    batch_size: int = option(1, "images per forward pass", group=RUNNING, ge=1)
+    precision: Literal["auto", "bf16", "fp32"] = option("fp32", "of the forward pass", group=RUNNING)
+    out: Folder = option(Path("explorer.html"), "HTML file to write", group=OUTPUT)
+    max_mb: float = option(16.0, "largest file in MB; fewer images are taken where all do not fit", group=OUTPUT, gt=0)
+    open_browser: bool = option(False, "open it in the browser", group=OUTPUT, alias="open")
+    as_json: bool = option(False, "print what was written as JSON", group=OUTPUT, alias="json")
+
+
+class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
+    """All probes, and the report."""
+
+    gallery: bool = option(
+        True,
+        "small copies of test images and of their nearest train images in --out, for the report; on by default",
+        group=OUTPUT,
+    )
+    map_method: Literal["auto", "pca", "umap"] = option(
+        "auto",
+        "how the gallery lays features out in a plane (HJEPA_MAP); auto is UMAP where umap-learn is installed",
+        group=OUTPUT,
+        env="HJEPA_MAP",
+        alias="map",
+    )
+    knn_protocol: str = option("dino", "of kNN, as in hjepa knn --protocol", group=PROBE)
+    linear_protocol: str = option("logreg", "of the linear probe, as in hjepa linear --protocol", group=PROBE)
+
+    # 192 numbers per image, whatever the images: raw pixels at ImageNet's size would be 150,528.
+    baselines: EncoderNames = option(
+        ("random", "pixels:8"),
+        "encoders to show beside the model, repeatable: random (the model untrained, where it has such a twin), "
+        "pixels:8, kmeans, or any other; or none",
+        group=DATA,
+    )
+    predictions: bool = option(
+        True,
+        "write the outcome of every test sample too (npz), as hjepa compare and confusion matrices need it; on by "
+        "default",
+        group=OUTPUT,
+    )
+    open: bool = option(False, "show the report in the browser when it is there", group=OUTPUT)

@@ -1,0 +1,279 @@
+"""Extraction: one forward pass over a dataset fills a feature store per readout with every level.
+
+Any number of processes may fill the same stores: each claims a range of images that nobody works on, so they split the
+work, and the stores come out the same, byte for byte, as from one process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders.handle import EncoderHandle
+from hjepa_eval.encoders.readouts import check_readout, get_readout
+from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
+from hjepa_eval.extraction.passes import ExtractSettings, Pass, Progress
+from hjepa_eval.features.cache import store_folder
+from hjepa_eval.features.claims import Say, finishing, present
+from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel, read_manifest, shard_span
+from hjepa_eval.features.store import FeatureStore
+from hjepa_eval.features.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from hjepa_eval.datasets.transform import View
+    from hjepa_eval.encoders.protocol import Encoder
+
+__all__ = ["ExtractSettings", "Extraction", "describe", "extract"]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """A complete store, and what it took to get it.
+
+    Attributes:
+        store: opened for reading.
+        limit: images asked for; the store may hold more.
+        images: images that went through the encoder now, in this process; 0 when the cache had all.
+        seconds: wall time.
+    """
+
+    store: FeatureStore
+    limit: int
+    images: int
+    seconds: float
+
+
+def describe(
+    encoder: EncoderHandle,
+    dataset: ImageDataset,
+    readout: str,
+    settings: ExtractSettings,
+    view: View | None = None,
+    *,
+    compiled: bool = False,
+) -> Manifest:
+    """Return the manifest, still without shards, of the store that an extraction of a view, or plain, would fill.
+
+    Raises:
+        UnknownNameError: there is no such readout.
+        EncoderError: the encoder's levels lack what the readout reads.
+    """
+    check_readout(readout, encoder.levels)
+    reader = get_readout(readout)
+    identity: dict[str, Any] = {
+        "dataset": {"fingerprint": dataset.fingerprint, "split": dataset.split},
+        "encoder": encoder.identity,
+        "precision": settings.precision,
+        "readout": readout,
+        "storage": settings.storage,
+    }
+    if view is not None:
+        identity["view"] = view.identity()
+    if compiled:
+        identity["compiled"] = True
+    wanted = len(dataset) if settings.max_samples is None else min(settings.max_samples, len(dataset))
+    return Manifest(
+        identity=identity,
+        encoder=encoder.name,
+        dataset=dataset.name,
+        split=dataset.split,
+        readout=readout,
+        levels=tuple(
+            StoredLevel(level.index, level.name, reader.width(level), level.grid, level.tokens)
+            for level in encoder.levels
+        ),
+        class_names=dataset.class_names,
+        dataset_size=len(dataset),
+        num_images=wanted,
+        notes=dataset.notes,
+    )
+
+
+def extract(
+    encoder: Encoder | EncoderHandle,
+    dataset: ImageDataset,
+    *,
+    readouts: Sequence[str],
+    cache_dir: Path,
+    settings: ExtractSettings,
+    view: View | None = None,
+    repair: bool = True,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> dict[str, Extraction]:
+    """Return one complete store per readout, running the encoder only over images that a store lacks.
+
+    Args:
+        encoder: on any device; it is moved to the settings' device. A handle is built only when a store lacks images.
+        dataset: one split.
+        readouts: names from `READOUTS`; all of them come from the same forward pass.
+        cache_dir: where stores lie.
+        settings: how to extract.
+        view: crop and mirror the images before they go in; None takes them as they are.
+        repair: redo the damaged shards of a finished store; otherwise they are an error.
+        progress: called with (images done, images to do) after each batch.
+        say: told in words about damage that is repaired, other processes, and an encoder that cannot be compiled.
+
+    Raises:
+        DataError: an image cannot be read and `on_bad_image` is `error`; finished shards stay.
+        EncoderError: the encoder returns another shape than it declares, or cannot be compiled with `compile` on.
+        StoreError: the cache cannot be written, or a store is damaged and `repair` is false; finished shards stay.
+    """
+    started = time.perf_counter()
+    handle = encoder if isinstance(encoder, EncoderHandle) else EncoderHandle.of(encoder)
+    modes = [
+        _plan(handle, dataset, readouts, cache_dir, settings, view, compiled, say or _silent, progress or _silent)
+        for compiled in {"off": (False,), "on": (True,), "auto": (False, True)}[settings.compile]
+    ]
+    found = [_complete(mode, repair) for mode in modes]
+    complete, images = next((each for each in found if each.keys() == modes[0].manifests.keys()), None), 0
+    if complete is None:
+        complete, images = _make(modes, found)
+    seconds = time.perf_counter() - started
+    limit = len(dataset) if settings.max_samples is None else min(settings.max_samples, len(dataset))
+    for store in complete.values():
+        _check_skipped(store, limit, settings)
+    return {name: Extraction(complete[name], limit, images, seconds) for name in readouts}
+
+
+def _silent(*_: object) -> None:
+    """Say and show nothing."""
+
+
+def _plan(
+    encoder: EncoderHandle,
+    dataset: ImageDataset,
+    readouts: Sequence[str],
+    cache_dir: Path,
+    settings: ExtractSettings,
+    view: View | None,
+    compiled: bool,
+    say: Say,
+    progress: Progress,
+) -> Pass:
+    manifests = {name: describe(encoder, dataset, name, settings, view, compiled=compiled) for name in readouts}
+    folders = {name: store_folder(cache_dir, manifest) for name, manifest in manifests.items()}
+    # A finished store that is longer stays so when it is repaired.
+    manifests = {
+        name: replace(manifest, num_images=max(manifest.num_images, _finished_images(folders[name], manifest)))
+        for name, manifest in manifests.items()
+    }
+    return Pass(encoder, dataset, settings, view, compiled, manifests, folders, say, progress)
+
+
+def _finished_images(folder: Path, manifest: Manifest) -> int:
+    """Return how many images the finished store in a folder is of, damaged or not; 0 when there is none of this key."""
+    try:
+        known = read_manifest(folder)
+    except StoreError:
+        return 0
+    return known.num_images if known.key == manifest.key else 0
+
+
+def _check_skipped(store: FeatureStore, limit: int, settings: ExtractSettings) -> None:
+    skipped = min(limit, store.manifest.num_images) - len(store.index(limit=limit)) if store.manifest.skipped else 0
+    if skipped and settings.on_bad_image == "error":
+        raise DataError(
+            f"{skipped} images were skipped when {store.folder} was made: "
+            f"{first_few(store.manifest.skipped[:skipped], 3)}; mend them, or accept it with --on-bad-image skip"
+        )
+
+
+def _complete(mode: Pass, repair: bool) -> dict[str, FeatureStore]:
+    """Return the stores of a pass that are whole and hold what is wanted, by readout.
+
+    Raises:
+        StoreError: one is damaged and not to be repaired.
+    """
+    found = {}
+    for name, manifest in mode.manifests.items():
+        folder = mode.folders[name]
+        if not (folder / MANIFEST).exists():
+            continue
+        try:
+            store = FeatureStore(folder)
+        except StoreError as error:
+            if not repair:
+                raise
+            mode.say(f"repairing: {str(error).partition('; run')[0]}")
+            continue
+        if store.manifest.key == manifest.key and store.manifest.num_images >= manifest.num_images:
+            found[name] = store
+    return found
+
+
+def _make(modes: Sequence[Pass], complete: Sequence[dict[str, FeatureStore]]) -> tuple[dict[str, FeatureStore], int]:
+    """Return the stores of one of the passes, and how many images went through the encoder here."""
+    work = _choose(modes)
+    try:
+        return _fill(work, complete[modes.index(work)])
+    except CompileError as error:
+        if len(modes) == 1:
+            raise
+        work.say(f"the encoder runs without torch.compile: {str(error).partition('; take')[0]}")
+        return _fill(modes[0], complete[0])
+
+
+def _fill(work: Pass, complete: dict[str, FeatureStore]) -> tuple[dict[str, FeatureStore], int]:
+    # Its imports take seconds, which who reads a complete store need not wait for.
+    from hjepa_eval.extraction.filling import fill
+
+    lacking = [name for name in work.manifests if name not in complete]
+    with present([work.folders[name] for name in lacking]):
+        writers, images = fill(work, lacking)
+        return {**complete, **{name: _finish(writer) for name, writer in writers.items()}}, images
+
+
+def _finish(writer: StoreWriter) -> FeatureStore:
+    """Return the finished store; another process may have finished it, or a longer one, meanwhile."""
+    with finishing(writer.folder):
+        if _finished_images(writer.folder, writer.manifest) > writer.manifest.num_images:
+            return FeatureStore(writer.folder, verify=False)
+        return writer.finish()
+
+
+def _choose(modes: Sequence[Pass]) -> Pass:
+    """Return the pass to run: the only one, or the compiled one if it was begun so or what is left repays it.
+
+    Raises:
+        CompileError: only the compiled one is wanted, and nothing here can compile.
+    """
+    import torch
+
+    from hjepa_eval.encoders.costs import encoder_costs
+    from hjepa_eval.extraction.inference import can_compile, compiling_pays
+
+    eager, compiled = modes[0], modes[-1]
+    if len(modes) == 1 and not eager.compiled:
+        return eager
+    device = torch.device(eager.settings.device)
+    if not can_compile(device):
+        missing = f"there is no compiler for {device.type} on this machine"
+        if len(modes) == 1:
+            raise CompileError(f"--compile on: {missing}; install one (g++, or triton for CUDA), or take --compile off")
+        if _begun(compiled) == 0:
+            return eager
+        eager.say(f"the encoder runs without torch.compile, though these features were begun with it: {missing}")
+        return eager
+    if len(modes) == 1 or _begun(compiled):
+        return compiled
+    wanted = max(manifest.num_images for manifest in eager.manifests.values())
+    gflop = encoder_costs(eager.encoder.build()).together.gflop / eager.settings.world_size
+    left = max(0, wanted - _begun(eager))
+    pays = compiling_pays(
+        eager=gflop * left, compiled=gflop * wanted, device=device, precision=eager.settings.precision
+    )
+    return compiled if pays else eager
+
+
+def _begun(work: Pass) -> int:
+    """Return how many images the shards on disk hold, of the store that has the fewest."""
+    counts = []
+    for folder in work.folders.values():
+        spans = [shard_span(file.name) for file in folder.glob("*.safetensors")]
+        counts.append(sum(span[1] - span[0] for span in spans if span is not None))
+    return min(counts)

@@ -1,0 +1,171 @@
+"""Linear probe: multinomial logistic regression, C chosen on a held-out part of train, the test set touched once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hjepa_eval.errors import ProbeError
+from hjepa_eval.metrics.accuracy import accuracy, topk_accuracy
+from hjepa_eval.metrics.intervals import Interval
+from hjepa_eval.probes.holdout import stratified_holdout
+from hjepa_eval.probes.linear.logistic_path import best_c, fit_logistic, search_c
+from hjepa_eval.probes.samples import Samples, check_samples
+
+Search = Literal["grid", "bisect"]
+
+LARGEST_C = 1e8
+DEFAULT_CS = tuple(float(c) for c in 10.0 ** np.linspace(-4, 4, 17))
+
+
+@dataclass(frozen=True)
+class LinearResult:
+    """Accuracy of a linear probe.
+
+    Attributes:
+        score: top-1 accuracy on test.
+        top5: top-5 accuracy on test.
+        c: the chosen C.
+        val_scores: C -> accuracy on the held-out part of train; empty if there was nothing to choose.
+        val_score: of the chosen C; this and the next two are None if nothing was held out.
+        val_logits: float32 [N_val, C] of the chosen C, fitted on the rest of train.
+        val_labels: int64 [N_val].
+        predictions: int64 [N_test].
+        logits: float32 [N_test, C].
+        objective: C * sum of cross-entropies + |W|^2 / 2 over all of train, at the solution.
+        weight: float32 [C, D].
+        bias: float32 [C].
+        converged: whether the final fit reached the tolerance.
+        iterations: of the final fit.
+        seconds: wall-clock time of choice, fit and test.
+        notes: what a reader of the numbers must know; empty when all is well.
+    """
+
+    score: Interval
+    top5: Interval
+    c: float
+    val_scores: dict[float, float]
+    val_score: float | None
+    val_logits: NDArray[np.float32] | None
+    val_labels: NDArray[np.int64] | None
+    predictions: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    objective: float
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    converged: bool
+    iterations: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def logistic_regression(
+    train: Samples,
+    test: Samples,
+    *,
+    num_classes: int,
+    cs: Sequence[float] | None = None,
+    search: Search = "grid",
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    max_iter: int = 1000,
+    tol: float = 1e-7,
+    class_names: Sequence[str] | None = None,
+) -> LinearResult:
+    """Fit logistic regression on `train` and report its accuracy on `test`.
+
+    C is chosen by accuracy on a held-out stratified part of train (of equal accuracies the smallest C), then all of
+    train is fitted again with that C. The test set is used once, for the reported number.
+
+    Args:
+        train: features [N, D], used as given: any normalisation belongs to the protocol that calls this.
+        test: features [N_test, D].
+        num_classes: C; labels lie in [0, C).
+        cs: the grid of C. Default: 17 values from 1e-4 to 1e4, and further up to 1e8 for as long as the largest is the
+            best. A single value is used without a choice.
+        search: `grid` tries all of `cs`; `bisect` is CLIP's search from 1e-6 to 1e6 and takes no `cs`.
+        val_fraction: share of each class held out for the choice.
+        seed: of the held-out part.
+        max_iter: iterations for each C.
+        tol: relative accuracy of the objective.
+        class_names: names for messages.
+
+    Raises:
+        ProbeError: NaN, labels outside the range, unlike widths, a single class, a C not above 0, `cs` given to a
+            search by bisection, or classes too small to hold anything out.
+
+    Source: DINOv2 `eval/log_regression.py` (10 % of train for the choice, refit on all of it).
+
+    Deviation: the held-out part is stratified, as DINOv3's, where DINOv2's is a plain random tenth.
+    """
+    started = time.perf_counter()
+    train, test, notes = check_samples(train, test, num_classes=num_classes, class_names=class_names)
+    grid = sorted({float(c) for c in (DEFAULT_CS if cs is None else cs)})
+    val_scores: dict[float, float] = {}
+    held_out: _HeldOut | None = None
+    if search == "bisect" and cs is not None:
+        raise ProbeError("a search by bisection has its own values of C; leave out `cs`, or search the grid")
+    if len(grid) > 1:
+        held_out = _HeldOut(train, num_classes, val_fraction, seed, tol, max_iter)
+        tried = held_out.accuracies
+        val_scores = search_c(tried) if search == "bisect" else dict(zip(grid, tried(grid), strict=True))
+        while search == "grid" and cs is None and best_c(val_scores) == max(val_scores) < LARGEST_C:
+            more = [max(val_scores) * 10.0 ** (step / 2) for step in range(1, 5)]
+            val_scores |= dict(zip(more, tried(more), strict=True))
+        grid = list(val_scores)
+    best = best_c(val_scores or dict.fromkeys(grid, 0.0)) if grid else float("nan")
+    path = fit_logistic(train.features, train.labels, num_classes=num_classes, cs=[best], tol=tol, max_iter=max_iter)
+    if len(grid) > 1 and best in (grid[0], grid[-1]) and len(set(val_scores.values())) > 1:
+        side = "smallest" if best == grid[0] else "largest"
+        notes = (*notes, f"the chosen C = {best:g} is the {side} of the grid; a wider grid may do better")
+    if not path.converged[0]:
+        notes = (*notes, f"logistic regression stopped after {path.iterations[0]} iterations, before its tolerance")
+    logits = path.scores(test.features, 0)
+    predictions = logits.argmax(axis=1).astype(np.int64)
+    return LinearResult(
+        score=accuracy(predictions, test.labels),
+        top5=topk_accuracy(logits, test.labels, k=5),
+        c=best,
+        val_scores=val_scores,
+        val_score=val_scores[best] if held_out else None,
+        val_logits=held_out.logits if held_out else None,
+        val_labels=held_out.labels if held_out else None,
+        predictions=predictions,
+        logits=logits,
+        objective=float(path.objective[0]),
+        weight=path.weight[0],
+        bias=path.bias[0],
+        converged=bool(path.converged[0]),
+        iterations=int(path.iterations[0]),
+        seconds=time.perf_counter() - started,
+        notes=notes,
+    )
+
+
+class _HeldOut:
+    """Accuracy on a held-out part of train after fits on the rest, and the logits there of the best C so far."""
+
+    def __init__(self, train: Samples, num_classes: int, fraction: float, seed: int, tol: float, max_iter: int) -> None:
+        kept, held = stratified_holdout(train.labels, fraction=fraction, seed=seed)
+        self.kept, self.held = train.take(kept), train.take(held)
+        self.labels = self.held.labels
+        self.logits: NDArray[np.float32] | None = None
+        self.best = (-1.0, 0.0)
+        self.fit = partial(fit_logistic, num_classes=num_classes, tol=tol, max_iter=max_iter)
+
+    def accuracies(self, cs: Sequence[float]) -> list[float]:
+        """Return the accuracy for every C."""
+        path = self.fit(self.kept.features, self.kept.labels, cs=cs)
+        found = []
+        for i, c in enumerate(cs):
+            logits = path.scores(self.held.features, i)
+            found.append(float((logits.argmax(axis=1) == self.labels).mean()))
+            if (found[-1], -c) > self.best:
+                self.best, self.logits = (found[-1], -c), logits
+        return found

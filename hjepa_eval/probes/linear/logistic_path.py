@@ -1,0 +1,159 @@
+"""Logistic regressions of one data set for many C, each started where the last ended, and CLIP's search for C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hjepa_eval.errors import ProbeError
+from hjepa_eval.probes.linear.lbfgs import minimise
+from hjepa_eval.probes.linear.softmax_loss import SoftmaxLoss
+from hjepa_eval.probes.samples import check_features, check_labels
+
+# Positions on 97 points from 1e-6 to 1e6, eight steps in each factor of ten.
+_LAST = 96
+_STEPS_PER_DECADE = 8
+_FIRST_STEP = 16
+
+
+def best_c(scores: Mapping[float, float]) -> float:
+    """Return the C with the best score; of equal scores the smallest C, the strongest penalty."""
+    return max(scores, key=lambda c: (scores[c], -c))
+
+
+def search_c(evaluate: Callable[[Sequence[float]], Sequence[float]]) -> dict[float, float]:
+    """Return every C tried with its score, by rising C; `best_c` names the winner.
+
+    Seven values from 1e-6 to 1e6, then both neighbours of the best so far at 8, 4, 2 and 1 eighths of a factor of ten:
+    at most 15 of 97 points, and the best of all 97 if the score rises to one peak and falls.
+
+    Args:
+        evaluate: scores of several C, given by rising C; called five times at most.
+
+    Source: CLIP, arXiv:2103.00020, appendix A.3.
+    """
+    scores: dict[int, float] = {}
+
+    def try_out(places: Sequence[int]) -> None:
+        new = [place for place in places if 0 <= place <= _LAST and place not in scores]
+        if new:
+            scores.update(zip(new, evaluate([_c(place) for place in new]), strict=True))
+
+    try_out(range(0, _LAST + 1, _FIRST_STEP))
+    step = _FIRST_STEP // 2
+    while step:
+        peak = max(scores, key=lambda place: (scores[place], -place))
+        try_out([peak - step, peak + step])
+        step //= 2
+    return {_c(place): scores[place] for place in sorted(scores)}
+
+
+def _c(place: int) -> float:
+    """Return the C at `place` of the 97 points."""
+    return float(10.0 ** (place / _STEPS_PER_DECADE - 6))
+
+
+# Matrix products of fewer columns than this waste most of the processor; more only cost memory.
+_COLUMNS = 64
+
+
+@dataclass(frozen=True)
+class LogisticPath:
+    """Logistic regressions of one data set, one for each C.
+
+    Attributes:
+        cs: float64 [B], in the order asked for.
+        weight: float32 [B, C, D], acting on the features as they were given.
+        bias: float32 [B, C], summing to 0.
+        objective: float64 [B], C * sum of cross-entropies + |W|^2 / 2, scikit-learn's.
+        iterations: int64 [B].
+        converged: bool [B].
+    """
+
+    cs: NDArray[np.float64]
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    objective: NDArray[np.float64]
+    iterations: NDArray[np.int64]
+    converged: NDArray[np.bool_]
+
+    def scores(self, features: NDArray[np.float32], index: int) -> NDArray[np.float32]:
+        """Return the logits [N, C] of `features` [N, D] at `cs[index]`."""
+        logits = torch.from_numpy(features) @ torch.from_numpy(self.weight[index]).T
+        return np.asarray((logits + torch.from_numpy(self.bias[index])).numpy())
+
+
+def fit_logistic(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    num_classes: int,
+    cs: Sequence[float],
+    tol: float = 1e-7,
+    max_iter: int = 1000,
+) -> LogisticPath:
+    """Minimise `C * sum_i CE(W x_i + b, y_i) + |W|^2 / 2` for every C; the bias is not penalised.
+
+    From the smallest C to the largest, a few neighbours at a time: they share their matrix products, and start where
+    the last ones ended. `softmax_loss.py` has the derivation.
+
+    Args:
+        features: [N, D]; they are not standardised or normalised.
+        labels: int64 [N], in [0, num_classes).
+        num_classes: C.
+        cs: inverse strengths of the penalty, all above 0.
+        tol: relative accuracy of the objective, as estimated.
+        max_iter: iterations for each C.
+
+    Raises:
+        ProbeError: NaN, labels outside the range, or a C that is not above 0.
+
+    Source: the objective of scikit-learn's `LogisticRegression` (L2, lbfgs).
+    """
+    features = check_features(features, "train")
+    labels = check_labels(labels, "train", num_samples=len(features), num_classes=num_classes)
+    values = np.asarray(cs, dtype=np.float64)
+    if values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
+        raise ProbeError(f"every C must be a number above 0, found {list(cs)}")
+    loss = SoftmaxLoss(features, labels, num_classes)
+    order = np.argsort(values, kind="stable")
+    start = loss.trivial()
+    parts = []
+    with loss.threads():
+        for group in np.array_split(order, -(-len(order) // max(1, _COLUMNS // num_classes))):
+            penalty = torch.from_numpy(1 / (values[group] * len(labels)))
+            parts.append(_fit_group(loss, penalty, start, tol, max_iter))
+            start = parts[-1][0][-1].flatten()
+    weights, objective, iterations, converged = (torch.cat(each) for each in zip(*parts, strict=True))
+    back = torch.from_numpy(np.argsort(order))
+    weight, bias = loss.to_features(weights[back])
+    return LogisticPath(
+        cs=values,
+        weight=weight.to(torch.float32).numpy(),
+        bias=bias.to(torch.float32).numpy(),
+        objective=objective[back].numpy() * values * len(labels),
+        iterations=iterations[back].numpy(),
+        converged=converged[back].numpy(),
+    )
+
+
+def _fit_group(
+    loss: SoftmaxLoss, penalty: torch.Tensor, start: torch.Tensor, tol: float, max_iter: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return weights [A, K, D + 1], mean objective, iterations and convergence [A] for A values of `penalty`."""
+    shape = (-1, loss.num_classes, loss.rotated.shape[1])
+    first = start.expand(len(penalty), -1).contiguous()
+
+    def evaluate(points: torch.Tensor, problems: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        value, gradient = loss.evaluate(points.view(shape), penalty[problems])
+        return value, gradient.flatten(1)
+
+    def diagonal(points: torch.Tensor, problems: torch.Tensor) -> torch.Tensor:
+        return loss.diagonal(points.view(shape), penalty[problems]).flatten(1)
+
+    found = minimise(evaluate, diagonal, first, trivial=loss.entropy, tol=tol, max_iter=max_iter)
+    return found.point.view(shape), found.value, found.iterations, found.converged

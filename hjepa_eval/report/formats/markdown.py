@@ -1,0 +1,72 @@
+"""The table as Markdown, as GitHub renders it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from hjepa_eval.report.tables.legend import cost_columns, lines_below
+from hjepa_eval.report.tables.rounding import interval, percent, points
+from hjepa_eval.report.tables.statements import compared_table
+from hjepa_eval.report.tables.table import Cell, build_table, caption
+from hjepa_eval.results.records import Record
+
+# Whatever can begin emphasis, code, a link, strikethrough or mathematics, or end a cell or a picture's text.
+_SPECIAL = re.compile(r"[\\`*_\[\]|~$]")
+# What would make a list item another list, a heading or a quotation.
+_LEADING = re.compile(r"^(?:\d+[.)](?=\s|$)|[-+](?=\s|$)|-{2,}$|#+(?=\s|$)|>)")
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """Return the records as a Markdown table with caption and notes, and a table of all paired comparisons."""
+    table = build_table(records)
+    costs = cost_columns(table)
+    header = ["model", "level", "reads", *map(escape, table.columns), *costs]
+    rows = [
+        [
+            escape(row.model),
+            row.label,
+            escape(row.level_name),
+            *map(_cell, row.cells),
+            *(texts[place] for texts in costs.values()),
+        ]
+        for place, row in enumerate(table.rows)
+    ]
+    first, *more = lines_below(records, table, whole=True)
+    lines = [f"**{escape(caption(table))}**", "", *table_lines(header, rows, left=3), "", escape(first)]
+    return "\n".join([*lines, *(f"- {escape(line)}" for line in more), *_comparisons(records)]) + "\n"
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
+    """Return the lines of a table; the first `left` columns are aligned to the left, the others to the right."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
+
+
+def escape(text: str) -> str:
+    """Return a text that Markdown shows as it is, on one line."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return _LEADING.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", _SPECIAL.sub(r"\\\g<0>", plain))
+
+
+def fenced(text: str) -> str:
+    """Return a text as a block of code, line by line as it is; the fence is longer than any backticks within."""
+    fence = "`" * max(3, *(len(ticks) + 1 for ticks in ["", *re.findall("`+", text)]))
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    mark, delta = escape(cell.mark), "" if cell.delta is None else f" ({points(cell.delta)})"
+    shown = f"{percent(cell.score.value)}{mark}"
+    return f"{f'**{shown}**' if cell.best else shown} [{interval(cell.score)}]{delta}"
+
+
+def _comparisons(records: Sequence[Record]) -> list[str]:
+    """Return the lines of a table of all paired comparisons; none without comparisons."""
+    header, *rows = compared_table(records)
+    if not rows:
+        return []
+    lines = table_lines(header, [[escape(cell) for cell in row] for row in rows], left=len(header))
+    return ["", "**Paired comparisons**, in points of accuracy", "", *lines]

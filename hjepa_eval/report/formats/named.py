@@ -1,0 +1,44 @@
+"""The formats of a report as text, by name, and the files they write: whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hjepa_eval.errors import ResultError
+from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.report.formats.latex import latex
+from hjepa_eval.report.formats.markdown import markdown
+from hjepa_eval.report.formats.terminal import terminal
+from hjepa_eval.report.formats.tidy import as_csv, as_json
+from hjepa_eval.report.tables.selection import by_data
+from hjepa_eval.results.records import Record
+
+
+def _per_dataset(table: Callable[[Sequence[Record]], str]) -> Callable[[Sequence[Record]], str]:
+    """Return a function that gives one table per dataset, one below the other."""
+    return lambda records: "\n".join(table(part) for part in by_data(records))
+
+
+FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {
+    "table": _per_dataset(terminal),
+    "md": _per_dataset(markdown),
+    "csv": as_csv,
+    "json": as_json,
+    "latex": _per_dataset(latex),
+}
+
+
+def write_output(path: Path, content: str | bytes) -> Path:
+    """Write a report and return its path.
+
+    Raises:
+        ResultError: it cannot be written; no part of it is left.
+    """
+    # Bytes of a file name that are no UTF-8 come as lone surrogates, which no encoding has.
+    written = content.encode(errors="replace") if isinstance(content, str) else content
+    try:
+        write_atomically(path, written)
+    except OSError as error:
+        raise ResultError(f"cannot write {path}: {error.strerror}; choose another with --out") from None
+    return path

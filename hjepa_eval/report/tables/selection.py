@@ -1,0 +1,159 @@
+"""Which records a report is of and what is shown of them: each number once, the newest of two, of the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hjepa_eval.errors import ResultError, first_few, unknown
+from hjepa_eval.report.tables.columns import ColumnKey, Variant, column_keys, rank, variant
+from hjepa_eval.report.tables.model_pairs import Located
+from hjepa_eval.report.tables.standing import baselines_last, is_baseline, is_twin_of_another
+from hjepa_eval.results.records import DatasetInfo, Record, Score, read_record, record_files
+
+# Images, model, level with the levels joined in it, column.
+_Place = tuple[tuple[str | int, ...], Variant, int, tuple[int, ...], ColumnKey]
+
+
+def arrange(records: Sequence[Record]) -> list[Record]:
+    """Return the records to show, models in the order given and baselines after them, probes as in the columns.
+
+    A record whose numbers all stand in another is left out, and of two that give a place in the table different
+    numbers the older one: the numbers of a column are compared with each other, so they are not taken from both.
+    """
+    shown = baselines_last([records[place] for place in _shown(records)])
+    models = list(dict.fromkeys(variant(record) for record in shown))
+    return sorted(shown, key=lambda record: (models.index(variant(record)), rank(record)))
+
+
+def by_data(records: Sequence[Record]) -> list[list[Record]]:
+    """Return the records in groups that share their images, in order of appearance."""
+    groups: dict[tuple[str | int, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.dataset.key, []).append(record)
+    return list(groups.values())
+
+
+def left_out(records: Sequence[Record]) -> list[str]:
+    """Return a sentence about every record that `arrange` leaves out because a newer one says otherwise."""
+    newer = _newer(records)
+    return list(
+        dict.fromkeys(
+            f"{records[old].model.name}, {records[old].probe}: the record of {records[new].provenance.created} is "
+            f"shown, one of {records[old].provenance.created} with other numbers is left out"
+            for old, new in sorted(newer.items())
+        )
+    )
+
+
+def _places(records: Sequence[Record]) -> list[dict[_Place, Score]]:
+    column = column_keys(records)
+    return [
+        {
+            (record.dataset.key, variant(record), level.level, level.fused, column(record, score)): score
+            for level in record.levels
+            for score in level.scores
+        }
+        for record in records
+    ]
+
+
+def _newer(records: Sequence[Record]) -> dict[int, int]:
+    """Return record -> the newer record that gives one of its places another number."""
+    places = _places(records)
+    by_age = sorted(range(len(records)), key=lambda place: (records[place].provenance.created, place), reverse=True)
+    owner: dict[_Place, int] = {}
+    found = {}
+    for number in by_age:
+        other = [p for p, score in places[number].items() if p in owner and places[owner[p]][p] != score]
+        if other:
+            found[number] = owner[other[0]]
+        else:
+            owner |= {place: number for place in places[number] if place not in owner}
+    return found
+
+
+def _shown(records: Sequence[Record]) -> list[int]:
+    places, newer = _places(records), _newer(records)
+    kept: list[int] = []
+    # The larger first, so that a part is found in its whole; of equal ones the first given.
+    for number in sorted(set(range(len(records))) - set(newer), key=lambda place: (-len(places[place]), place)):
+        if not any(places[number].keys() <= places[other].keys() for other in kept):
+            kept.append(number)
+    return sorted(kept)
+
+
+def check_same_data(records: Sequence[Record]) -> None:
+    """Check that records belong in one table.
+
+    Raises:
+        ResultError: they are of different images, or of different versions of a protocol; the message says which.
+    """
+    data = {record.dataset.key: record.dataset for record in records}
+    if len(data) > 1:
+        names = {info.name for info in data.values()}
+        advice = "name one with --dataset" if len(names) == len(data) else "name the files of one"
+        raise ResultError(f"one table or page cannot mix datasets: {first_few(map(_images, data.values()))}; {advice}")
+    check_versions(records)
+
+
+def check_versions(records: Sequence[Record], files: Sequence[Path] = ()) -> None:
+    """Check that records of the same images and protocol are of one version of it.
+
+    Args:
+        records: of any images.
+        files: where each was read, for the message.
+
+    Raises:
+        ResultError: they are not; the message names both models, files and versions.
+    """
+    found: dict[tuple, tuple[int, str]] = {}
+    for place, record in enumerate(records):
+        where = f" in {files[place]}" if files else ""
+        said = f"version {record.protocol_version} of {record.model.name}{where}"
+        version, other = found.setdefault((record.dataset.key, record.protocol), (record.protocol_version, said))
+        if version != record.protocol_version:
+            raise ResultError(
+                f"one table cannot mix versions of the protocol {record.protocol}: {other}, {said}; "
+                "run the older one again, or name the files to show"
+            )
+
+
+def _images(info: DatasetInfo) -> str:
+    return f"{info.name} ({info.train_images:,} train, {info.test_images:,} test images, {info.test_fingerprint[:8]})"
+
+
+def locate(paths: Sequence[Path]) -> list[Located]:
+    """Return the records in files and folders, each with where it was read.
+
+    Raises:
+        ResultError: a path does not exist, a file is no record, or there are none at all.
+    """
+    return [Located(read_record(file), file.parent, file) for file in record_files(paths)]
+
+
+def keep(located: Sequence[Located], *, dataset: str | None = None, models: Sequence[str] = ()) -> list[Located]:
+    """Return the records of a dataset and of models; baselines stay beside models unless one of them is named.
+
+    Raises:
+        UnknownNameError: a name fits no record; the message lists what there is.
+    """
+    if dataset is not None:
+        names = list(dict.fromkeys(each.record.dataset.name for each in located))
+        if dataset not in names:
+            raise unknown("dataset in these records", dataset, names)
+        located = [each for each in located if each.record.dataset.name == dataset]
+    if not models:
+        return list(located)
+    names = list(dict.fromkeys(each.record.model.name for each in located))
+    for model in models:
+        if model not in names:
+            raise unknown("model in these records", model, names)
+    return [each for each in located if _stays(each.record.model.name, models, names)]
+
+
+def _stays(name: str, wanted: Sequence[str], names: Sequence[str]) -> bool:
+    if name in wanted or not is_baseline(name) or any(is_baseline(model) for model in wanted):
+        return name in wanted
+    # The untrained twin of a model that is left out goes with it.
+    return any(not is_twin_of_another(name, model, names) for model in wanted)

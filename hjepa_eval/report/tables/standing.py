@@ -1,0 +1,179 @@
+"""Where a score stands: among the levels of its model, and beside the baselines that are there to be beaten."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from hjepa_eval.report.tables.columns import ColumnKey, Variant, column_keys, variant
+from hjepa_eval.results.records import LevelResult, Record, Score
+
+# In the order of rows and colours, whatever the order of files or of `--baselines`.
+_KINDS = ("random", "pixels", "kmeans")
+# What `hjepa eval` runs; the other probes have commands of their own.
+_OF_EVAL = ("knn", "linear", "fewshot")
+
+
+def is_baseline(model: str) -> bool:
+    """Return whether a model's name is that of an untrained encoder, raw pixels or k-means."""
+    return _kind(model) in _KINDS
+
+
+def _kind(model: str) -> str:
+    return model.partition("?")[0].partition(":")[0]
+
+
+def baselines_among(models: Iterable[str]) -> frozenset[str]:
+    """Return which of the models shown together are there to be beaten.
+
+    Where there are baselines only, an untrained encoder is the model that was asked about, and pixels stand beside it.
+    """
+    names = frozenset(models)
+    found = frozenset(name for name in names if is_baseline(name))
+    if found != names:
+        return found
+    untrained = frozenset(name for name in found if twin_of(name) is not None)
+    return found - (untrained or found)
+
+
+def twin_of(baseline: str) -> str | None:
+    """Return the name after `random:`, that of the trained encoder or its timm name; None for other models."""
+    kind, _, name = baseline.partition("?")[0].partition(":")
+    return name if kind == "random" else None
+
+
+def is_twin_of_another(baseline: str, model: str, models: Iterable[str]) -> bool:
+    """Return whether a baseline is the untrained twin of one of the models in view, and that one is not `model`."""
+    twin = twin_of(baseline)
+    owners = {name for name in models if twin is not None and _bare(name) == twin}
+    return bool(owners) and model not in owners
+
+
+def called(baseline: str, model: str) -> str:
+    """Return what a baseline is called in a sentence about a model: `the untrained encoder` if it is that model's."""
+    twin = twin_of(baseline)
+    if twin is not None:
+        return "the untrained encoder" if twin == _bare(model) else f"the untrained {twin}"
+    return {"pixels": "raw pixels", "kmeans": "k-means"}.get(_kind(baseline), baseline)
+
+
+def _bare(model: str) -> str:
+    """Return a model's name as it stands after `random:`."""
+    return model.partition("?")[0].removeprefix("timm:")
+
+
+def baselines_last(records: Sequence[Record]) -> list[Record]:
+    """Return the records of models in the order given, then those of baselines: untrained, pixels, k-means, by name."""
+    beaten = baselines_among(record.model.name for record in records)
+
+    def place(record: Record) -> tuple[int, str]:
+        name = record.model.name
+        return (1 + _KINDS.index(_kind(name)), name) if name in beaten else (0, "")
+
+    return sorted(records, key=place)
+
+
+def baseline_note(records: Sequence[Record]) -> list[str]:
+    """Return the command that adds baselines to a table of one dataset; nothing where one is in view."""
+    if any(is_baseline(record.model.name) for record in records):
+        return []
+    record = next((record for record in records if record.probe in _OF_EVAL), records[0])
+    model, data = shlex.quote(record.model.name), f"--dataset {shlex.quote(record.dataset.name)}"
+    trained = _has_untrained_twin(record)
+    if record.probe in _OF_EVAL:
+        command = f"hjepa eval --model {model} --baselines {'random,' if trained else ''}pixels:8 {data}"
+    elif trained:
+        twin = shlex.quote(f"random:{_bare(record.model.name)}")
+        command = f"hjepa {record.probe} --model {twin} {data}"
+    else:
+        return []
+    return [f"no baseline is in view; {command}, with the other options as before, adds it"]
+
+
+def _has_untrained_twin(record: Record) -> bool:
+    """Return whether `random:` can build the encoder again without weights: a timm model or the folder of a run."""
+    name = record.model.name.partition("?")[0]
+    kind, colon, argument = name.partition(":")
+    return (not colon) or (kind == "timm" and not argument.startswith("local-dir:"))
+
+
+APART = 0.05
+
+
+@dataclass(frozen=True)
+class RunnerUp:
+    """The second highest level of a column, and the paired test of the highest against it.
+
+    Attributes:
+        level: number of the runner-up.
+        difference: highest minus runner-up.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p_holm: of no difference, adjusted for all pairs of levels in the record.
+        test: which test that is.
+    """
+
+    level: int
+    difference: float
+    low: float
+    high: float
+    p_holm: float
+    test: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A score among the single levels of its model, in one column.
+
+    Attributes:
+        best: whether it is the highest; False where there is one level only, and for levels joined.
+        delta: the score minus that of the model's last single level; None for that one, one level and levels joined.
+        runner_up: of the highest, where its record has the paired test.
+    """
+
+    best: bool = False
+    delta: float | None = None
+    runner_up: RunnerUp | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether the paired test tells it from the runner-up."""
+        return self.runner_up is not None and self.runner_up.p_holm < APART
+
+
+def standings(records: Sequence[Record]) -> Callable[[Record, LevelResult, Score], Standing]:
+    """Return a function that says where a score stands among all the records' levels of the same model and column."""
+    column = column_keys(records)
+    values: dict[tuple[tuple, Variant, ColumnKey], dict[int, float]] = {}
+    last: dict[tuple[tuple, Variant], int] = {}
+    for record in records:
+        model = record.dataset.key, variant(record)
+        for level in record.levels:
+            for score in () if level.fused else level.scores:
+                values.setdefault((*model, column(record, score)), {})[level.level] = score.value
+                last[model] = max(level.level, last.get(model, 0))
+
+    def stand(record: Record, level: LevelResult, score: Score) -> Standing:
+        model = record.dataset.key, variant(record)
+        found = values.get((*model, column(record, score)), {})
+        if level.fused or len(found) < 2:
+            return Standing()
+        end = last[model]
+        delta = score.value - found[end] if end in found and end != level.level else None
+        if score.value < max(found.values()):
+            return Standing(delta=delta)
+        return Standing(best=True, delta=delta, runner_up=_runner_up(record, level.level, score, found))
+
+    return stand
+
+
+def _runner_up(record: Record, best: int, score: Score, values: dict[int, float]) -> RunnerUp | None:
+    """Return the test against the highest of the other levels; None where the record lacks it."""
+    level = max((level for level in sorted(values) if level != best), key=lambda level: values[level])
+    for pair in record.comparisons:
+        if pair.score == score.key and (pair.first, pair.second) == (best, level):
+            return RunnerUp(level, pair.difference, pair.low, pair.high, pair.p_holm, pair.test)
+        if pair.score == score.key and (pair.first, pair.second) == (level, best):
+            return RunnerUp(level, -pair.difference, -pair.high, -pair.low, pair.p_holm, pair.test)
+    return None

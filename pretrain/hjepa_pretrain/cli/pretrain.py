@@ -1,0 +1,221 @@
+"""`hjepa pretrain`: make an encoder, or print its settings as a YAML file that explains itself."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from hjepa_eval.cli.console import Talk, guarded, print_json
+from hjepa_eval.cli.options import words_of
+from hjepa_eval.errors import CheckpointError, ConfigError, HjepaError
+from hjepa_eval.ranks import read_ranks
+
+_WIDTH = 110
+
+
+def commented_yaml(settings: BaseModel) -> str:
+    """Return all settings as YAML, each key under a comment with its description and its choices."""
+    return "\n".join(_lines(settings, "")) + "\n"
+
+
+def _lines(settings: BaseModel, indent: str) -> Iterator[str]:
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            yield f"{indent}{name}:"
+            yield from _lines(value, f"{indent}  ")
+            continue
+        words = words_of(field.annotation)
+        text = str(field.description) + (f" [{'|'.join(words)}]" if words else "")
+        yield from (f"{indent}# {line}" for line in textwrap.wrap(text, _WIDTH - len(indent)))
+        # JSON is YAML: numbers, lists, null and quoted words read back as they are.
+        yield f"{indent}{name}: {json.dumps(settings.model_dump(mode='json')[name])}"
+
+
+_MOMENT = 5.0  # seconds in which rank 0 finds and says the same as others, and a launcher ends them
+
+
+# Settings of which one is given.
+_RIVALS = (("train", "epochs", "minutes"), ("masking", "mask_ratio", "context_tokens"))
+
+
+def pretraining() -> Any:
+    """Return the package `hjepa_pretrain`; this is the only place where the toolkit knows it."""
+    import hjepa_pretrain.loop
+    import hjepa_pretrain.training.memory
+
+    return hjepa_pretrain
+
+
+def load_pretrain_settings(config: str, assignments: Sequence[str], *, flags: Mapping[str, Any] | None = None) -> Any:
+    """Return the settings of a preset or YAML file with assignments and flags on top; both may use flat keys.
+
+    Raises:
+        ConfigError: anything does not fit; no data has been read.
+    """
+    from hjepa_eval.config import build, environment_values, find_preset, merge, parse_assignments, read_yaml
+
+    path = find_preset(config, "pretrain")
+    package = pretraining()
+    schema, from_flat = package.config.PretrainSettings, package.flat_keys.from_flat
+    said = from_flat(read_yaml(path), source=str(path))
+    assigned = from_flat(parse_assignments(assignments), source="--set")
+    said = _without_rivals(said, assigned)
+    return build(schema, merge(said, environment_values(schema), assigned, flags or {}), f"{path} and options")
+
+
+def _without_rivals(said: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a file what `--set` says the other way: who sets epochs does not want the preset's minutes."""
+    kept = {section: dict(keys) if isinstance(keys, Mapping) else keys for section, keys in said.items()}
+    for section, first, second in _RIVALS:
+        given = assigned.get(section)
+        for key, rival in ((first, second), (second, first)):
+            if isinstance(given, Mapping) and given.get(key) is not None and isinstance(kept.get(section), dict):
+                kept[section].pop(rival, None)
+    return kept
+
+
+def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = False, download: bool = False) -> Any:
+    """Pretrain with progress and return the summary; Ctrl-C leaves a checkpoint and says how to go on.
+
+    Raises:
+        HjepaError: data, configuration or training; what was finished stays.
+    """
+    from hjepa_eval.datasets import load_dataset
+    from hjepa_eval.encoders.precision import device_name
+    from hjepa_eval.features.cache import default_cache_dir, memo_dir
+    from hjepa_pretrain.cli.progress import show_training
+
+    root = Path(settings.data.root) if settings.data.root else None
+    with leader_first():
+        dataset = load_dataset(
+            settings.data.dataset, "train", root=root, download=download, memo=memo_dir(default_cache_dir())
+        )
+    used = min(settings.data.max_samples or len(dataset), len(dataset))
+    images = f"{dataset.name}, {used:,}{f' of {len(dataset):,}' if used < len(dataset) else ''} images"
+    talk.note(f"pretraining on {images}, into {run_dir}")
+    try:
+        with show_training(talk, run=str(run_dir), dataset=images, device=device_name(settings.train.device)) as shown:
+            return pretraining().loop.pretrain(
+                settings, dataset, run_dir=run_dir, resume=resume, say=shown.note, progress=shown.update
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the last checkpoint stays; go on with: hjepa pretrain --resume {run_dir}") from None
+
+
+@contextmanager
+def leader_first() -> Iterator[None]:
+    """Let rank 0 say first what is wrong, which ends the other ranks; one that is still there has its own trouble.
+
+    Raises:
+        HjepaError: of the body.
+    """
+    try:
+        yield
+    except HjepaError as error:
+        ranks = read_ranks()
+        if ranks.rank == 0:
+            raise
+        time.sleep(_MOMENT)
+        raise type(error)(f"rank {ranks.rank} of {ranks.world_size}: {error}") from None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+
+    @app.command("pretrain")
+    @guarded
+    def pretrain(
+        config: Annotated[
+            str | None, typer.Option("--config", help="YAML file or preset, such as digits or cifar10_cpu")
+        ] = None,
+        assignments: Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="KEY=VALUE", help="a setting, repeatable: train.minutes=5"),
+        ] = None,
+        dataset: Annotated[str | None, typer.Option("--dataset", help="instead of the preset's data.dataset")] = None,
+        root: Annotated[
+            Path | None, typer.Option("--root", help="folder that holds the dataset (HJEPA_DATA; else ./data)")
+        ] = None,
+        seed: Annotated[int | None, typer.Option("--seed", help="instead of the preset's train.seed")] = None,
+        out: Annotated[Path | None, typer.Option("--out", help="run folder; else runs/PRESET-DATE-TIME")] = None,
+        resume: Annotated[Path | None, typer.Option("--resume", help="go on with this run folder")] = None,
+        download: Annotated[bool, typer.Option("--download", help="fetch missing official dataset files")] = False,
+        show_settings: Annotated[
+            bool, typer.Option("--show-settings", help="print every setting with its meaning, as YAML, and stop")
+        ] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="print the summary, or the settings, as JSON")] = False,
+        quiet: Annotated[bool, typer.Option("--quiet", help="no progress and no notes")] = False,
+    ) -> None:
+        """Pretrain an H-JEPA.
+
+        Without --config it is the digits preset, which takes about a minute.
+        """
+        leader = read_ranks().rank == 0
+        talk = Talk(quiet=quiet, leader=leader)
+        given = list(assignments or [])
+        flags = {
+            "data": _given(dataset=dataset, root=None if root is None else root.expanduser()),
+            "train": _given(seed=seed),
+        }
+        with leader_first():
+            if resume is not None and out is not None:
+                raise ConfigError(
+                    f"--resume goes on in {resume}; leave --out out, or begin another run without --resume"
+                )
+            if resume is not None:
+                settings = _settings_of(resume, config, given, flags)
+                run_dir = resume
+            else:
+                settings = load_pretrain_settings(config or "digits", given, flags=flags)
+                run_dir = out or Path("runs") / f"{Path(config or 'digits').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+                if not show_settings and (run_dir / "config.json").exists():
+                    raise ConfigError(f"{run_dir} holds a run; go on with --resume {run_dir}, or name another --out")
+            if download and pretraining().distributed.started_ranks()[1] > 1:
+                raise ConfigError("--download is for one process; fetch the data before torchrun or srun")
+        if show_settings:
+            if leader and as_json:
+                print_json(settings.model_dump(mode="json"))
+            elif leader:
+                print(commented_yaml(settings), end="")
+            return
+        summary = run_pretraining(settings, run_dir, talk, resume=resume is not None, download=download)
+        if as_json and leader:
+            print_json(summary.to_json())
+        elif leader:
+            print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s{_best(summary.best)}")
+            print(f"next: hjepa eval --model {run_dir}")
+
+
+def _best(best: Mapping[str, Any] | None) -> str:
+    """Return what the best measurement of a run was, to stand at the end of a line."""
+    if best is None:
+        return ""
+    return f"; best kNN on held-out train images {100 * best['knn']:.1f} (level {best['level']}, step {best['step']:,})"
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """Return the values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _settings_of(run_dir: Path, config: str | None, given: list[str], flags: Mapping[str, Any]) -> Any:
+    """Return the settings with which a run goes on: its own, unless a configuration is named again."""
+    from hjepa_eval.config import build, merge, parse_assignments
+    from hjepa_eval.encoders.kinds.run import read_run_config
+
+    if not (run_dir / "config.json").is_file():
+        raise CheckpointError(f"{run_dir} holds no run to go on with; it has no config.json")
+    if config is not None:
+        return load_pretrain_settings(config, given, flags=flags)
+    own = read_run_config(run_dir).get("settings", {})
+    assigned = pretraining().flat_keys.from_flat(parse_assignments(given), source="--set")
+    return build(pretraining().config.PretrainSettings, merge(own, assigned, flags), str(run_dir))

@@ -1,0 +1,180 @@
+"""What stops a run: numbers that are not finite, collapse, a missed milestone; and which measurement was the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hjepa_eval.errors import TrainingError
+from hjepa_pretrain.config.settings import DiagnosticsSettings
+
+_AGAINST_COLLAPSE = "lower train.lr, raise model.ema.momentum, or add train.whole_image.variance or sigreg"
+
+
+class Alarms:
+    """Judges one measurement after another. A JEPA loss that rises is no alarm: its targets move.
+
+    Attributes:
+        improved: whether the last measurement is the best so far, by kNN of its best level.
+        best: that kNN, None before the first.
+        best_step: where it was measured.
+        best_level: which level it was.
+        best_per_level: the best kNN of every level so far.
+    """
+
+    def __init__(self, settings: DiagnosticsSettings, widths: Sequence[int]) -> None:
+        """Judge by `settings`; `widths` are those of the levels."""
+        self.settings, self.widths = settings, tuple(widths)
+        self.improved = False
+        self.best: float | None = None
+        self.best_step, self.best_level = 0, 0
+        self.best_per_level: list[float] = []
+        self._waited = 0
+        self._losses: dict[str, float] = {}
+        self._ranks: list[float] = []
+
+    def check(self, step: int, progress: float, losses: Mapping[str, float], diagnosis: Mapping[str, Any]) -> None:
+        """Judge the measurement of `step`.
+
+        Args:
+            step: steps done.
+            progress: share of the run that is done.
+            losses: means over the last log interval; `level_0`, ... where levels are predicted, else `loss`.
+            diagnosis: of `diagnose`; an empty one is not judged.
+
+        Raises:
+            TrainingError: the run must stop; the message says at which step, which level, why, and what to do.
+        """
+        self.improved = False
+        if not diagnosis:
+            return
+        self._check_finite(step, diagnosis)
+        self._check_deviation(step, diagnosis["std"])
+        self._check_mean(step, diagnosis["mean_energy"])
+        self._check_rank(step, diagnosis)
+        self._check_drop(step, losses, diagnosis["rankme"])
+        self._losses, self._ranks = dict(losses), list(diagnosis["rankme"])
+        self._rank_scores(step, diagnosis["knn"])
+        self._check_milestones(step, progress)
+
+    def _check_finite(self, step: int, diagnosis: Mapping[str, Any]) -> None:
+        for name, values in diagnosis.items():
+            for level, value in enumerate(values if isinstance(values, list) else []):
+                if value is not None and not math.isfinite(value):
+                    raise TrainingError(
+                        f"step {step}: {name} of level {level} is {value}, its features are not finite; "
+                        "lower train.lr or train.clip, or try train.precision=fp32"
+                    )
+
+    def _check_deviation(self, step: int, deviations: Sequence[float]) -> None:
+        smallest = self.settings.smallest_std
+        for level, deviation in enumerate(deviations):
+            if deviation < smallest:
+                raise TrainingError(
+                    f"step {step}: level {level} has collapsed, its features deviate by {deviation:.2g} over images "
+                    f"(diagnostics.smallest_std is {smallest:g}); {_AGAINST_COLLAPSE}"
+                )
+
+    def _check_mean(self, step: int, energies: Sequence[float]) -> None:
+        largest = self.settings.largest_mean_energy
+        for level, energy in enumerate(energies):
+            if energy > largest:
+                raise TrainingError(
+                    f"step {step}: level {level} says nearly the same of every image, {energy:.4f} of its energy is "
+                    f"the mean (diagnostics.largest_mean_energy is {largest:g}); {_AGAINST_COLLAPSE}"
+                )
+
+    def _check_rank(self, step: int, diagnosis: Mapping[str, Any]) -> None:
+        share = self.settings.smallest_rank
+        for level, (rank, width) in enumerate(zip(diagnosis["rankme"], self.widths, strict=True)):
+            most = min(width, int(diagnosis["images"]))  # No more directions than images can be seen.
+            if rank < share * most:
+                raise TrainingError(
+                    f"step {step}: level {level} uses few directions, RankMe {rank:.1f} of {most} "
+                    f"(diagnostics.smallest_rank is {share:g}); {_AGAINST_COLLAPSE}"
+                )
+
+    def _check_drop(self, step: int, losses: Mapping[str, float], ranks: Sequence[float]) -> None:
+        """Compare with the last measurement: an easier task AND fewer directions is a target that gave way."""
+        kept = 1.0 - self.settings.rank_drop
+        if not self.settings.rank_drop:
+            return
+        for level, (before, rank) in enumerate(zip(self._ranks, ranks, strict=False)):
+            name = f"level_{level}" if f"level_{level}" in losses else "loss"
+            old, new = self._losses.get(name, 0.0), losses.get(name, math.inf)
+            if old > 0 and new <= kept * old and rank <= kept * before:
+                raise TrainingError(
+                    f"step {step}: level {level} collapsed partly, since the last measurement its loss fell from "
+                    f"{old:.4g} to {new:.4g} and its RankMe from {before:.1f} to {rank:.1f} "
+                    f"(diagnostics.rank_drop is {self.settings.rank_drop:g}); {_AGAINST_COLLAPSE}"
+                )
+
+    def _rank_scores(self, step: int, scores: Sequence[float | None]) -> None:
+        """Note whether the best level is better than ever."""
+        known = [-math.inf if score is None else score for score in scores]
+        top = max(known, default=-math.inf)
+        if top == -math.inf:
+            return
+        past = self.best_per_level or known
+        self.best_per_level = [max(pair) for pair in zip(past, known, strict=True)]
+        better = self.best is None or top > self.best
+        # Of equal measurements the later one stays: it saw more images.
+        self.improved = better or top == self.best
+        self._waited = 0 if better else self._waited + 1
+        if self.improved:
+            self.best, self.best_step, self.best_level = top, step, known.index(top)
+
+    def _check_milestones(self, step: int, progress: float) -> None:
+        for when, least in self.settings.milestones:
+            if progress < when or (self.best is not None and self.best >= least):
+                continue
+            found = "no kNN is measured, since the images have no two classes"
+            if self.best is not None:
+                found = f"the best kNN so far is {self.best:.4f} (level {self.best_level}, step {self.best_step})"
+            raise TrainingError(
+                f"step {step}: {found}, but {least:g} was due at {when:.0%} of the run; "
+                "change the recipe, or diagnostics.milestones"
+            )
+
+    @property
+    def should_stop(self) -> str | None:
+        """Why the run may stop early, which is no error; None while it should go on."""
+        patience = self.settings.patience
+        if patience is None or self.best is None or self._waited < patience:
+            return None
+        return (
+            f"stopped early: no better kNN in {self._waited} measurements; "
+            f"the best is {self.best:.4f}, level {self.best_level}, step {self.best_step}"
+        )
+
+    @property
+    def best_so_far(self) -> dict[str, Any] | None:
+        """The best kNN as JSON values: `knn`, `step`, `level`, and `per_level`; None before the first."""
+        if self.best is None:
+            return None
+        return {
+            "knn": self.best,
+            "step": self.best_step,
+            "level": self.best_level,
+            "per_level": list(self.best_per_level),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return JSON values from which `restore` goes on exactly here."""
+        return {
+            "best": self.best_so_far,
+            "waited": self._waited,
+            "losses": dict(self._losses),
+            "ranks": list(self._ranks),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        best = state["best"]
+        self.improved = False
+        self.best = None if best is None else float(best["knn"])
+        self.best_step, self.best_level = (0, 0) if best is None else (int(best["step"]), int(best["level"]))
+        self.best_per_level = [] if best is None else [float(score) for score in best["per_level"]]
+        self._waited = int(state["waited"])
+        self._losses, self._ranks = dict(state["losses"]), list(state["ranks"])

@@ -1,0 +1,121 @@
+"""AdamW with weight decay on matrices only, its moments as named tensors, and the mean of gradients over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hjepa_eval.errors import CheckpointError, first_few
+from hjepa_pretrain.config.settings import TrainSettings
+from hjepa_pretrain.distributed.across_ranks import rank_and_count
+from hjepa_pretrain.training.sharding import spread_like
+
+_BUCKET = 25 * 2**20  # bytes, as torch's DDP has it
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over ranks; the same parameters have one on every rank.
+
+    The buckets are summed while the next ones are filled. Deviation from torch's DDP: the exchange begins after the
+    backward pass, not during it, because the step is compiled as one graph, which yields all gradients at its end
+    (DDP would cut the graph instead). All ranks get the same bits, so weights never drift apart.
+    """
+    count = rank_and_count()[1]
+    if count == 1:
+        return
+    under_way = []
+    for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
+        flat = torch.cat([gradient.flatten() for gradient in bucket])
+        under_way.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+    for bucket, flat, work in under_way:
+        work.wait()
+        flat /= count
+        parts = torch.split(flat, [gradient.numel() for gradient in bucket])
+        torch._foreach_copy_(bucket, [part.view_as(gradient) for part, gradient in zip(parts, bucket, strict=True)])
+
+
+def average_running_statistics(network: nn.Module) -> None:
+    """Replace the running mean and variance of BatchNorm by their mean over ranks.
+
+    Deviation: the batch statistics of an encoder's BatchNorm are those of each rank's own images, as DDP has it;
+    those of the projector are of all images (`models.batch_norm`).
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    count = rank_and_count()[1]
+    if count == 1 or not norms:
+        return
+    running = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]
+    flat = torch.cat(running)
+    dist.all_reduce(flat)
+    torch._foreach_copy_(running, list(torch.split(flat / count, [len(tensor) for tensor in running])))
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the gradients in groups of about 25 MiB."""
+    bucket: list[Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if bucket and size + gradient.nbytes > _BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.nbytes
+    if bucket:
+        yield bucket
+
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_NEVER_DECAYED = ("pos_embed", "cls_token", "reg_token", "mask_token", "level_embed")
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that get a gradient, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+    """Return fused AdamW; biases, norms, positions and tokens are not decayed."""
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in trainable(model).items():
+        plain = parameter.ndim >= 2 and not name.endswith(_NEVER_DECAYED)
+        (decayed if plain else others).append(parameter)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+
+
+def moments(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Return the optimizer's state as tensors named `MOMENT.PARAMETER`."""
+    return {
+        f"{moment}.{name}": optimizer.state[parameter][moment]
+        for name, parameter in trainable(model).items()
+        if parameter in optimizer.state
+        for moment in _MOMENTS
+    }
+
+
+def _place(tensor: Tensor, parameter: nn.Parameter, moment: str) -> Tensor:
+    """Return a copy of a moment where its parameter lies; the number of steps is whole on every rank."""
+    copy = tensor.clone().to(parameter.device)
+    return copy if moment == "step" else spread_like(copy, parameter)
+
+
+def restore_moments(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Set the optimizer's state from what `moments` returned; an empty mapping is the state before the first step.
+
+    Raises:
+        CheckpointError: tensors are missing.
+    """
+    if not tensors:
+        return
+    names = trainable(model)
+    missing = [f"{moment}.{name}" for name in names for moment in _MOMENTS if f"{moment}.{name}" not in tensors]
+    if missing:
+        raise CheckpointError(f"the checkpoint lacks optimizer tensors: {first_few(missing)}")
+    for name, parameter in names.items():
+        optimizer.state[parameter] = {
+            moment: _place(tensors[f"{moment}.{name}"], parameter, moment) for moment in _MOMENTS
+        }
