@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_eval.encoders.kinds.run import is_run, weights_folder
-from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
+from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.encoders.readouts import get_readout
 from hjepa_eval.errors import CheckpointError, EncoderError, unknown

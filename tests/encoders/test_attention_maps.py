@@ -14,7 +14,7 @@ from torch import nn
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import Encoder, Level, load_encoder
 from hjepa_eval.encoders.attention import attention_maps, attention_weights
-from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
+from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.errors import EncoderError
 

@@ -13,7 +13,7 @@ from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import ENCODERS, Encoder, EncoderKind, Level, load_encoder
 from hjepa_eval.encoders.kinds.pixels import load_pixels
 from hjepa_eval.encoders.kinds.run import newest_run
-from hjepa_eval.encoders.kinds.timm_models import wrap_timm
+from hjepa_eval.encoders.kinds.timm_network import wrap_timm
 from hjepa_eval.encoders.protocol import check_outputs, hash_tensors
 from hjepa_eval.encoders.readouts import READOUTS
 from hjepa_eval.encoders.vit import check_levels, create_vit, pool_cells, resolve_taps, spread_taps

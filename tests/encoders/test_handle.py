@@ -56,8 +56,9 @@ def test_open_encoder__is_built_again_when_what_it_depends_on_changes(
         (tmp_path / "other").mkdir()
         os.chdir(tmp_path / "other")
     elif change == "code":
-        (tmp_path / "handle.py").write_text("changed")
-        monkeypatch.setattr(handle_module, "__file__", str(tmp_path / "handle.py"))
+        files = [*handle_module.code_files(), tmp_path / "new.py"]
+        files[-1].write_text("changed")
+        monkeypatch.setattr(handle_module, "code_files", lambda: files)
     else:
         monkeypatch.setattr(handle_module, "version", lambda package: "9.9")
     request.getfixturevalue("no_builds")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import Encoder, Level, load_encoder
-from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
+from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.errors import EncoderError, UnknownNameError
 from hjepa_eval.finetune.classifier import Classifier

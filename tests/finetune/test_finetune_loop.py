@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
+from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.errors import CheckpointError, TrainingError
 from hjepa_eval.finetune import images as images_module

@@ -14,7 +14,7 @@ from hjepa_eval.encoders.export.graphs import check_onnx, write_graph
 from hjepa_eval.encoders.export.model_card import FILE, model_card
 from hjepa_eval.encoders.kinds.run import is_run, load_run, weights_folder
 from hjepa_eval.encoders.kinds.timm_folder import write_timm
-from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
+from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.run_facts import read_facts
 from hjepa_eval.errors import CheckpointError, EncoderError, unknown
 

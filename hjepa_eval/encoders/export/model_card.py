@@ -11,7 +11,7 @@ import torch
 
 from hjepa_eval import __version__
 from hjepa_eval.encoders.export.graphs import FILES, PREPROCESSING
-from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
+from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.readouts import Level
 from hjepa_eval.encoders.run_facts import RunFacts
 

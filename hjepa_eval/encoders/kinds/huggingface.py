@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders.kinds.folder_files import find_folder, load_pretrained, read_json, read_transform
 from hjepa_eval.encoders.kinds.ijepa import IMAGENET_MEAN, IMAGENET_STD, ijepa_transform
-from hjepa_eval.encoders.kinds.timm_models import choose_taps, parse_level_options
+from hjepa_eval.encoders.kinds.timm_network import choose_taps, parse_level_options
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.vit import name_tokens, pool_cells, vit_levels
 from hjepa_eval.errors import CheckpointError, EncoderError, unknown

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.encoders.kinds.timm_models import ViTEncoder, choose_taps, parse_level_options
+from hjepa_eval.encoders.kinds.timm_network import ViTEncoder, choose_taps, parse_level_options
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.weights import load_strict, read_tensors
 from hjepa_eval.errors import CheckpointError, EncoderError, unknown

@@ -12,7 +12,7 @@ from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import CheckpointError, ConfigError, EncoderError, unknown
 
 if TYPE_CHECKING:
-    from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
+    from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
     from hjepa_eval.encoders.protocol import Encoder
     from hjepa_eval.encoders.stages import StageEncoder
 
@@ -94,7 +94,7 @@ def _as_written(checkpoint: Path) -> bool:
 
 def _build(run: Path, name: str) -> ViTEncoder | StageEncoder:
     # timm takes seconds to import, which who only asks what a run is should not wait for.
-    from hjepa_eval.encoders.kinds.timm_models import ViTEncoder
+    from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
     from hjepa_eval.encoders.stages import StageEncoder, create_stages
     from hjepa_eval.encoders.vit import create_vit
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from timm.models import VisionTransformer
 
 from hjepa_eval.encoders.kinds.folder_files import read_json
-from hjepa_eval.encoders.kinds.timm_models import ViTEncoder, parse_level_options, wrap_timm
+from hjepa_eval.encoders.kinds.timm_network import ViTEncoder, parse_level_options, wrap_timm
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.vit import vit_arguments
 from hjepa_eval.encoders.weights import load_strict, read_tensors

@@ -1,4 +1,4 @@
-"""Any timm model as an encoder: ViTs read at depth taps, convolutional and Swin models at their stages."""
+"""timm models by name: untrained, from a checkpoint, from this machine's Hugging Face cache, or a folder."""
 
 from __future__ import annotations
 
@@ -8,105 +8,13 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor
 
-from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.encoders.kinds.timm_folder import load_timm_folder
+from hjepa_eval.encoders.kinds.timm_network import parse_level_options, wrap_timm
 from hjepa_eval.encoders.protocol import Encoder
-from hjepa_eval.encoders.stages import StageEncoder
-from hjepa_eval.encoders.vit import Taps, create_vit, name_tokens, pool_cells, resolve_taps, vit_levels
+from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.encoders.weights import load_strict, read_tensors
 from hjepa_eval.errors import EncoderError, unknown
-
-DEFAULT_LEVELS = 3
-
-
-class ViTEncoder(Encoder):
-    """A timm ViT whose level l reads block `taps[l]` through the final norm and pools 2^l x 2^l cells.
-
-    Source: the norm at every tap follows DINOv2's `get_intermediate_layers`.
-    """
-
-    model: Any
-
-    def __init__(
-        self, model: Any, name: str, *, taps: tuple[int, ...], transform: Transform, architecture: dict[str, Any]
-    ) -> None:
-        """Wrap `model`.
-
-        Args:
-            model: built without a classifier.
-            name: how reports call it.
-            taps: block numbers from 1, one per level.
-            transform: how images become its input.
-            architecture: what built the model; weights alone do not tell heads or activations apart.
-        """
-        super().__init__()
-        self.model = model.eval()
-        self.name = name
-        self.taps = taps
-        self.grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
-        self.levels = vit_levels(model.embed_dim, self.grid, taps, model.num_prefix_tokens)
-        known = {"cls_token": "class token", "dist_token": "distillation token"}
-        classes = [word for attribute, word in known.items() if getattr(model, attribute, None) is not None]
-        self.prefix_names = name_tokens(classes=classes, prefix=model.num_prefix_tokens)
-        self.transform = transform
-        self.settings = {"architecture": architecture, "taps": list(taps), "norm": "final norm at every tap"}
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return one `[B, prefix + cells, D]` per level for images `[B, 3, H, W]`."""
-        blocks = sorted({tap - 1 for tap in self.taps})
-        outputs = self.model.forward_intermediates(
-            images,
-            indices=blocks,
-            norm=True,
-            output_fmt="NLC",
-            return_prefix_tokens=True,
-            intermediates_only=True,
-            stop_early=True,
-        )
-        at_block = dict(zip(blocks, outputs, strict=True))
-        tokens = []
-        for level, tap in zip(self.levels, self.taps, strict=True):
-            output = at_block[tap - 1]
-            patches, prefix = output if isinstance(output, tuple) else (output, output[:, :0])
-            tokens.append(torch.cat([prefix, pool_cells(patches, self.grid, level.index)], dim=1))
-        return tokens
-
-
-def wrap_timm(model: Any, name: str, *, levels: int | None, taps: Taps, size: int | None = None) -> Encoder:
-    """Return a timm model as an encoder, with the preprocessing of its own `pretrained_cfg`.
-
-    Args:
-        model: built without a classifier.
-        name: how reports call it.
-        levels: number of levels of a ViT; 3 when not given.
-        taps: of a ViT.
-        size: input size in pixels when it is not the `pretrained_cfg`'s.
-
-    Raises:
-        EncoderError: timm cannot return this model's intermediate features, or the levels do not fit it.
-    """
-    stages = getattr(model, "feature_info", None)
-    reductions = {stage["reduction"] for stage in stages} if stages else set()
-    is_vit = len(reductions) == 1 and hasattr(getattr(model, "patch_embed", None), "grid_size")
-    if not hasattr(model, "forward_intermediates") or not (is_vit or len(reductions) > 1):
-        raise EncoderError(f"{name}: timm offers no intermediate features for {type(model).__name__}; choose another")
-    config = timm.data.resolve_data_config(model=model)
-    pixels = size or config["input_size"][-1]
-    transform = Transform(
-        size=pixels,
-        resize=pixels if size else int(pixels / config["crop_pct"]),
-        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
-    architecture = {"timm": name.partition(":")[2]}
-    if not is_vit:
-        if levels is not None or taps != "depth":
-            raise EncoderError(f"{name} has stages; its levels are those, so leave out ?levels and ?taps")
-        return StageEncoder(model, name, transform=transform, architecture=architecture)
-    blocks = choose_taps(len(model.feature_info), levels=levels, taps=taps)
-    return ViTEncoder(model, name, taps=blocks, transform=transform, architecture=architecture)
 
 
 def build_untrained(name: str, *, seed: int) -> tuple[Any, int | None]:
@@ -124,32 +32,6 @@ def build_untrained(name: str, *, seed: int) -> tuple[Any, int | None]:
         raise unknown("timm model", name, known) if len(name) > 3 else EncoderError(f"no timm model {name!r}")
     model = create_vit(name, seed=seed)
     return model, int(model.patch_embed.img_size[0])
-
-
-def choose_taps(depth: int, *, levels: int | None, taps: Taps) -> tuple[int, ...]:
-    """Return one block number (from 1) per level for a ViT of `depth` blocks; 3 levels when nothing says how many."""
-    return resolve_taps(taps, depth, levels or (DEFAULT_LEVELS if isinstance(taps, str) else len(taps)))
-
-
-def parse_level_options(options: Mapping[str, str]) -> dict[str, Any]:
-    """Return `?levels=` and `?taps=` as the arguments `levels` and `taps` of `choose_taps` and `wrap_timm`.
-
-    Raises:
-        EncoderError: `levels` is no number, or `taps` neither `depth`, `final` nor a list of numbers.
-    """
-    taps: Taps = "depth"
-    spelled = options.get("taps", "depth")
-    if spelled in ("depth", "final"):
-        taps = "final" if spelled == "final" else "depth"
-    else:
-        try:
-            taps = tuple(int(block) for block in spelled.split(","))
-        except ValueError:
-            raise EncoderError(f"?taps={spelled}: expected depth, final, or blocks such as 4,8,12") from None
-    levels = options.get("levels")
-    if levels is not None and not levels.isdigit():
-        raise EncoderError(f"?levels={levels}: expected a number")
-    return {"taps": taps, "levels": int(levels) if levels else None}
 
 
 def load_random(name: str, options: Mapping[str, str], *, seed: int) -> Encoder:
@@ -171,9 +53,6 @@ def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encod
         EncoderError: the weights are not on this machine and `download` is false.
     """
     if name.startswith("local-dir:"):
-        # That module builds on this one.
-        from hjepa_eval.encoders.kinds.timm_folder import load_timm_folder
-
         if "checkpoint" in options:
             raise EncoderError(f"timm:{name} has weights of its own; leave ?checkpoint out")
         return load_timm_folder(Path(name.removeprefix("local-dir:")), options)
