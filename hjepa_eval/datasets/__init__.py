@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hjepa_eval.datasets.files.folder import ImageFolder
+from hjepa_eval.datasets.generated.scenes import OPTIONS as SCENE_OPTIONS
+from hjepa_eval.datasets.generated.scenes import Scenes, read_options
 from hjepa_eval.datasets.huggingface import OPTIONS as TABLE_OPTIONS
 from hjepa_eval.datasets.huggingface import load_table
 from hjepa_eval.datasets.named.cifar import load_cifar
@@ -56,6 +58,10 @@ class Entry:
 
 def _digits(source: Source) -> ImageDataset:
     return Digits(source.split)
+
+
+def _scenes(source: Source) -> ImageDataset:
+    return Scenes(source.split, read_options(source.options))
 
 
 def _cifar(name: str) -> Callable[[Source], ImageDataset]:
@@ -119,6 +125,12 @@ def _expand(path: Path) -> Path:
 
 DATASETS: dict[str, Entry] = {
     "digits": Entry(_digits, "digits", "1,797 scanned digits, 8x8 grey, 10 classes; ships with scikit-learn"),
+    "scenes": Entry(
+        _scenes,
+        "scenes",
+        "5,000 generated scenes, 64x64, of which everything is known: class, colour, place, ...; drawn here",
+        SCENE_OPTIONS,
+    ),
     "cifar10": Entry(
         _cifar("cifar10"), "cifar10", "60,000 photographs, 32x32, 10 classes; official files or class folders", LINKS
     ),
