@@ -54,7 +54,7 @@ def draw_background(kind: str, draws: NDArray[np.int64], *, size: int) -> NDArra
         mixed = (down * 374_761_393 + across * 668_265_263 + draws[8] * 2_246_822_519) % (1 << 32)
         mixed = ((mixed ^ (mixed >> 13)) * 1_274_126_177) % (1 << 32)
         weight = (mixed >> 16) % 256
-    return (light * weight[..., None] + dark * (255 - weight[..., None])) // 255
+    return np.asarray((light * weight[..., None] + dark * (255 - weight[..., None])) // 255)
 
 
 def _clouds(corners: NDArray[np.int64], size: int) -> NDArray[np.int64]:

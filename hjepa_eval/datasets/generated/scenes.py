@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,13 +63,12 @@ def read_options(options: Mapping[str, str]) -> SceneOptions:
     Raises:
         DataError: a value is no number, out of range, or not one of those offered.
     """
-    values = {}
-    for field in fields(SceneOptions):
-        if field.name in options:
-            try:
-                values[field.name] = type(field.default)(options[field.name])
-            except ValueError:
-                raise DataError(f"scenes?{field.name}={options[field.name]}: expected {OPTIONS[field.name]}") from None
+    values = asdict(SceneOptions())
+    for name, text in options.items():
+        try:
+            values[name] = type(values[name])(text)
+        except ValueError:
+            raise DataError(f"scenes?{name}={text}: expected {OPTIONS[name]}") from None
     chosen = SceneOptions(**values)
     fits = {
         "size": 32 <= chosen.size <= 128,
@@ -176,7 +175,7 @@ class Scenes(ImageDataset):
         else:
             groups, names = np.arange(10) % 2, ("even", "odd")
             turned = Factor("angle", "numeric", self._angle.astype(np.float64))
-        places = self._centre / (2 * self.options.size)
+        places = self._centre.astype(np.float64) / (2 * self.options.size)
         listed = [
             categorical("class", self.labels, self.class_names),
             categorical("superclass", groups[self.labels], names),
