@@ -105,9 +105,8 @@ class Scenes(ImageDataset):
         """Draw the numbers of one split, `train` or `test`; images are drawn when asked for."""
         self.options = options or SceneOptions()
         chosen = self.options
-        changed = [
-            f"{f.name}={getattr(chosen, f.name)}" for f in fields(chosen) if getattr(chosen, f.name) != f.default
-        ]
+        usual = asdict(SceneOptions())
+        changed = [f"{name}={value}" for name, value in asdict(chosen).items() if value != usual[name]]
         self.name = "?".join(["scenes", *changed])
         self.split = split
         self.class_names = SHAPES if chosen.objects == "shapes" else tuple(str(digit) for digit in range(10))
@@ -170,7 +169,7 @@ class Scenes(ImageDataset):
         if self.options.objects == "shapes":
             groups, names = np.array(angular, dtype=np.int64), ("round", "angular")
             order = np.array([SYMMETRY[name] for name in SHAPES])[self.labels]
-            angle = np.where(order > 0, (self._angle * order) % 360, np.nan)
+            angle = np.where(order > 0, (self._angle * order) % 360, np.nan).astype(np.float64)
             turned = Factor("angle", "angle", angle)
         else:
             groups, names = np.arange(10) % 2, ("even", "odd")
