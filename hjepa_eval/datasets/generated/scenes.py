@@ -169,7 +169,7 @@ class Scenes(ImageDataset):
         if self.options.objects == "shapes":
             groups, names = np.array(angular, dtype=np.int64), ("round", "angular")
             order = np.array([SYMMETRY[name] for name in SHAPES])[self.labels]
-            angle = np.where(order > 0, (self._angle * order) % 360, np.nan).astype(np.float64)
+            angle = np.where(order > 0, (self._angle * order % 360).astype(np.float64), np.float64(np.nan))
             turned = Factor("angle", "angle", angle)
         else:
             groups, names = np.arange(10) % 2, ("even", "odd")
@@ -184,7 +184,7 @@ class Scenes(ImageDataset):
             Factor("x", "numeric", places[:, 1]),
             Factor("y", "numeric", places[:, 0]),
             turned,
-            Factor("count", "numeric", 1.0 + self._pick(7, MOST_OBJECTS)),
+            Factor("count", "numeric", (1 + self._pick(7, MOST_OBJECTS)).astype(np.float64)),
             categorical("background", self._background, BACKGROUNDS),
         ]
         return {factor.name: factor for factor in listed}
