@@ -42,7 +42,7 @@ from hjepa_eval.extraction.extract import ExtractSettings, extract
 from hjepa_eval.extraction.inference import Inference
 from hjepa_eval.probes.knn import knn
 from hjepa_eval.probes.samples import Samples
-from hjepa_eval.results.records import package_versions
+from hjepa_eval.results.provenance import package_versions
 
 RESULTS = Path(__file__).parent / "results" / "extract_speed.json"
 DEVICE = resolve_device("auto")

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from hjepa_eval.results.records import package_versions
+from hjepa_eval.results.provenance import package_versions
 
 RESULTS = Path(__file__).parent / "results"
 PROBES = {"knn": "knn20", "linear": "linear", "fewshot": "shots"}

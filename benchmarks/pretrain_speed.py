@@ -33,7 +33,7 @@ from hjepa_pretrain.runs.logs import open_logs
 from hjepa_pretrain.training.trainer import Trainer
 
 from hjepa_eval.config import find_preset, load
-from hjepa_eval.results.records import package_versions
+from hjepa_eval.results.provenance import package_versions
 
 RESULT = Path(__file__).parent / "results" / "pretrain_speed.json"
 Name = TypeVar("Name", bound=Hashable)

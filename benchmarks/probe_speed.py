@@ -35,7 +35,7 @@ from hjepa_eval.probes.linear.linear import logistic_regression
 from hjepa_eval.probes.linear.logistic_path import fit_logistic
 from hjepa_eval.probes.samples import Samples
 from hjepa_eval.probes.side_by_side import side_by_side
-from hjepa_eval.results.records import package_versions
+from hjepa_eval.results.provenance import package_versions
 
 RESULTS = Path(__file__).parent / "results" / "probe_speed.json"
 KS = (10, 20, 100, 200)

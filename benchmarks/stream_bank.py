@@ -25,7 +25,7 @@ from hjepa_eval.features.store import FeatureStore
 from hjepa_eval.features.writer import StoreWriter
 from hjepa_eval.probes.knn import knn
 from hjepa_eval.probes.samples import Samples, StreamedSamples
-from hjepa_eval.results.records import package_versions
+from hjepa_eval.results.provenance import package_versions
 
 RESULTS = Path(__file__).parent / "results" / "stream_bank.json"
 CLASSES, WIDTH, NOISE = 1000, 384, 1.5

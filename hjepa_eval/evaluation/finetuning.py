@@ -16,7 +16,8 @@ from hjepa_eval.finetune.loop import Finetuned
 from hjepa_eval.finetune.recipe import Recipe
 from hjepa_eval.metrics.accuracy import accuracy, topk_accuracy
 from hjepa_eval.results.outcomes import SampleOutcomes
-from hjepa_eval.results.records import DatasetInfo, Extracted, LevelResult, ModelInfo, Record, make_provenance
+from hjepa_eval.results.provenance import make_provenance
+from hjepa_eval.results.records import DatasetInfo, Extracted, LevelResult, ModelInfo, Record
 
 
 def level_result(

@@ -20,16 +20,10 @@ from hjepa_eval.evaluation.settings import ProbeSettings
 from hjepa_eval.evaluation.stages import probe_word
 from hjepa_eval.metrics.paired import choose_level, compare_levels
 from hjepa_eval.probes.side_by_side import side_by_side
+from hjepa_eval.results.files import write_record
 from hjepa_eval.results.outcomes import SampleOutcomes, write_outcomes
-from hjepa_eval.results.records import (
-    LevelChoice,
-    LevelComparison,
-    LevelResult,
-    Predictions,
-    Record,
-    make_provenance,
-    write_record,
-)
+from hjepa_eval.results.provenance import make_provenance
+from hjepa_eval.results.records import LevelChoice, LevelComparison, LevelResult, Predictions, Record
 
 # (row, seed, whether a level will be chosen) -> what was found
 ProbeLevel = Callable[[LevelRow, int, bool], Finding]

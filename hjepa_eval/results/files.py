@@ -1,13 +1,148 @@
-"""Where galleries lie: in folders and beside record files, those of the records wanted."""
+"""Records and galleries in files: written whole or not at all, read with a look at all that must hold of them."""
 
 from __future__ import annotations
 
+import json
+import shlex
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from hjepa_eval.errors import ResultError
+from pydantic import ValidationError
+
+from hjepa_eval.config import describe_problems
+from hjepa_eval.errors import ResultError, first_few
+from hjepa_eval.features.fingerprint import hash_json, write_atomically
+from hjepa_eval.results.checks import not_finite, record_problems
 from hjepa_eval.results.gallery import SUFFIX, Gallery, read_gallery
-from hjepa_eval.results.records import Record
+from hjepa_eval.results.records import CHECKSUM_SINCE, SCHEMA_VERSION, Record
+
+# As `Record.file_name` makes them.
+_FILES = "*__*__*.json"
+_FEW = 3
+# The sha256 of a record's JSON without this key, in canonical form.
+_CHECKSUM = "sha256"
+_EDITED = "it was changed after it was written; run that probe again"
+
+
+def check_folder(folder: Path) -> None:
+    """Check, before any work, that results can be written into a folder.
+
+    Raises:
+        ResultError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ResultError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write a record into a folder, with the checksum of its content, and return its path.
+
+    Raises:
+        ResultError: the folder cannot be written, or a number is not finite; no part of a file is left.
+    """
+    path = folder / record.file_name
+    wrong = not_finite(record.model_dump())
+    if wrong:
+        raise ResultError(f"{path} is not written: {first_few(wrong, _FEW)}")
+    # As it will be read: keys of JSON are words.
+    content = json.loads(json.dumps(record.model_dump(mode="json")))
+    text = json.dumps({**content, _CHECKSUM: hash_json(content)}, indent=1) + "\n"
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise ResultError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from None
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Return the record in a file.
+
+    Records of before schema 4 have no checksum; all that can be checked without one holds of them too.
+
+    Raises:
+        ResultError: the file cannot be read, is no record, is newer than this program, or was changed; the message
+            names the fields that do not hold.
+    """
+    content = _read_json(path)
+    checksum = content.pop(_CHECKSUM, None)
+    wrong = not_finite(content)
+    if wrong:
+        raise ResultError(f"{path}: {first_few(wrong, _FEW)}; {_EDITED}")
+    try:
+        record = Record.model_validate(content)
+    except ValidationError as error:
+        raise ResultError(describe_problems(Record, error, str(path))) from None
+    wrong = record_problems(record)
+    if wrong:
+        raise ResultError(f"{path}: {first_few(wrong, _FEW)}; {_EDITED}")
+    if checksum is None and record.schema_version >= CHECKSUM_SINCE:
+        raise ResultError(f"{path} has no {_CHECKSUM}, the checksum of its content; {_EDITED}")
+    if checksum is not None and checksum != hash_json(content):
+        raise ResultError(f"{path} does not have the content that its {_CHECKSUM} is of; {_EDITED}")
+    return record
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return what is in the file of a record, of a version that this program reads."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        why = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise ResultError(f"cannot read the result {path}: {why}") from None
+    version = content.get("schema_version") if isinstance(content, dict) and "probe" in content else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ResultError(f"{path} is not a result record of hjepa (no probe and schema_version)")
+    if version > SCHEMA_VERSION:
+        raise ResultError(
+            f"{path} has schema version {version}, this program reads up to {SCHEMA_VERSION}; update hjepa"
+        )
+    return dict(content)
+
+
+def record_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the record files that files and folders name, in the order given, those of a folder by name.
+
+    Raises:
+        ResultError: a path does not exist, or there are none at all.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise ResultError(f"no result file or folder {path}; hjepa eval writes one")
+        files += sorted(_record_folder(path).glob("*.json")) if path.is_dir() else [path]
+    if not files:
+        raise ResultError(f"no result records in {', '.join(map(str, paths))}{_below(paths)}")
+    return files
+
+
+def _record_folder(path: Path) -> Path:
+    """Return the folder of records in a folder: a demo keeps them below, beside the run's own JSON files."""
+    return path / "results" if (path / "results").is_dir() else path
+
+
+def _below(paths: Sequence[Path]) -> str:
+    """Return the folders below that hold records, with the command that takes them; without any what writes some."""
+    below = {file.parent for path in paths for depth in ("*", "*/*") for file in path.glob(f"{depth}/{_FILES}")}
+    if not below:
+        return "; hjepa eval writes some"
+    folders = sorted(below)
+    named = shlex.join(map(str, folders[:_FEW]))
+    return f" itself, but in {first_few(folders, _FEW)}; name one or several, as in hjepa report {named}"
+
+
+def find_records(paths: Sequence[Path]) -> list[Record]:
+    """Return the records in files and folders, in the order given, those of a folder by name.
+
+    Raises:
+        ResultError: a path does not exist, a file is no record, or there are none at all.
+    """
+    return [read_record(file) for file in record_files(paths)]
 
 
 def find_galleries(
@@ -26,16 +161,14 @@ def find_galleries(
     Raises:
         ResultError: one cannot be read, and nobody is to be told.
     """
-    folders = dict.fromkeys(path if path.is_dir() else path.parent for path in paths)
-    # As with records: a demo's folder keeps its own below.
-    places = dict.fromkeys(folder / "results" if (folder / "results").is_dir() else folder for folder in folders)
-    files = [file for folder in places for file in sorted(folder.glob(f"*{SUFFIX}"))]
+    folders = dict.fromkeys(_record_folder(path if path.is_dir() else path.parent) for path in paths)
+    files = [file for folder in folders for file in sorted(folder.glob(f"*{SUFFIX}"))]
     if records is None:
         return list(_read(files, damaged))
-    wanted = {(one.model.name, one.extraction.train_store, one.extraction.test_store) for one in records}
+    wanted = {(record.model.name, record.extraction.train_store, record.extraction.test_store) for record in records}
     ends = tuple(f"{test_store[:8]}{SUFFIX}" for _, _, test_store in wanted)
-    found = _read([file for file in files if file.name.endswith(ends)], damaged)
-    return [one for one in found if (one.model, one.train_store, one.test_store) in wanted]
+    galleries = _read([file for file in files if file.name.endswith(ends)], damaged)
+    return [gallery for gallery in galleries if (gallery.model, gallery.train_store, gallery.test_store) in wanted]
 
 
 def _read(files: Sequence[Path], damaged: Callable[[ResultError], None] | None) -> Iterator[Gallery]:

@@ -69,6 +69,8 @@ def read_outcomes(path: Path) -> SampleOutcomes:
                     target[int(level.removeprefix("level")), key] = content[name]
             return SampleOutcomes(content["index"], content["labels"], outcomes, predictions)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        # numpy's own advice for objects would have them run code.
+        why = "it holds objects, not numbers" if "pickle" in str(error) else error
         raise ResultError(
-            f"cannot read the per-sample outcomes {path}: {error}; probe again with --predictions"
+            f"cannot read the per-sample outcomes {path}: {why}; probe again with --predictions"
         ) from None

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import re
-import shlex
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from hjepa_eval import __version__
-from hjepa_eval.config import Settings, describe_problems
-from hjepa_eval.errors import ResultError, first_few
-from hjepa_eval.features.fingerprint import hash_json, write_atomically
+from hjepa_eval.config import Settings
+from hjepa_eval.features.fingerprint import hash_json
 
-# 2 added comparisons, choices, deviations, several seeds, per-class counts; 3 the cost of a level. Records of before
-# lack them and stay readable.
-SCHEMA_VERSION = 3
-# As `Record.file_name` makes them.
-_FILES = "*__*__*.json"
-_FEW = 3
-_PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "safetensors")
+# 2 added comparisons, choices, deviations, several seeds, per-class counts; 3 the cost of a level; 4 the checksum of
+# the file. Records of before lack them and stay readable.
+SCHEMA_VERSION = 4
+CHECKSUM_SINCE = 4
 
 
 class Score(Settings):
@@ -217,129 +202,3 @@ class Record(Settings):
         parts = (self.model.name, self.dataset.name, self.probe)
         words = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-")[-60:] for part in parts]
         return "__".join([*words, self.key[:8]]) + ".json"
-
-
-def make_provenance(*, seed: int, device: str, settings: Mapping[str, Any], seconds: Mapping[str, float]) -> Provenance:
-    """Return the provenance of a record that is made now, by this process."""
-    return Provenance(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(["hjepa", *sys.argv[1:]]),
-        seed=seed,
-        device=device,
-        settings=dict(settings),
-        seconds={phase: round(value, 3) for phase, value in seconds.items()},
-        versions=package_versions(),
-        git=git_state(),
-        platform=platform.platform(),
-    )
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of this program, Python and the packages that numbers depend on."""
-    found = {"hjepa": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def git_state() -> str | None:
-    """Return the commit of the checkout that this program runs from, `-dirty` when files changed; None outside one."""
-    here = Path(__file__).resolve().parent.parent.parent
-    if not (here / ".git").exists():
-        return None
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
-
-
-def check_folder(folder: Path) -> None:
-    """Check, before any work, that results can be written into a folder.
-
-    Raises:
-        ResultError: they cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ResultError(f"cannot write into {folder}: {error.strerror}; choose another folder with --out") from None
-
-
-def write_record(record: Record, folder: Path) -> Path:
-    """Write a record into a folder and return its path.
-
-    Raises:
-        ResultError: the folder cannot be written; no part of a file is left.
-    """
-    path = folder / record.file_name
-    text = json.dumps(record.model_dump(mode="json"), indent=1) + "\n"
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise ResultError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from None
-    return path
-
-
-def read_record(path: Path) -> Record:
-    """Return the record in a file.
-
-    Raises:
-        ResultError: the file cannot be read, is no record, or is newer than this program.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultError(f"cannot read the result {path}: {error}") from None
-    found = content.get("schema_version") if isinstance(content, dict) and "probe" in content else None
-    if not isinstance(found, int):
-        raise ResultError(f"{path} is not a result record of hjepa (no probe and schema_version)")
-    if found > SCHEMA_VERSION:
-        raise ResultError(f"{path} has schema version {found}, this program reads up to {SCHEMA_VERSION}; update hjepa")
-    try:
-        return Record.model_validate(content)
-    except ValidationError as error:
-        raise ResultError(describe_problems(Record, error, str(path))) from None
-
-
-def record_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the record files that files and folders name, in the order given, those of a folder by name.
-
-    Raises:
-        ResultError: a path does not exist, or there are none at all.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise ResultError(f"no result file or folder {path}; hjepa eval writes one")
-        # A demo's folder keeps its records below, beside the run's own JSON files.
-        folder = path / "results" if (path / "results").is_dir() else path
-        files += sorted(folder.glob("*.json")) if path.is_dir() else [path]
-    if not files:
-        raise ResultError(f"no result records in {', '.join(map(str, paths))}{_below(paths)}")
-    return files
-
-
-def _below(paths: Sequence[Path]) -> str:
-    """Return the folders below that hold records, with the command that takes them; without any what writes some."""
-    found = {file.parent for path in paths for depth in ("*", "*/*") for file in path.glob(f"{depth}/{_FILES}")}
-    if not found:
-        return "; hjepa eval writes some"
-    folders = sorted(found)
-    named = shlex.join(map(str, folders[:_FEW]))
-    return f" itself, but in {first_few(folders, _FEW)}; name one or several, as in hjepa report {named}"
-
-
-def find_records(paths: Sequence[Path]) -> list[Record]:
-    """Return the records in files and folders, in the order given, those of a folder by name.
-
-    Raises:
-        ResultError: a path does not exist, a file is no record, or there are none at all.
-    """
-    return [read_record(file) for file in record_files(paths)]

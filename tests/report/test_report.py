@@ -14,7 +14,8 @@ from hjepa_eval.report.figures.levels import draw_levels, write_plot
 from hjepa_eval.report.formats.named import FORMATS
 from hjepa_eval.report.tables.statements import explanations, statements
 from hjepa_eval.report.tables.table import build_table
-from hjepa_eval.results.records import LevelChoice, LevelComparison, find_records, read_record, write_record
+from hjepa_eval.results.files import find_records, read_record, write_record
+from hjepa_eval.results.records import LevelChoice, LevelComparison
 
 
 def test_record__survives_writing_and_reading(tmp_path: Path) -> None:

@@ -37,8 +37,9 @@ def test_read_outcomes__refuses_damaged_files(tmp_path: Path, content: bytes) ->
 
 def test_read_outcomes__never_unpickles(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", index=np.array([object()], dtype=object))
-    with pytest.raises(ResultError, match="--predictions"):
+    with pytest.raises(ResultError, match="--predictions") as refused:
         read_outcomes(tmp_path / "x.npz")
+    assert "allow_pickle" not in str(refused.value)
 
 
 def test_write_outcomes__unwritable_folder_leaves_nothing(tmp_path: Path) -> None:

@@ -84,7 +84,10 @@ def located_of(folder: Path, model: str = "runs/demo", *, right: tuple[int, ...]
     record = record_of("knn", model=model, values=tuple(count / 40 for count in right), **more)
     levels = tuple(
         level.model_copy(
-            update={"per_class": {name: (int(sum(g[labels == n] == n)), 4) for n, name in enumerate(CLASSES)}}
+            update={
+                "per_class": {name: (int(sum(g[labels == n] == n)), 4) for n, name in enumerate(CLASSES)},
+                "scores": tuple(score.model_copy(update={"num_samples": 40}) for score in level.scores),
+            }
         )
         for level, g in zip(record.levels, guesses, strict=True)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hjepa_eval.results.provenance import make_provenance
 from hjepa_eval.results.records import (
     DatasetInfo,
     Extracted,
@@ -11,7 +12,6 @@ from hjepa_eval.results.records import (
     ModelInfo,
     Record,
     Score,
-    make_provenance,
 )
 
 HOSTILE = r"<script>alert(1)</script> a|b `c` _d_ *e* 5% & # $x$ {y} ~ ^ \\z -- café 日 [l](http://x)"

@@ -75,7 +75,7 @@ def choose_images(settings: AttentionSettings, dataset: ImageDataset) -> list[in
 def _empty(encoder: Encoder, dataset: ImageDataset, *, settings: AttentionSettings, levels: Sequence[int]) -> Explorer:
     """Return the explorer without images; blocks and heads are known once an image went through."""
     from hjepa_eval.report.page.attention import Explorer
-    from hjepa_eval.results.records import make_provenance
+    from hjepa_eval.results.provenance import make_provenance
 
     made = make_provenance(seed=settings.seed, device=settings.device, settings={}, seconds={})
     versions = ", ".join(f"{name} {number}" for name, number in made.versions.items())

@@ -93,7 +93,7 @@ def register(app: typer.Typer) -> None:
         """
         import torch  # noqa: F401  before faiss: two CUDA runtimes live in one process only in that order
 
-        from hjepa_eval.results.records import package_versions
+        from hjepa_eval.results.provenance import package_versions
 
         versions = ", ".join(f"{name} {number}" for name, number in package_versions().items())
         findings = [Finding("versions", versions), *_devices(), _faiss(), *_folders()]

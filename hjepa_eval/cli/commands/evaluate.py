@@ -28,7 +28,7 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     from hjepa_eval.evaluation.features import find_encoder
     from hjepa_eval.evaluation.gallery.gallery import check_map, write_galleries
     from hjepa_eval.evaluation.measure import measure
-    from hjepa_eval.results.records import read_record
+    from hjepa_eval.results.files import read_record
 
     resolved = prepare(settings, talk)
     check_map(resolved)

@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         the encoder of the last epoch is tested, once.
         """
         from hjepa_eval.report.formats.terminal import terminal
-        from hjepa_eval.results.records import check_folder
+        from hjepa_eval.results.files import check_folder
 
         talk = Talk(quiet=settings.quiet)
         settings = _with_its_own(settings) if settings.resume else settings

@@ -11,7 +11,8 @@ from hjepa_eval.evaluation.measure import Plan, measure
 from hjepa_eval.evaluation.settings import OutputSettings, ProbeSettings
 from hjepa_eval.evaluation.stages import feature_seeds, probe_stages, probe_word
 from hjepa_eval.report.formats.terminal import terminal
-from hjepa_eval.results.records import Record, check_folder
+from hjepa_eval.results.files import check_folder
+from hjepa_eval.results.records import Record
 
 SettingsT = TypeVar("SettingsT", bound=ProbeSettings)
 

@@ -9,7 +9,8 @@ from hjepa_eval.errors import ResultError, first_few, unknown
 from hjepa_eval.report.tables.columns import ColumnKey, Variant, column_keys, rank, variant
 from hjepa_eval.report.tables.model_pairs import Located
 from hjepa_eval.report.tables.standing import baselines_last, is_baseline, is_twin_of_another
-from hjepa_eval.results.records import DatasetInfo, Record, Score, read_record, record_files
+from hjepa_eval.results.files import read_record, record_files
+from hjepa_eval.results.records import DatasetInfo, Record, Score
 
 # Images, model, level with the levels joined in it, column.
 _Place = tuple[tuple[str | int, ...], Variant, int, tuple[int, ...], ColumnKey]

@@ -14,7 +14,7 @@ from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders.kinds.run import FORMAT_VERSION
 from hjepa_eval.errors import CheckpointError
 from hjepa_eval.features.fingerprint import write_atomically
-from hjepa_eval.results.records import package_versions
+from hjepa_eval.results.provenance import package_versions
 from hjepa_pretrain.config.geometry import Geometry, encoder_arguments
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.runs.checkpoint import Checkpoint, tensor_bytes, to_json

@@ -22,9 +22,8 @@ import pytest
 
 from hjepa_eval.cli.pages import open_page, where_it_is
 from hjepa_eval.errors import ResultError
-from hjepa_eval.results.files import find_galleries
+from hjepa_eval.results.files import find_galleries, find_records, read_record
 from hjepa_eval.results.gallery import Gallery, LevelMap, Neighbourhoods, write_gallery
-from hjepa_eval.results.records import find_records, read_record
 
 DIGITS = ("--model", "pixels:8", "--dataset", "digits", "--episodes", 200, "--baselines", "pixels:4")
 

@@ -26,8 +26,10 @@ from hjepa_eval.report.page.page import PARTS, build_page, write_page
 from hjepa_eval.report.page.pairs import compare_all, headlines
 from hjepa_eval.report.page.provenance import sources
 from hjepa_eval.report.tables.model_pairs import Located
+from hjepa_eval.results.files import read_record
 from hjepa_eval.results.outcomes import SampleOutcomes
-from hjepa_eval.results.records import Predictions, make_provenance, read_record
+from hjepa_eval.results.provenance import make_provenance
+from hjepa_eval.results.records import Predictions
 
 VOID = {"meta", "br", "input", "link", "img", "hr"}
 

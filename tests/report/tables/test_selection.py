@@ -17,9 +17,10 @@ from folders import SUPPORT
 from made_records import made_at, record_of
 
 from hjepa_eval.cli import main
+from hjepa_eval.results.files import read_record, write_record
 from hjepa_eval.results.gallery import Gallery, LevelMap, Neighbourhoods, write_gallery
 from hjepa_eval.results.outcomes import SampleOutcomes, write_outcomes
-from hjepa_eval.results.records import Predictions, Record, read_record, write_record
+from hjepa_eval.results.records import Predictions, Record
 
 OLD = SUPPORT / "records" / "schema_1_knn.json"
 Run = Callable[..., tuple[int, str, str]]
