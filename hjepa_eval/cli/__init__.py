@@ -1,36 +1,96 @@
-"""The program `hjepa`. One file per command; nothing heavy is imported before a command runs."""
+"""The program `hjepa`. One file per command; a command's file is loaded when the command runs or shows its help."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
-from hjepa_pretrain.cli import masks, pretrain
+from typer.core import TyperGroup
 
 from hjepa_eval import __version__
-from hjepa_eval.cli.commands import (
-    attention,
-    cache,
-    compare,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    extract,
-    finetune,
-    listings,
-    report,
-)
 from hjepa_eval.cli.console import NO_READER, StdoutError, checked_stdout, say_error
-from hjepa_eval.evaluation.plans import few_shot as fewshot
-from hjepa_eval.evaluation.plans import knn, linear
-from hjepa_eval.evaluation.plans import low_shot as lowshot
+
+
+class Entry(NamedTuple):
+    """A command in the program's list.
+
+    Attributes:
+        module: its `register` adds the command to a typer program.
+        summary: what `hjepa --help` says of it.
+    """
+
+    module: str
+    summary: str
+
+
+_HERE = "hjepa_eval.cli.commands"
+COMMANDS = {
+    "demo": Entry(f"{_HERE}.demo", "From images to the table in minutes."),
+    "pretrain": Entry("hjepa_eval.cli.pretraining", "Pretrain an H-JEPA."),
+    "export": Entry(f"{_HERE}.export", "Write a run's encoder for other programs."),
+    "masks": Entry(
+        "hjepa_eval.cli.pretraining", "Draw the masks of pretraining settings, of every kind, and say what they cover."
+    ),
+    "extract": Entry(f"{_HERE}.extract", "Store the features of every level."),
+    "knn": Entry(f"{_HERE}.probes", "Nearest neighbours at every level."),
+    "linear": Entry(f"{_HERE}.probes", "A linear classifier at every level."),
+    "fewshot": Entry(f"{_HERE}.probes", "Few-shot episodes at every level."),
+    "lowshot": Entry(f"{_HERE}.probes", "Few labels at every level."),
+    "finetune": Entry(f"{_HERE}.finetune", "Train encoder and head on labels, from one level."),
+    "eval": Entry(f"{_HERE}.evaluate", "Extract, run every probe, and report."),
+    "report": Entry(f"{_HERE}.report", "Show result records level by level."),
+    "attention": Entry(f"{_HERE}.attention", "Write a page to explore the attention of a ViT."),
+    "compare": Entry(f"{_HERE}.compare", "Compare two models on the same images."),
+    "cache": Entry(f"{_HERE}.cache", "List, check, compare and remove feature stores."),
+    "datasets": Entry(f"{_HERE}.listings", "List the datasets, and the options that their names take."),
+    "protocols": Entry(
+        f"{_HERE}.listings", "List the probes' protocols: where each is published, and what it cannot reproduce."
+    ),
+    "models": Entry(
+        f"{_HERE}.listings", "List encoders, or one encoder's levels: what they read, their sizes, and what they cost."
+    ),
+    "doctor": Entry(f"{_HERE}.doctor", "Look at this machine and say what to mend."),
+}
+
+
+def _load(name: str) -> Any:
+    """Return a command of the list, ready to run."""
+    program = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+    import_module(COMMANDS[name].module).register(program)
+    return typer.main.get_group(program).commands[name]
+
+
+class _Program(TyperGroup):
+    """A group of commands that are loaded one by one."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands, those of the list first."""
+        return [*COMMANDS, *(name for name in self.commands if name not in COMMANDS)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; all are loaded for a name that is none, so that the nearest ones can be told."""
+        for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                self.commands[name] = _load(name)
+        return self.commands.get(cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list without loading a command of it."""
+        rows = [(name, entry.summary) for name, entry in COMMANDS.items()]
+        rows += [
+            (name, command.get_short_help_str()) for name, command in self.commands.items() if name not in COMMANDS
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
 
 app = typer.Typer(
     name="hjepa",
+    cls=_Program,
     help="What does each level of a hierarchical vision encoder know?",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -55,29 +115,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-_COMMANDS = (
-    demo,
-    pretrain,
-    export,
-    masks,
-    extract,
-    knn,
-    linear,
-    fewshot,
-    lowshot,
-    finetune,
-    evaluate,
-    report,
-    attention,
-    compare,
-    cache,
-    listings,
-    doctor,
-)
-for module in _COMMANDS:
-    module.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -7,16 +7,12 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
 from hjepa_eval.errors import HjepaError
-
-if TYPE_CHECKING:
-    from hjepa_eval.evaluation.job import Job, Stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,81 +46,6 @@ def guarded(function: Callable[P, T]) -> Callable[P, T]:
 def print_json(value: Any) -> None:
     """Print a JSON value on stdout."""
     print(json.dumps(value, indent=2))
-
-
-class Reporter:
-    """Takes how far a stage is; called as a function of (done, total, remark)."""
-
-    def __init__(self, job: Job, stage: Stage) -> None:
-        """Report to a job about one of its stages."""
-        self._job, self._stage = job, stage
-
-    def __call__(self, done: int, total: int, remark: str = "") -> None:
-        """Show that `done` of `total` are done."""
-        self._job.report(self._stage, done, total, remark)
-
-    def spared(self, why: str) -> None:
-        """Say that there was nothing to do: why is shown instead of the seconds, and no estimate learns from them."""
-        self._stage.outcome = why
-
-
-class Talk:
-    """Notes and progress on stderr: a live list of stages on a terminal, lines elsewhere, nothing when quiet."""
-
-    def __init__(self, *, quiet: bool, leader: bool = True) -> None:
-        """Choose how much to say; of several ranks one is the `leader`, the others say only what concerns them."""
-        self.quiet = quiet
-        self.leader = leader
-        self._job: Job | None = None
-
-    def note(self, message: str) -> None:
-        """Print one line on stderr, unless quiet or not the leader."""
-        if self.leader:
-            self.alert(message)
-
-    def alert(self, message: str) -> None:
-        """Print one line on stderr, unless quiet: what this process alone knows."""
-        if not self.quiet:
-            print(message, file=sys.stderr, flush=True)
-
-    @contextmanager
-    def job(self) -> Iterator[Job]:
-        """Show all stages inside as one job; inside another job they are part of that one."""
-        if self._job is not None:
-            yield self._job
-            return
-        from hjepa_eval.cli.live.display import show_job
-
-        with show_job(shown=self.leader and not self.quiet) as job:
-            self._job = job
-            try:
-                yield job
-            finally:
-                self._job = None
-
-    def plan(self, stages: Sequence[Stage]) -> None:
-        """Say which stages of the job are to come; without a job every stage is shown alone."""
-        if self._job is not None:
-            self._job.plan(stages)
-
-    @contextmanager
-    def progress(self, title: str, unit: str, *, stage: str = "", size: float = 1.0) -> Iterator[Reporter]:
-        """Run a stage, and give a function of (done, total, remark) that shows how far it is.
-
-        Args:
-            title: what runs, in words that make sense alone.
-            unit: what is counted; empty when the count says nothing to a reader.
-            stage: its name in the job's plan; the title when nobody planned it.
-            size: how much there is to do, as `Stage.size`.
-        """
-        with self.job() as job:
-            running = job.start(stage or title, title=title, unit=unit, size=size)
-            try:
-                yield Reporter(job, running)
-            except BaseException as error:
-                job.end(running, "failed" if isinstance(error, Exception) else "interrupted")
-                raise
-            job.end(running, "done")
 
 
 # As of a program that the signal SIGPIPE ends: 128 and its number.

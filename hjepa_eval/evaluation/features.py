@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from hjepa_eval.cli.console import Talk
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
@@ -17,6 +16,7 @@ from hjepa_eval.encoders.kinds.run import is_run, newest_run, read_run_config, w
 from hjepa_eval.encoders.precision import device_name, resolve_precision
 from hjepa_eval.errors import unknown
 from hjepa_eval.evaluation.costs import LevelCosts, level_costs
+from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.settings import ExtractionSettings, ImageSettings
 from hjepa_eval.evaluation.stages import COSTS
 from hjepa_eval.extraction.extract import Extraction, ExtractSettings, extract

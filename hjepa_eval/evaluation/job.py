@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -180,3 +181,94 @@ def _size(stage: Stage, stages: Sequence[Stage]) -> float | None:
     if stage.size is not None:
         return stage.size
     return next((one.size for one in reversed(stages) if one.name == stage.name and one.state != "waiting"), None)
+
+
+class Silent:
+    """The display of a job that nobody watches."""
+
+    def began(self) -> None:
+        """Show nothing."""
+
+    def reported(self, stage: Stage) -> None:
+        """Show nothing."""
+
+    def ended(self, stage: Stage) -> None:
+        """Show nothing."""
+
+
+class Reporter:
+    """Takes how far a stage is; called as a function of (done, total, remark)."""
+
+    def __init__(self, job: Job, stage: Stage) -> None:
+        """Report to a job about one of its stages."""
+        self._job, self._stage = job, stage
+
+    def __call__(self, done: int, total: int, remark: str = "") -> None:
+        """Show that `done` of `total` are done."""
+        self._job.report(self._stage, done, total, remark)
+
+    def spared(self, why: str) -> None:
+        """Say that there was nothing to do: why is shown instead of the seconds, and no estimate learns from them."""
+        self._stage.outcome = why
+
+
+class Talk:
+    """What can be said while working: notes, and the stages of a job. This one says nothing.
+
+    `hjepa_eval.evaluation.live.display.Stderr` shows it on a terminal, in a notebook or in a log.
+    """
+
+    def __init__(self, *, quiet: bool = True, leader: bool = True) -> None:
+        """Choose how much to say; of several ranks one is the `leader`, the others say only what concerns them."""
+        self.quiet = quiet
+        self.leader = leader
+        self._job: Job | None = None
+
+    def note(self, message: str) -> None:
+        """Say one line, unless quiet or not the leader."""
+        if self.leader:
+            self.alert(message)
+
+    def alert(self, message: str) -> None:
+        """Say one line, unless quiet: what this process alone knows."""
+
+    def show(self) -> AbstractContextManager[Job]:
+        """Return a context that gives a job and shows its stages inside."""
+        return nullcontext(Job(Silent()))
+
+    @contextmanager
+    def job(self) -> Iterator[Job]:
+        """Show all stages inside as one job; inside another job they are part of that one."""
+        if self._job is not None:
+            yield self._job
+            return
+        with self.show() as job:
+            self._job = job
+            try:
+                yield job
+            finally:
+                self._job = None
+
+    def plan(self, stages: Sequence[Stage]) -> None:
+        """Say which stages of the job are to come; without a job every stage is shown alone."""
+        if self._job is not None:
+            self._job.plan(stages)
+
+    @contextmanager
+    def progress(self, title: str, unit: str, *, stage: str = "", size: float = 1.0) -> Iterator[Reporter]:
+        """Run a stage, and give a function of (done, total, remark) that shows how far it is.
+
+        Args:
+            title: what runs, in words that make sense alone.
+            unit: what is counted; empty when the count says nothing to a reader.
+            stage: its name in the job's plan; the title when nobody planned it.
+            size: how much there is to do, as `Stage.size`.
+        """
+        with self.job() as job:
+            running = job.start(stage or title, title=title, unit=unit, size=size)
+            try:
+                yield Reporter(job, running)
+            except BaseException as error:
+                job.end(running, "failed" if isinstance(error, Exception) else "interrupted")
+                raise
+            job.end(running, "done")

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from hjepa_eval.cli.console import Talk
 from hjepa_eval.evaluation.features import Features
 from hjepa_eval.evaluation.findings import Finding, count_classes, merge_seeds
+from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.rows import LevelRow, level_rows
 from hjepa_eval.evaluation.settings import ProbeSettings
 from hjepa_eval.evaluation.stages import probe_word

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import typer
 
-from hjepa_eval.cli.console import Talk, print_json
+from hjepa_eval.cli.console import print_json
 from hjepa_eval.cli.options import settings_command
 from hjepa_eval.cli.pages import open_page
 from hjepa_eval.errors import ConfigError, DataError, EncoderError, ResultError, first_few
+from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.settings import AttentionSettings
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def register(app: typer.Typer) -> None:
         if settings.out.is_dir():
             raise ResultError(f"--out {settings.out} is a folder; name a file such as {settings.out / 'explorer.html'}")
         settings = resolve(settings)
-        talk = Talk(quiet=settings.quiet)
+        talk = Stderr(quiet=settings.quiet)
         dataset = load_split(settings, settings.split)
         indices = choose_images(settings, dataset)
         encoder = find_encoder(settings).build()

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from hjepa_eval.cli.console import Talk, guarded
+from hjepa_eval.cli.console import guarded
 from hjepa_eval.errors import ConfigError
+from hjepa_eval.evaluation.live.display import Stderr
 
 FAST = ("train.minutes=0.1",)
 
@@ -51,19 +52,17 @@ def register(app: typer.Typer) -> None:
         Pretrains on scanned digits, measures every level against the same encoder untrained, k-means and raw pixels,
         reports.
         """
-        from hjepa_pretrain.cli.pretrain import load_pretrain_settings, run_pretraining
-
         from hjepa_eval.cli.commands.evaluate import evaluate_and_report, finish
+        from hjepa_eval.cli.pretraining import run_preset
         from hjepa_eval.config import load
         from hjepa_eval.evaluation.settings import EvalSettings
 
         started = time.monotonic()
-        talk = Talk(quiet=quiet)
-        settings = load_pretrain_settings("digits", [f"train.seed={seed}", *(FAST if fast else ())])
+        talk = Stderr(quiet=quiet)
         if (out / "DEMO").is_file():
             talk.note(f"replacing the earlier demo in {out}")
         _make_room(out)
-        run_pretraining(settings, out, talk)
+        run_preset("digits", [f"train.seed={seed}", *(FAST if fast else ())], run_dir=out, talk=talk)
         flags = {
             "model": str(out),
             "dataset": "digits",

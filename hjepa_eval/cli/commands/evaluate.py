@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hjepa_eval.cli.console import Talk
 from hjepa_eval.cli.options import settings_command
 from hjepa_eval.errors import ConfigError, ProbeError
+from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.plans.few_shot import plan_few_shot
 from hjepa_eval.evaluation.plans.knn import plan_knn
 from hjepa_eval.evaluation.plans.linear import plan_linear
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
     """Return the records of all probes for the model and its baselines; each is written as soon as it is there."""
     from hjepa_eval.cli.commands.probes import collect_seeds, prepare, say_deviations
+    from hjepa_eval.cli.pretraining import draw_mask_examples
     from hjepa_eval.evaluation.features import find_encoder
     from hjepa_eval.evaluation.gallery.gallery import check_map, write_galleries
     from hjepa_eval.evaluation.measure import measure
@@ -58,7 +60,7 @@ def evaluate(settings: EvalSettings, talk: Talk) -> list[Record]:
                 # As written: with the file that its outcomes went to.
                 records.append(read_record(measured.write(settings.out, predictions=settings.predictions)))
     if settings.gallery:
-        write_galleries(measured_features, resolved, talk)
+        write_galleries(measured_features, resolved, talk, draw_masks=draw_mask_examples)
     for plan in plans:
         if any(record.probe == plan.probe for record in records):
             say_deviations(plan, talk)
@@ -140,7 +142,7 @@ def register(app: typer.Typer) -> None:
     @settings_command(app, "eval", EvalSettings)
     def eval_(settings: EvalSettings) -> None:
         """Extract, run every probe, and report."""
-        talk = Talk(quiet=settings.quiet)
+        talk = Stderr(quiet=settings.quiet)
         paths = evaluate_and_report(settings, talk, folder=settings.out)
         talk.note(f"records are in {settings.out}/")
         finish(paths, settings, talk)

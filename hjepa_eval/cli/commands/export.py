@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hjepa_eval.cli.console import Talk, guarded, print_json
+from hjepa_eval.cli.console import guarded, print_json
+from hjepa_eval.evaluation.live.display import Stderr
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
         run = run.expanduser()
         folder = Path("exports") / f"{export_name(run)}-{kind}" if out is None else out.expanduser()
-        Talk(quiet=quiet).note(f"exporting the {encoder} encoder of {run} to {folder}")
+        Stderr(quiet=quiet).note(f"exporting the {encoder} encoder of {run} to {folder}")
         files = export_run(run, folder, kind=kind, branch=encoder, dtype=dtype)
         sizes = {file.name: file.stat().st_size for file in files}
         if as_json:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hjepa_eval.cli.console import Talk, print_json
+from hjepa_eval.cli.console import print_json
 from hjepa_eval.cli.options import settings_command
+from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.settings import ExtractCommandSettings
 from hjepa_eval.evaluation.stages import extraction_stages
 
@@ -33,7 +34,7 @@ def register(app: typer.Typer) -> None:
         from hjepa_eval.ranks import read_ranks
 
         first = read_ranks().rank == 0
-        resolved, talk = resolve(settings), Talk(quiet=settings.quiet, leader=first)
+        resolved, talk = resolve(settings), Stderr(quiet=settings.quiet, leader=first)
         with talk.job():
             talk.plan(extraction_stages(resolved))
             features = collect_features(resolved, talk, repair=True, costs=False)

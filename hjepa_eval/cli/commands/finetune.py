@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hjepa_eval.cli.console import Talk, print_json
+from hjepa_eval.cli.console import print_json
 from hjepa_eval.cli.options import settings_command
 from hjepa_eval.errors import CheckpointError, ConfigError, EncoderError, TrainingError
+from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def register(app: typer.Typer) -> None:
         from hjepa_eval.report.formats.terminal import terminal
         from hjepa_eval.results.files import check_folder
 
-        talk = Talk(quiet=settings.quiet)
+        talk = Stderr(quiet=settings.quiet)
         settings = _with_its_own(settings) if settings.resume else settings
         check_folder(settings.out)
         measured, again = run(settings, talk)

@@ -35,13 +35,13 @@ Assignments = Annotated[
 
 
 def _print_memory(config: str, assignments: list[str], *, as_json: bool) -> None:
-    from hjepa_pretrain.cli.memory import describe, lines
+    from hjepa_eval.cli.pretraining import describe_memory
 
-    description = describe(config, assignments)
+    description, lines = describe_memory(config, assignments)
     if as_json:
         print_json(description)
     else:
-        print("\n".join(lines(description)))
+        print("\n".join(lines))
 
 
 def _print_rows(rows: list[tuple[str, str]]) -> None:

@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hjepa_eval.evaluation.live.view import clock
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -210,10 +212,3 @@ def number(value: float | None, places: int) -> str:
     if value and (abs(value) < 10.0**-places or abs(value) >= 10_000):
         return f"{value:.0e}"
     return f"{value:.{places}f}"
-
-
-def clock(seconds: float) -> str:
-    """Return `1:02:03`, or `2:03` under an hour."""
-    whole = max(0, round(seconds))
-    minutes, hours = whole // 60, whole // 3600
-    return f"{hours}:{minutes % 60:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

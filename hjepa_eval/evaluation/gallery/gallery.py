@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from hjepa_pretrain.cli.mask_examples import draw_mask_examples
+from numpy.typing import NDArray
 
-from hjepa_eval.cli.console import Talk
 from hjepa_eval.datasets.images import MAX_RATIO
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.kinds.run import is_run
@@ -19,11 +18,15 @@ from hjepa_eval.errors import HjepaError
 from hjepa_eval.evaluation.features import SPLITS, Features, default_workers, load_split
 from hjepa_eval.evaluation.gallery.neighbourhoods import find_neighbourhoods
 from hjepa_eval.evaluation.gallery.projection import Method, check_method, project_levels, takes_umap
+from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.settings import EvalSettings
 from hjepa_eval.results.gallery import Gallery, ImageKey, LevelMap, MaskExamples, Neighbourhoods, write_gallery
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# (run folder, places [E] of train images) -> their masks, and a word about them
+DrawMasks = Callable[[Path, NDArray[np.int64]], tuple[MaskExamples | None, str]]
 
 SIDE = 64
 QUALITY = 85
@@ -78,7 +81,13 @@ def check_map(settings: EvalSettings) -> None:
         check_method(settings.map_method)
 
 
-def write_galleries(found: Mapping[str, Mapping[int, Features]], settings: EvalSettings, talk: Talk) -> list[Path]:
+def write_galleries(
+    found: Mapping[str, Mapping[int, Features]],
+    settings: EvalSettings,
+    talk: Talk,
+    *,
+    draw_masks: DrawMasks | None = None,
+) -> list[Path]:
     """Write a gallery per encoder into the results folder and return their paths.
 
     One that cannot be made is left out with a word about why: no number depends on it, and the records are there.
@@ -87,6 +96,7 @@ def write_galleries(found: Mapping[str, Mapping[int, Features]], settings: EvalS
         found: encoder as it was asked for -> seed -> features; the first seed's are shown.
         settings: of `resolve`.
         talk: told about progress.
+        draw_masks: draws the masks of a run; without it galleries have none.
     """
     paths: list[Path] = []
     images: dict[str, ImageDataset] = {}
@@ -97,7 +107,9 @@ def write_galleries(found: Mapping[str, Mapping[int, Features]], settings: EvalS
             seed, features = next(iter(seeds.items()))
             try:
                 images = images or {split: load_split(settings, split) for split in SPLITS}
-                gallery = make_gallery(features, images, model=model, method=settings.map_method, seed=seed)
+                gallery = make_gallery(
+                    features, images, model=model, method=settings.map_method, seed=seed, draw_masks=draw_masks
+                )
                 paths.append(write_gallery(gallery, settings.out))
             except HjepaError as error:
                 talk.alert(f"no gallery of {features.encoder.name}: {error}")
@@ -106,7 +118,13 @@ def write_galleries(found: Mapping[str, Mapping[int, Features]], settings: EvalS
 
 
 def make_gallery(
-    features: Features, images: Mapping[str, ImageDataset], *, model: str, method: Method = "auto", seed: int = 0
+    features: Features,
+    images: Mapping[str, ImageDataset],
+    *,
+    model: str,
+    method: Method = "auto",
+    seed: int = 0,
+    draw_masks: DrawMasks | None = None,
 ) -> Gallery:
     """Return the gallery of an encoder on a dataset.
 
@@ -119,6 +137,7 @@ def make_gallery(
         model: the encoder as it was asked for; a run's has curves and masks.
         method: of the map.
         seed: of the map and of what is drawn.
+        draw_masks: draws the masks of a run.
 
     Raises:
         HjepaError: a store or an image cannot be read, or the method is not there.
@@ -152,7 +171,7 @@ def make_gallery(
     plane = LevelMap(test_index[:count], test_labels[:count], planes.points, planes.method, planes.explained)
     drawn = np.random.default_rng(seed).choice(train_index, min(MASKED, len(train_index)), replace=False)
     run = Path(model.partition("?")[0])
-    masks, said = draw_mask_examples(run, np.sort(drawn)) if is_run(run) else (None, "")
+    masks, said = draw_masks(run, np.sort(drawn)) if draw_masks is not None and is_run(run) else (None, "")
     most = f"of {len(test_index):,} test images the map shows the first {count:,}; queries are chosen among them"
     notes = (most,) if count < len(test_index) else ()
     return Gallery(

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from hjepa_eval.cli.options import settings_command
 from hjepa_eval.evaluation.settings import FewShotSettings
 
 if TYPE_CHECKING:
@@ -72,17 +69,3 @@ def plan_few_shot(settings: FewShotSettings) -> Plan:
         rule=f"{CHOICE_EPISODES:,} episodes of train images",
         run=run,
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @settings_command(app, "fewshot", FewShotSettings)
-    def fewshot(settings: FewShotSettings) -> None:
-        """Few-shot episodes at every level.
-
-        Drawn from the test images, the same episodes for every level; nearest class mean of normalised features.
-        """
-        from hjepa_eval.cli.commands.probes import run_probe
-
-        run_probe(settings, plan_few_shot)

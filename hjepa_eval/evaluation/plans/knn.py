@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from hjepa_eval.cli.options import settings_command
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.evaluation.settings import KnnSettings
 
@@ -122,17 +119,3 @@ def plan_knn(settings: KnnSettings) -> Plan:
         run=run,
         split="train" if settings.leave_one_out else "test",
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @settings_command(app, "knn", KnnSettings)
-    def knn(settings: KnnSettings) -> None:
-        """Nearest neighbours at every level.
-
-        FAISS exact search, cosine, DINO's weighting; all k from one search.
-        """
-        from hjepa_eval.cli.commands.probes import run_probe
-
-        run_probe(settings, plan_knn)

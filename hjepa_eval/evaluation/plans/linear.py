@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import typer
-
-from hjepa_eval.cli.options import settings_command
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.evaluation.settings import LinearSettings
 
@@ -145,18 +142,3 @@ def plan_linear(settings: LinearSettings) -> Plan:
         together=True,
         version=protocol.version,
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @settings_command(app, "linear", LinearSettings)
-    def linear(settings: LinearSettings) -> None:
-        """A linear classifier at every level.
-
-        Logistic regression unless --protocol says otherwise. What is tuned is chosen on a held-out part of train, then
-        all of train is fitted; test is touched once.
-        """
-        from hjepa_eval.cli.commands.probes import run_probe
-
-        run_probe(settings, plan_linear)

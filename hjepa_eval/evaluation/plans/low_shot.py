@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from hjepa_eval.cli.options import settings_command
 from hjepa_eval.evaluation.settings import LowShotSettings
 
 if TYPE_CHECKING:
@@ -131,18 +128,3 @@ def plan_low_shot(settings: LowShotSettings) -> Plan:
         "draws": settings.draws,
     }
     return Plan("lowshot", protocol.name, parameters, protocol.deviations, "", run)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-
-    @settings_command(app, "lowshot", LowShotSettings)
-    def lowshot(settings: LowShotSettings) -> None:
-        """Few labels at every level.
-
-        A classifier sees a part of the train labels (1 % and 10 % when nothing is said) and is tested on all of test;
-        several draws, the same for every level.
-        """
-        from hjepa_eval.cli.commands.probes import run_probe
-
-        run_probe(settings, plan_low_shot)

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hjepa_eval.cli.console import Talk, guarded, print_json
+from hjepa_eval.cli.console import guarded, print_json
+from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_pretrain.cli.pretrain import load_pretrain_settings, pretraining
 
 _COLUMNS = (
@@ -100,7 +101,9 @@ def register(app: typer.Typer) -> None:
             print_json({"type": settings.masking.type, "grid": geometry.grid, "context_tokens": tokens, "kinds": kinds})
             return
         if settings.masking.saliency:
-            Talk(quiet=False).note("masking.saliency needs a network and its images; these masks are drawn without it")
+            Stderr(quiet=False).note(
+                "masking.saliency needs a network and its images; these masks are drawn without it"
+            )
         rows, columns = geometry.grid
         print(f"{rows}x{columns} tokens; training sees {tokens} random ones of each image's context\n")
         print_table([row for each in previews for row in table_rows(each.kind, each.statistics)])

@@ -13,9 +13,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from hjepa_eval.cli.console import Talk, guarded, print_json
+from hjepa_eval.cli.console import guarded, print_json
 from hjepa_eval.cli.options import words_of
 from hjepa_eval.errors import CheckpointError, ConfigError, HjepaError
+from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.ranks import read_ranks
 
 _WIDTH = 110
@@ -160,7 +162,7 @@ def register(app: typer.Typer) -> None:
         Without --config it is the digits preset, which takes about a minute.
         """
         leader = read_ranks().rank == 0
-        talk = Talk(quiet=quiet, leader=leader)
+        talk = Stderr(quiet=quiet, leader=leader)
         given = list(assignments or [])
         flags = {
             "data": _given(dataset=dataset, root=None if root is None else root.expanduser()),

@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from hjepa_eval.cli.console import Talk
-from hjepa_eval.cli.live.display import PLAIN_SECONDS
-from hjepa_eval.cli.live.training import TrainingView, clock, number
+from hjepa_eval.cli.live.training import TrainingView, number
+from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.live.display import PLAIN_SECONDS
+from hjepa_eval.evaluation.live.view import clock
 
 
 def plain_line(progress: Any) -> str:

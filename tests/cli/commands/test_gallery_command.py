@@ -15,13 +15,13 @@ from hjepa_pretrain.cli import mask_examples
 from hjepa_pretrain.cli.mask_examples import draw_mask_examples
 from PIL import Image
 
-from hjepa_eval.cli.console import Talk
 from hjepa_eval.config import build, load
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.errors import ResultError
 from hjepa_eval.evaluation.gallery import projection
 from hjepa_eval.evaluation.gallery.gallery import write_galleries
+from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.settings import EvalSettings
 from hjepa_eval.results.files import find_galleries
 from hjepa_eval.results.gallery import Gallery
@@ -284,5 +284,5 @@ def test_galleries__that_take_a_umap_say_what_takes_the_time(
 ) -> None:
     monkeypatch.setattr(projection, "_has_umap", lambda: installed)
     settings = load(EvalSettings, flags={"model": "pixels", "map": method})
-    assert write_galleries({}, settings, Talk(quiet=False)) == []
+    assert write_galleries({}, settings, Stderr(quiet=False)) == []
     assert ("UMAP, which compiles first (--map pca is quick)" in capsys.readouterr().err) == said

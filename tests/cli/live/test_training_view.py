@@ -9,8 +9,9 @@ from hjepa_pretrain.cli.progress import plain_line, show_training
 from hjepa_pretrain.diagnostics.progress import Progress
 from rich.console import Console
 
-from hjepa_eval.cli.console import Talk
-from hjepa_eval.cli.live.training import History, TrainingView, clock, number, sparkline, training_view
+from hjepa_eval.cli.live.training import History, TrainingView, number, sparkline, training_view
+from hjepa_eval.evaluation.live.display import Stderr
+from hjepa_eval.evaluation.live.view import clock
 
 LOSSES = {
     "loss": 0.91,
@@ -126,7 +127,7 @@ def test_progress__without_a_terminal_is_a_line_at_first_at_last_and_every_ten_s
 ) -> None:
     now = [0.0]
     monkeypatch.setattr("hjepa_pretrain.cli.progress.time.monotonic", lambda: now[0])
-    with show_training(Talk(quiet=False), run="runs/a", dataset="digits", device="cpu") as shown:
+    with show_training(Stderr(quiet=False), run="runs/a", dataset="digits", device="cpu") as shown:
         shown.note("compiling")
         for step, losses in ((0, {}), (5, LOSSES), (6, LOSSES), (11, LOSSES), (16, LOSSES)):
             now[0] = float(step)
@@ -138,7 +139,7 @@ def test_progress__without_a_terminal_is_a_line_at_first_at_last_and_every_ten_s
 
 
 def test_progress__says_nothing_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    with show_training(Talk(quiet=True), run="runs/a", dataset="digits", device="cpu") as shown:
+    with show_training(Stderr(quiet=True), run="runs/a", dataset="digits", device="cpu") as shown:
         shown.note("compiling")
         shown.update(state(fraction=1.0))
     assert capsys.readouterr() == ("", "")
@@ -153,7 +154,7 @@ def test_progress__on_a_terminal_is_live_and_notes_stay(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
-    with show_training(Talk(quiet=False), run="runs/a", dataset="digits", device="cpu") as shown:
+    with show_training(Stderr(quiet=False), run="runs/a", dataset="digits", device="cpu") as shown:
         shown.update(state())
         shown.note("checkpoint step-5 is damaged")
     text = terminal.getvalue()

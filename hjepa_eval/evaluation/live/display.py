@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-from hjepa_eval.evaluation.job import Job, Stage, stage_left
+from hjepa_eval.evaluation.job import Job, Silent, Stage, Talk, stage_left
 
 PLAIN_SECONDS = 10.0
+
+
+class Stderr(Talk):
+    """Notes and progress on stderr: a live list of stages on a terminal, lines elsewhere, nothing when quiet."""
+
+    def alert(self, message: str) -> None:
+        """Print one line on stderr, unless quiet."""
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)
+
+    def show(self) -> AbstractContextManager[Job]:
+        """Return a context that gives a job whose stages are shown on stderr."""
+        return show_job(shown=self.leader and not self.quiet)
 
 
 @contextmanager
 def show_job(*, shown: bool) -> Iterator[Job]:
     """Give a job whose stages are shown on stderr as `shown` and stderr allow."""
     if not shown:
-        yield Job(_Nothing())
+        yield Job(Silent())
     elif _live_works():
         display = _Live()
         job = display.job = Job(display)
@@ -38,19 +51,6 @@ def _live_works() -> bool:
     return Console(stderr=True).is_interactive
 
 
-class _Nothing:
-    """Shows nothing."""
-
-    def began(self) -> None:
-        pass
-
-    def reported(self, stage: Stage) -> None:
-        pass
-
-    def ended(self, stage: Stage) -> None:
-        pass
-
-
 class _Live:
     """Redraws the stages four times a second; what else is printed on stderr meanwhile appears above them."""
 
@@ -66,7 +66,7 @@ class _Live:
         from rich.console import Console
         from rich.live import Live
 
-        from hjepa_eval.cli.live.view import JobView
+        from hjepa_eval.evaluation.live.view import JobView
 
         view = JobView(self.job)
         # A result may go to a file: nothing on stdout may be led to stderr.
@@ -110,8 +110,7 @@ class _Lines:
             self._say(stage, _gone(stage))
 
     def _going(self, stage: Stage, now: float) -> str:
-        from hjepa_eval.cli.live.training import clock
-        from hjepa_eval.cli.live.view import estimate, speed
+        from hjepa_eval.evaluation.live.view import clock, estimate, speed
 
         where = f"{stage.done:,}/{stage.total:,}" if stage.unit else f"{stage.done / stage.total:.0%}"
         left, job = stage_left(stage, self.job.stages, now), self.job.left()
@@ -128,7 +127,7 @@ class _Lines:
 
 def _gone(stage: Stage) -> str:
     """Return what a finished stage did, and how fast."""
-    from hjepa_eval.cli.live.view import speed, spent
+    from hjepa_eval.evaluation.live.view import speed, spent
 
     count = f"{stage.total:,} {stage.unit}" if stage.unit and stage.total else ""
     parts = [stage.outcome] if stage.outcome else [count, spent(stage.seconds), speed(stage)]

@@ -9,7 +9,6 @@ from itertools import groupby
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from hjepa_eval.cli.live.training import clock
 from hjepa_eval.evaluation.job import Job, Left, Stage, stage_left
 
 _WIDEST = 100
@@ -205,3 +204,10 @@ def shortened(name: str, width: int) -> str:
         return name
     head = max(0, (width - 1) // 2)
     return f"{name[:head]}…{name[len(name) - (width - 1 - head) :]}" if width > 1 else name[:width]
+
+
+def clock(seconds: float) -> str:
+    """Return `1:02:03`, or `2:03` under an hour."""
+    whole = max(0, round(seconds))
+    minutes, hours = whole // 60, whole // 3600
+    return f"{hours}:{minutes % 60:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

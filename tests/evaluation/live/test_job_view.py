@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hjepa_eval.cli.live.view import JobView, estimate, shortened, spent
 from hjepa_eval.evaluation.job import Job, Left, Stage
+from hjepa_eval.evaluation.live.view import JobView, estimate, shortened, spent
 
 STEPS = ("extract train", "extract test", "kNN", "linear", "few-shot", "gallery")
 MODEL = "random:vit_tiny_patch4_32?taps=4,8,12"

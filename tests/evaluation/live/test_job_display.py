@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from hjepa_eval.cli.console import Talk
 from hjepa_eval.errors import ProbeError
-from hjepa_eval.evaluation.job import Stage
+from hjepa_eval.evaluation.job import Stage, Talk
+from hjepa_eval.evaluation.live.display import Stderr
 
 
 class Terminal(io.StringIO):
@@ -28,7 +28,7 @@ def use_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def test_lines__one_per_finished_stage_and_one_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     seconds = [0.0]
-    talk = Talk(quiet=False)
+    talk = Stderr(quiet=False)
     with talk.job() as job:
         job.clock = lambda: seconds[0]
         talk.plan([Stage("extract train", "a"), Stage("kNN", "a")])
@@ -50,14 +50,14 @@ def test_lines__one_per_finished_stage_and_one_every_ten_seconds(capsys: pytest.
 
 
 def test_lines__of_a_single_stage_have_no_number_and_say_what_was_spared(capsys: pytest.CaptureFixture[str]) -> None:
-    with Talk(quiet=False).progress("extract a, digits train", "images") as report:
+    with Stderr(quiet=False).progress("extract a, digits train", "images") as report:
         report.spared("from the cache, no forward pass")
     assert capsys.readouterr().err == "extract a, digits train: from the cache, no forward pass\n"
 
 
 @pytest.mark.parametrize("how", [{"quiet": True}, {"quiet": False, "leader": False}])
 def test_quiet__says_nothing(how: dict, capsys: pytest.CaptureFixture[str]) -> None:
-    talk = Talk(**how)
+    talk = Stderr(**how)
     with talk.job(), talk.progress("kNN, a", "") as report:
         report(1, 1)
         talk.note("a note")
@@ -68,7 +68,7 @@ def test_live__shows_stages_keeps_notes_above_and_ends_with_a_summary(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     terminal = use_terminal(monkeypatch)
-    talk = Talk(quiet=False)
+    talk = Stderr(quiet=False)
     with talk.job():
         talk.plan([Stage("extract train", "pixels:8"), Stage("kNN", "pixels:8"), Stage("report", brief=True)])
         with talk.progress("extract pixels:8, digits train", "images", stage="extract train", size=4) as report:
@@ -91,7 +91,7 @@ def test_live__shows_stages_keeps_notes_above_and_ends_with_a_summary(
 
 def test_live__nothing_is_drawn_before_there_is_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = use_terminal(monkeypatch)
-    with pytest.raises(ProbeError), Talk(quiet=False).job():
+    with pytest.raises(ProbeError), Stderr(quiet=False).job():
         raise ProbeError("a typo")
     assert terminal.getvalue() == ""
 
@@ -107,7 +107,7 @@ def test_live__an_interrupted_stage_is_shown_as_such_and_the_cursor_comes_back(m
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted(Talk(quiet=False))
+        interrupted(Stderr(quiet=False))
     text = terminal.getvalue()
     assert "interrupted at 50%" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
@@ -115,7 +115,7 @@ def test_live__an_interrupted_stage_is_shown_as_such_and_the_cursor_comes_back(m
 
 def test_live__a_failed_stage_does_not_end_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = use_terminal(monkeypatch)
-    talk = Talk(quiet=False)
+    talk = Stderr(quiet=False)
     with talk.job():
         talk.plan([Stage("few-shot", "pixels:8"), Stage("report")])
         with pytest.raises(ProbeError), talk.progress("fewshot, pixels:8", "", stage="few-shot"):
@@ -128,7 +128,7 @@ def test_live__a_failed_stage_does_not_end_the_job(monkeypatch: pytest.MonkeyPat
 def test_dumb_terminal__gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = use_terminal(monkeypatch)
     monkeypatch.setenv("TERM", "dumb")
-    with Talk(quiet=False).progress("kNN, a", ""):
+    with Stderr(quiet=False).progress("kNN, a", ""):
         pass
     assert terminal.getvalue().startswith("kNN, a: 0.")
     assert "\x1b" not in terminal.getvalue()
