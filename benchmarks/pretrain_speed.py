@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the program does, before torch loads OpenMP
 
 import torch
+from hjepa_pretrain.checks import load_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.batches import BatchOrder, ResidentImages
@@ -32,7 +33,6 @@ from hjepa_pretrain.runs.files import run_transform
 from hjepa_pretrain.runs.logs import open_logs
 from hjepa_pretrain.training.trainer import Trainer
 
-from hjepa_eval.config import find_preset, load
 from hjepa_eval.results.provenance import package_versions
 
 RESULT = Path(__file__).parent / "results" / "pretrain_speed.json"
@@ -45,7 +45,7 @@ SMALL = ["model.encoder_type=vit_small_patch4_32", "train.batch_size=64", "data.
 
 def settings_of(preset: str, *assignments: str) -> PretrainSettings:
     """Return a preset with assignments on top."""
-    return load(PretrainSettings, config=find_preset(preset, "pretrain"), assignments=assignments)
+    return load_settings(preset, assignments)
 
 
 def make_trainer(settings: PretrainSettings, device: torch.device, *, compiled: bool = False) -> Trainer:

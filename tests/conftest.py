@@ -69,14 +69,13 @@ def cifar10_sample(cifar10_images: Callable[[Mapping[str, int]], Path]) -> Path:
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished pretraining run on digits, of a few steps; tests copy it before they change it."""
-    from hjepa_pretrain.config.settings import PretrainSettings
+    from hjepa_pretrain.checks import build_settings
     from hjepa_pretrain.loop import pretrain
 
-    from hjepa_eval.config import build
     from hjepa_eval.datasets import load_dataset
 
     folder = tmp_path_factory.mktemp("runs") / "digits_run"
-    pretrain(build(PretrainSettings, TINY_RUN, "test"), load_dataset("digits", "train"), run_dir=folder)
+    pretrain(build_settings(TINY_RUN, "test"), load_dataset("digits", "train"), run_dir=folder)
     return folder
 
 

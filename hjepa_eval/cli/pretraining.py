@@ -29,9 +29,10 @@ def run_preset(name: str, assignments: Sequence[str], *, run_dir: Path, talk: Ta
     Raises:
         HjepaError: configuration, data or training; what was finished stays.
     """
-    from hjepa_pretrain.cli.pretrain import load_pretrain_settings, run_pretraining
+    from hjepa_pretrain.checks import load_settings
+    from hjepa_pretrain.cli.pretrain import run_pretraining
 
-    run_pretraining(load_pretrain_settings(name, assignments), run_dir, talk)
+    run_pretraining(load_settings(name, assignments), run_dir, talk)
 
 
 def describe_memory(config: str, assignments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -18,6 +18,7 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.kinds.run import read_run_config
 from hjepa_eval.errors import TrainingError
 from hjepa_eval.features.fingerprint import hash_json
+from hjepa_pretrain.checks import check_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.training_data import load_training_data
@@ -65,12 +66,14 @@ def pretrain(
             default.
 
     Raises:
+        ConfigError: the settings do not fit together.
         TrainingError: a loss is not finite, an alarm fired, or a resumed run has other settings or data.
         CheckpointError: there is nothing to resume.
         DataError: an image cannot be read, or there are too few or too many of them.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
         SystemExit: this is not the rank that tells the user why all of them stop (see `endings`).
     """
+    check_settings(settings)
     with ranks_together(settings.train.device) as ranks:
         run_dir = Path(ranks.share(str(run_dir)))
         tell = (say or _to_stderr) if ranks.leader else _nothing

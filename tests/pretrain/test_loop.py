@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.loop import Progress, pretrain
 from hjepa_pretrain.runs.checkpoint import list_checkpoints
@@ -16,7 +17,7 @@ from hjepa_pretrain.runs.files import Summary
 from safetensors.torch import load_file
 from small_runs import DIGITS, trace
 
-from hjepa_eval.config import build, merge
+from hjepa_eval.config import merge
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.encoders.kinds.run import load_run, weights_folder
 from hjepa_eval.encoders.vit import create_vit
@@ -24,7 +25,7 @@ from hjepa_eval.errors import CheckpointError, ConfigError, DataError, TrainingE
 
 
 def settings(*, diagnostics: dict[str, Any] | None = None, **train: Any) -> PretrainSettings:
-    return build(PretrainSettings, merge(DIGITS, {"train": train, "diagnostics": diagnostics or {}}), "test")
+    return build_settings(merge(DIGITS, {"train": train, "diagnostics": diagnostics or {}}), "test")
 
 
 def run(folder: Path, *, resume: bool = False, stop_at: int | None = None, said: list[str] | None = None) -> Summary:

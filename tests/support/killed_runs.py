@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 from hjepa_pretrain import loop
-from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.runs.checkpoint import Checkpoint
 from hjepa_pretrain.training.trainer import Trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hjepa_eval.config import build
 from hjepa_eval.datasets import load_dataset
 
 real_step, real_save = Trainer.train_step, loop.save_checkpoint
@@ -98,7 +97,7 @@ def main(folder: str, settings: str, threads: str, kind: str, step: str, number:
         if kind == "asleep" and state.step == int(step):
             time.sleep(float(number))
 
-    built = build(PretrainSettings, json.loads(settings), "test")
+    built = build_settings(json.loads(settings), "test")
     run, digits = Path(folder), load_dataset("digits", "train")
     loop.pretrain(built, digits, run_dir=run, resume=run.exists(), progress=watch)
 

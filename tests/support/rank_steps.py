@@ -10,8 +10,8 @@ import json
 import sys
 
 import torch
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
-from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.step_inputs import StepInputMaker, StepInputs
 from hjepa_pretrain.data.training_data import load_training_data
 from hjepa_pretrain.data.views import Views
@@ -25,7 +25,6 @@ from hjepa_pretrain.training.trainer import Trainer
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from hjepa_eval.config import build
 from hjepa_eval.datasets import load_dataset
 
 
@@ -63,7 +62,7 @@ class Joined:
 def main(settings_json: str, out: str, steps: str, parts: str = "1", backend: str = "") -> None:
     torch.set_num_threads(1)
     with ranks_together("cpu") as ranks:
-        settings = build(PretrainSettings, json.loads(settings_json), "test")
+        settings = build_settings(json.loads(settings_json), "test")
         dataset = load_dataset("digits", "train")
         transform = run_transform(settings, resolve_geometry(settings))
         data = load_training_data(settings, dataset, transform, device=ranks.device, rank=ranks.rank, ranks=ranks.count)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hjepa_eval.config import build
 from hjepa_eval.encoders.kinds.run import read_run_config
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.results.gallery import MaskExamples
-from hjepa_pretrain.cli.pretrain import pretraining
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hjepa_pretrain.config.settings import PretrainSettings
 
 NO_TOKENS = "This run predicts no tokens, so it has no masks."
 WITHOUT_SALIENCY = "the run's masks prefer what its encoder attends to (masking.saliency); these are drawn without it"
@@ -30,26 +33,31 @@ def draw_mask_examples(run: Path, places: NDArray[np.int64]) -> tuple[MaskExampl
     Raises:
         CheckpointError: the run's `config.json` cannot be read.
     """
-    package = pretraining()
+    from hjepa_pretrain.checks import build_settings
+
     try:
-        settings = build(package.config.PretrainSettings, read_run_config(run).get("settings", {}), str(run))
+        settings = build_settings(read_run_config(run).get("settings", {}), str(run))
         if not settings.train.predicted_share:
             return None, NO_TOKENS
-        drawn = _draw(settings, package, places)
+        drawn = _draw(settings, places)
     except ConfigError as error:
         return None, f"The masks of this run could not be drawn: {error}."
     return drawn, WITHOUT_SALIENCY if settings.masking.saliency else ""
 
 
-def _draw(settings: Any, package: Any, places: NDArray[np.int64]) -> MaskExamples:
-    """Return masks for the places [E] as settings of the `hjepa_pretrain` package draw them.
+def _draw(settings: PretrainSettings, places: NDArray[np.int64]) -> MaskExamples:
+    """Return masks for the places [E] as settings draw them.
 
     Raises:
         ConfigError: such settings draw none.
     """
-    masking, geometry = settings.masking, package.geometry.resolve_geometry(settings)
-    seen = package.masks.context_count(masking, geometry.num_patches, 0.0)
-    generator = package.masks.create_mask_generator(
+    from hjepa_pretrain.config.geometry import resolve_geometry
+    from hjepa_pretrain.config.schedules import context_count
+    from hjepa_pretrain.masks import create_mask_generator
+
+    masking, geometry = settings.masking, resolve_geometry(settings)
+    seen = context_count(masking, geometry.num_patches, 0.0)
+    generator = create_mask_generator(
         masking,
         image_size=geometry.image_size,
         patch_size=geometry.patch_size,
@@ -58,7 +66,7 @@ def _draw(settings: Any, package: Any, places: NDArray[np.int64]) -> MaskExample
         context_tokens=seen if masking.type == "random" else 1,
         seed=settings.train.seed,
     )
-    sets = generator.num_levels if masking.type == "hierarchical" else 1
+    sets = settings.model.num_hierarchies if masking.type == "hierarchical" else 1
     # Image i is masked for level i modulo L, so every level has as many images as there are places.
     masks = generator.sample(
         len(places) * sets,
@@ -79,7 +87,7 @@ def _draw(settings: Any, package: Any, places: NDArray[np.int64]) -> MaskExample
     )
 
 
-def _blocks(drawn: Any, level: int) -> NDArray[np.bool_]:
+def _blocks(drawn: tuple[Tensor, Tensor] | dict[str, dict[str, Tensor]], level: int) -> NDArray[np.bool_]:
     """Return the target blocks bool [E, M, tokens] that a generator drew, of hierarchical masks those of a level."""
     targets = drawn[f"level_{level}"]["targets"] if isinstance(drawn, dict) else drawn[1]
     return np.asarray(targets.numpy(), np.bool_)

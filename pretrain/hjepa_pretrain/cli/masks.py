@@ -10,7 +10,6 @@ import typer
 
 from hjepa_eval.cli.console import guarded, print_json
 from hjepa_eval.evaluation.live.display import Stderr
-from hjepa_pretrain.cli.pretrain import load_pretrain_settings, pretraining
 
 _COLUMNS = (
     "masks",
@@ -28,20 +27,20 @@ _COLUMNS = (
 def table_rows(kind: str, statistics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Return a row of text per level of one kind of masks."""
     rows: list[tuple[str, ...]] = []
-    for name, found in statistics.items():
-        low, high = found["achieved_scale"]
+    for name, shares in statistics.items():
+        low, high = shares["achieved_scale"]
         rows.append(
             (
                 f"{kind}, {name.replace('_', ' ')}",
-                f"{found['context_coverage']:.1%}",
-                str(found["smallest_context"]),
-                f"{found['target_union']:.1%}",
-                f"{found['target_coverage']:.1%}",
+                f"{shares['context_coverage']:.1%}",
+                str(shares["smallest_context"]),
+                f"{shares['target_union']:.1%}",
+                f"{shares['target_coverage']:.1%}",
                 f"{low:.1%} - {high:.1%}",
-                f"{found['target_overlap']:.1%}",
+                f"{shares['target_overlap']:.1%}",
                 # Scattered tokens are no block with sides.
-                "-" if kind == "random" else f"{found['target_elongation']:.2f}",
-                " / ".join(f"{cells:.2f}" for cells in found["complete_cells"]),
+                "-" if kind == "random" else f"{shares['target_elongation']:.2f}",
+                " / ".join(f"{cells:.2f}" for cells in shares["complete_cells"]),
             )
         )
     return rows
@@ -58,55 +57,57 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
+    app.command("masks")(guarded(masks))
 
-    @app.command("masks")
-    @guarded
-    def masks(
-        config: Annotated[
-            str, typer.Option("--config", help="YAML file or preset of hjepa pretrain, such as digits or cifar10_cpu")
-        ] = "digits",
-        assignments: Annotated[
-            list[str] | None,
-            typer.Option("--set", metavar="KEY=VALUE", help="a setting, repeatable: masking.aligned=1"),
-        ] = None,
-        out: Annotated[Path, typer.Option("--out", help="picture of the kind that the settings name")] = Path(
-            "masks.png"
-        ),
-        count: Annotated[int, typer.Option("--count", min=1, max=16, help="images to draw")] = 4,
-        seed: Annotated[int | None, typer.Option("--seed", min=0, help="instead of the preset's train.seed")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="print the statistics as JSON")] = False,
-    ) -> None:
-        """Draw the masks of pretraining settings, of every kind, and say what they cover.
 
-        The kind that the settings name goes to --out; the others, and all levels of hierarchical masks in one view, go
-        beside it. Statistics are of 1,024 images.
-        """
-        settings = load_pretrain_settings(config, list(assignments or []))
-        package = pretraining()
-        geometry = package.geometry.resolve_geometry(settings)
-        tokens = package.masks.context_count(settings.masking, geometry.num_patches, 0.0)
-        previews = package.masks.preview_masks(
-            settings.masking,
-            out.expanduser(),
-            image_size=geometry.image_size,
-            patch_size=geometry.patch_size,
-            num_levels=settings.model.num_hierarchies,
-            context_tokens=tokens,
-            count=count,
-            seed=settings.train.seed if seed is None else seed,
-        )
-        files = {each.kind: [str(path) for path in each.files] for each in previews}
-        if as_json:
-            kinds = {each.kind: {"files": files[each.kind], "statistics": each.statistics} for each in previews}
-            print_json({"type": settings.masking.type, "grid": geometry.grid, "context_tokens": tokens, "kinds": kinds})
-            return
-        if settings.masking.saliency:
-            Stderr(quiet=False).note(
-                "masking.saliency needs a network and its images; these masks are drawn without it"
-            )
-        rows, columns = geometry.grid
-        print(f"{rows}x{columns} tokens; training sees {tokens} random ones of each image's context\n")
-        print_table([row for each in previews for row in table_rows(each.kind, each.statistics)])
-        print()
-        for kind, paths in files.items():
-            print(f"{kind}: {', '.join(paths)}")
+def masks(
+    config: Annotated[
+        str, typer.Option("--config", help="YAML file or preset of hjepa pretrain, such as digits or cifar10_cpu")
+    ] = "digits",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="a setting, repeatable: masking.aligned=1"),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="picture of the kind that the settings name")] = Path("masks.png"),
+    count: Annotated[int, typer.Option("--count", min=1, max=16, help="images to draw")] = 4,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="instead of the preset's train.seed")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the statistics as JSON")] = False,
+) -> None:
+    """Draw the masks of pretraining settings, of every kind, and say what they cover.
+
+    The kind that the settings name goes to --out; the others, and all levels of hierarchical masks in one view, go
+    beside it. Statistics are of 1,024 images.
+    """
+    from hjepa_pretrain.checks import load_settings
+    from hjepa_pretrain.config.geometry import resolve_geometry
+    from hjepa_pretrain.config.schedules import context_count
+    from hjepa_pretrain.masks import preview_masks
+
+    settings = load_settings(config, list(assignments or []))
+    geometry = resolve_geometry(settings)
+    tokens = context_count(settings.masking, geometry.num_patches, 0.0)
+    previews = preview_masks(
+        settings.masking,
+        out.expanduser(),
+        image_size=geometry.image_size,
+        patch_size=geometry.patch_size,
+        num_levels=settings.model.num_hierarchies,
+        context_tokens=tokens,
+        count=count,
+        seed=settings.train.seed if seed is None else seed,
+    )
+    if as_json:
+        kinds = {
+            preview.kind: {"files": [str(path) for path in preview.files], "statistics": preview.statistics}
+            for preview in previews
+        }
+        print_json({"type": settings.masking.type, "grid": geometry.grid, "context_tokens": tokens, "kinds": kinds})
+        return
+    if settings.masking.saliency:
+        Stderr(quiet=False).note("masking.saliency needs a network and its images; these masks are drawn without it")
+    rows, columns = geometry.grid
+    print(f"{rows}x{columns} tokens; training sees {tokens} random ones of each image's context\n")
+    print_table([row for preview in previews for row in table_rows(preview.kind, preview.statistics)])
+    print()
+    for preview in previews:
+        print(f"{preview.kind}: {', '.join(map(str, preview.files))}")

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hjepa_pretrain.cli.pretrain import load_pretrain_settings, pretraining
-
 CONVENTION = (
     "weights, gradients and AdamW's moments are fp32; activations are what autograd keeps between forward and backward "
     "pass (in bf16 also cast weights), each storage once, found without allocating it; work space, images and the "
@@ -29,8 +27,11 @@ def describe(config: str, assignments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: the configuration does not fit together, or there is none of that name.
     """
-    settings = load_pretrain_settings(config, assignments)
-    parts, memory = pretraining().memory.describe_memory(settings)
+    from hjepa_pretrain.checks import load_settings
+    from hjepa_pretrain.training.memory import describe_memory
+
+    settings = load_settings(config, assignments)
+    parts, memory = describe_memory(settings)
     step = asdict(memory)
     return {
         "config": config,
@@ -47,8 +48,8 @@ def lines(description: dict[str, Any]) -> list[str]:
     """Return a description as text: the table of parts, then of the memory."""
     parts = [(part["name"].replace("_", " "), part["parameters"], part["trainable"]) for part in description["parts"]]
     parts.append(("together", description["parameters"], description["trainable"]))
-    found = description["bytes"]
-    kinds = [(name, found[kind]) for kind, name in _KINDS.items()] + [("together", found["total"])]
+    sizes = description["bytes"]
+    kinds = [(name, sizes[kind]) for kind, name in _KINDS.items()] + [("together", sizes["total"])]
     width = max(len(name) for name, *_ in (*parts, *kinds)) + 2
     precision, device, images = (description[key] for key in ("precision", "device", "images"))
     return [
@@ -59,7 +60,7 @@ def lines(description: dict[str, Any]) -> list[str]:
         f"a step on {images:,} images, {precision} on {device}",
         f"{'memory':<{width}}{'GB':>14}",
         *(f"{name:<{width}}{size / 1e9:>14.3f}" for name, size in kinds),
-        f"each image has {found['activations_per_image'] / 1e6:.2f} MB of the activations",
+        f"each image has {sizes['activations_per_image'] / 1e6:.2f} MB of the activations",
         CONVENTION,
         *([RECOMPUTED] if description["recomputed"] else []),
     ]

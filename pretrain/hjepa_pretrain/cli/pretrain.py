@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -19,6 +19,10 @@ from hjepa_eval.errors import CheckpointError, ConfigError, HjepaError
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.ranks import read_ranks
+
+if TYPE_CHECKING:
+    from hjepa_pretrain.config.settings import PretrainSettings
+    from hjepa_pretrain.runs.files import Summary
 
 _WIDTH = 110
 
@@ -45,47 +49,9 @@ def _lines(settings: BaseModel, indent: str) -> Iterator[str]:
 _MOMENT = 5.0  # seconds in which rank 0 finds and says the same as others, and a launcher ends them
 
 
-# Settings of which one is given.
-_RIVALS = (("train", "epochs", "minutes"), ("masking", "mask_ratio", "context_tokens"))
-
-
-def pretraining() -> Any:
-    """Return the package `hjepa_pretrain`; this is the only place where the toolkit knows it."""
-    import hjepa_pretrain.loop
-    import hjepa_pretrain.training.memory
-
-    return hjepa_pretrain
-
-
-def load_pretrain_settings(config: str, assignments: Sequence[str], *, flags: Mapping[str, Any] | None = None) -> Any:
-    """Return the settings of a preset or YAML file with assignments and flags on top; both may use flat keys.
-
-    Raises:
-        ConfigError: anything does not fit; no data has been read.
-    """
-    from hjepa_eval.config import build, environment_values, find_preset, merge, parse_assignments, read_yaml
-
-    path = find_preset(config, "pretrain")
-    package = pretraining()
-    schema, from_flat = package.config.PretrainSettings, package.flat_keys.from_flat
-    said = from_flat(read_yaml(path), source=str(path))
-    assigned = from_flat(parse_assignments(assignments), source="--set")
-    said = _without_rivals(said, assigned)
-    return build(schema, merge(said, environment_values(schema), assigned, flags or {}), f"{path} and options")
-
-
-def _without_rivals(said: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out of a file what `--set` says the other way: who sets epochs does not want the preset's minutes."""
-    kept = {section: dict(keys) if isinstance(keys, Mapping) else keys for section, keys in said.items()}
-    for section, first, second in _RIVALS:
-        given = assigned.get(section)
-        for key, rival in ((first, second), (second, first)):
-            if isinstance(given, Mapping) and given.get(key) is not None and isinstance(kept.get(section), dict):
-                kept[section].pop(rival, None)
-    return kept
-
-
-def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = False, download: bool = False) -> Any:
+def run_pretraining(
+    settings: PretrainSettings, run_dir: Path, talk: Talk, *, resume: bool = False, download: bool = False
+) -> Summary:
     """Pretrain with progress and return the summary; Ctrl-C leaves a checkpoint and says how to go on.
 
     Raises:
@@ -95,6 +61,7 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
     from hjepa_eval.encoders.precision import device_name
     from hjepa_eval.features.cache import default_cache_dir, memo_dir
     from hjepa_pretrain.cli.progress import show_training
+    from hjepa_pretrain.loop import pretrain as train
 
     root = Path(settings.data.root) if settings.data.root else None
     with leader_first():
@@ -106,9 +73,7 @@ def run_pretraining(settings: Any, run_dir: Path, talk: Talk, *, resume: bool = 
     talk.note(f"pretraining on {images}, into {run_dir}")
     try:
         with show_training(talk, run=str(run_dir), dataset=images, device=device_name(settings.train.device)) as shown:
-            return pretraining().loop.pretrain(
-                settings, dataset, run_dir=run_dir, resume=resume, say=shown.note, progress=shown.update
-            )
+            return train(settings, dataset, run_dir=run_dir, resume=resume, say=shown.note, progress=shown.update)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the last checkpoint stays; go on with: hjepa pretrain --resume {run_dir}") from None
 
@@ -132,69 +97,89 @@ def leader_first() -> Iterator[None]:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
+    app.command("pretrain")(guarded(pretrain))
 
-    @app.command("pretrain")
-    @guarded
-    def pretrain(
-        config: Annotated[
-            str | None, typer.Option("--config", help="YAML file or preset, such as digits or cifar10_cpu")
-        ] = None,
-        assignments: Annotated[
-            list[str] | None,
-            typer.Option("--set", metavar="KEY=VALUE", help="a setting, repeatable: train.minutes=5"),
-        ] = None,
-        dataset: Annotated[str | None, typer.Option("--dataset", help="instead of the preset's data.dataset")] = None,
-        root: Annotated[
-            Path | None, typer.Option("--root", help="folder that holds the dataset (HJEPA_DATA; else ./data)")
-        ] = None,
-        seed: Annotated[int | None, typer.Option("--seed", help="instead of the preset's train.seed")] = None,
-        out: Annotated[Path | None, typer.Option("--out", help="run folder; else runs/PRESET-DATE-TIME")] = None,
-        resume: Annotated[Path | None, typer.Option("--resume", help="go on with this run folder")] = None,
-        download: Annotated[bool, typer.Option("--download", help="fetch missing official dataset files")] = False,
-        show_settings: Annotated[
-            bool, typer.Option("--show-settings", help="print every setting with its meaning, as YAML, and stop")
-        ] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="print the summary, or the settings, as JSON")] = False,
-        quiet: Annotated[bool, typer.Option("--quiet", help="no progress and no notes")] = False,
-    ) -> None:
-        """Pretrain an H-JEPA.
 
-        Without --config it is the digits preset, which takes about a minute.
-        """
-        leader = read_ranks().rank == 0
-        talk = Stderr(quiet=quiet, leader=leader)
-        given = list(assignments or [])
-        flags = {
-            "data": _given(dataset=dataset, root=None if root is None else root.expanduser()),
-            "train": _given(seed=seed),
-        }
-        with leader_first():
-            if resume is not None and out is not None:
-                raise ConfigError(
-                    f"--resume goes on in {resume}; leave --out out, or begin another run without --resume"
-                )
-            if resume is not None:
-                settings = _settings_of(resume, config, given, flags)
-                run_dir = resume
-            else:
-                settings = load_pretrain_settings(config or "digits", given, flags=flags)
-                run_dir = out or Path("runs") / f"{Path(config or 'digits').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-                if not show_settings and (run_dir / "config.json").exists():
-                    raise ConfigError(f"{run_dir} holds a run; go on with --resume {run_dir}, or name another --out")
-            if download and pretraining().distributed.started_ranks()[1] > 1:
-                raise ConfigError("--download is for one process; fetch the data before torchrun or srun")
-        if show_settings:
-            if leader and as_json:
-                print_json(settings.model_dump(mode="json"))
-            elif leader:
-                print(commented_yaml(settings), end="")
-            return
-        summary = run_pretraining(settings, run_dir, talk, resume=resume is not None, download=download)
-        if as_json and leader:
-            print_json(summary.to_json())
+def pretrain(
+    config: Annotated[
+        str | None, typer.Option("--config", help="YAML file or preset, such as digits or cifar10_cpu")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="a setting, repeatable: train.minutes=5"),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="instead of the preset's data.dataset")] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="folder that holds the dataset (HJEPA_DATA; else ./data)")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="instead of the preset's train.seed")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="run folder; else runs/PRESET-DATE-TIME")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="go on with this run folder")] = None,
+    download: Annotated[bool, typer.Option("--download", help="fetch missing official dataset files")] = False,
+    show_settings: Annotated[
+        bool, typer.Option("--show-settings", help="print every setting with its meaning, as YAML, and stop")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the summary, or the settings, as JSON")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="no progress and no notes")] = False,
+) -> None:
+    """Pretrain an H-JEPA.
+
+    Without --config it is the digits preset, which takes about a minute.
+    """
+    leader = read_ranks().rank == 0
+    talk = Stderr(quiet=quiet, leader=leader)
+    flags = {
+        "data": _given(dataset=dataset, root=None if root is None else root.expanduser()),
+        "train": _given(seed=seed),
+    }
+    with leader_first():
+        settings, run_dir = _asked(config, list(assignments or []), flags, out=out, resume=resume)
+        if not show_settings:
+            _check_start(run_dir, new=resume is None, download=download)
+    if show_settings:
+        if leader and as_json:
+            print_json(settings.model_dump(mode="json"))
         elif leader:
-            print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s{_best(summary.best)}")
-            print(f"next: hjepa eval --model {run_dir}")
+            print(commented_yaml(settings), end="")
+        return
+    summary = run_pretraining(settings, run_dir, talk, resume=resume is not None, download=download)
+    if as_json and leader:
+        print_json(summary.to_json())
+    elif leader:
+        print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s{_best(summary.best)}")
+        print(f"next: hjepa eval --model {run_dir}")
+
+
+def _asked(
+    config: str | None, assignments: list[str], flags: Mapping[str, Any], *, out: Path | None, resume: Path | None
+) -> tuple[PretrainSettings, Path]:
+    """Return the settings and the folder of the run that is asked for.
+
+    Raises:
+        HjepaError: they contradict each other, or there is no run to go on with.
+    """
+    from hjepa_pretrain.checks import load_settings
+
+    if resume is None:
+        settings = load_settings(config or "digits", assignments, flags=flags)
+        return settings, out or Path("runs") / f"{Path(config or 'digits').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if out is not None:
+        raise ConfigError(f"--resume goes on in {resume}; leave --out out, or begin another run without --resume")
+    return _settings_of(resume, config, assignments, flags), resume
+
+
+def _check_start(run_dir: Path, *, new: bool, download: bool) -> None:
+    """Check that a run can begin, or go on, in its folder.
+
+    Raises:
+        ConfigError: the folder holds another run, or several processes are asked to download.
+    """
+    from hjepa_pretrain.distributed.processes import started_ranks
+
+    if new and (run_dir / "config.json").exists():
+        raise ConfigError(f"{run_dir} holds a run; go on with --resume {run_dir}, or name another --out")
+    if download and started_ranks()[1] > 1:
+        raise ConfigError("--download is for one process; fetch the data before torchrun or srun")
 
 
 def _best(best: Mapping[str, Any] | None) -> str:
@@ -209,15 +194,17 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _settings_of(run_dir: Path, config: str | None, given: list[str], flags: Mapping[str, Any]) -> Any:
+def _settings_of(run_dir: Path, config: str | None, given: list[str], flags: Mapping[str, Any]) -> PretrainSettings:
     """Return the settings with which a run goes on: its own, unless a configuration is named again."""
-    from hjepa_eval.config import build, merge, parse_assignments
+    from hjepa_eval.config import merge, parse_assignments
     from hjepa_eval.encoders.kinds.run import read_run_config
+    from hjepa_pretrain.checks import build_settings, load_settings
+    from hjepa_pretrain.config.flat_keys import from_flat
 
     if not (run_dir / "config.json").is_file():
         raise CheckpointError(f"{run_dir} holds no run to go on with; it has no config.json")
     if config is not None:
-        return load_pretrain_settings(config, given, flags=flags)
-    own = read_run_config(run_dir).get("settings", {})
-    assigned = pretraining().flat_keys.from_flat(parse_assignments(given), source="--set")
-    return build(pretraining().config.PretrainSettings, merge(own, assigned, flags), str(run_dir))
+        return load_settings(config, given, flags=flags)
+    written = read_run_config(run_dir).get("settings", {})
+    assigned = from_flat(parse_assignments(given), source="--set")
+    return build_settings(merge(written, assigned, flags), str(run_dir))

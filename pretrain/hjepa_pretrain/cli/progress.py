@@ -8,18 +8,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
 
-from hjepa_eval.cli.live.training import TrainingView, number
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.display import PLAIN_SECONDS
 from hjepa_eval.evaluation.live.view import clock
+from hjepa_pretrain.cli.view import TrainingView, number
+
+if TYPE_CHECKING:
+    from hjepa_pretrain.diagnostics.progress import Progress
 
 
-def plain_line(progress: Any) -> str:
+def plain_line(progress: Progress) -> str:
     """Return one line for a log file."""
     total = "" if progress.total_steps is None else f"/{progress.total_steps:,}"
     parts = [f"{progress.fraction:.1%}", f"step {progress.step:,}{total}", f"epoch {progress.epoch:.2f}"]
@@ -47,7 +50,7 @@ class Shown:
         note: takes what the user should know, in words.
     """
 
-    update: Callable[[Any], None]
+    update: Callable[[Progress], None]
     note: Callable[[str], None]
 
 
@@ -69,7 +72,7 @@ def show_training(talk: Talk, *, run: str, dataset: str, device: str) -> Iterato
             yield Shown(view.update, note)
 
 
-def _ignore(progress: Any) -> None:
+def _ignore(progress: Progress) -> None:
     """Show nothing."""
 
 
@@ -79,7 +82,7 @@ class _Lines:
     def __init__(self) -> None:
         self.said = -math.inf
 
-    def __call__(self, progress: Any) -> None:
+    def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
         if progress.fraction < 1.0 and (not progress.losses or now - self.said < PLAIN_SECONDS):
             return

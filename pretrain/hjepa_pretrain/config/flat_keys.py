@@ -49,6 +49,21 @@ def from_flat(values: Mapping[str, Any], *, source: str = "configuration") -> di
     return merge(translated, nested)
 
 
+# Settings of which one is given.
+_RIVALS = (("train", "epochs", "minutes"), ("masking", "mask_ratio", "context_tokens"))
+
+
+def without_rivals(written: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a file what `--set` says the other way: who sets epochs does not want the preset's minutes."""
+    kept = {section: dict(keys) if isinstance(keys, Mapping) else keys for section, keys in written.items()}
+    for section, first, second in _RIVALS:
+        given = assigned.get(section)
+        for key, rival in ((first, second), (second, first)):
+            if isinstance(given, Mapping) and given.get(key) is not None and isinstance(kept.get(section), dict):
+                kept[section].pop(rival, None)
+    return kept
+
+
 def _misspelt(key: str, known: list[str]) -> str:
     """Return the problem of an unknown `key` whose nearest known one is flat, which the schema does not know."""
     hint = "" if key in known else did_you_mean(key, known)

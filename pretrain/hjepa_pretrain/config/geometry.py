@@ -1,4 +1,4 @@
-"""Do encoder, levels, masks and predictor fit together? Asked before any data is read; all problems at once.
+"""What an encoder and the settings come to: sizes, widths, the block of every level; nothing is allocated.
 
 Of encoders with stages (ResNet, ConvNeXt, Swin, ...) the last `model.num_hierarchies` stages are the levels. Nothing of
 timm's networks is rewritten for small images: a ResNet's stem divides 32 pixels by 4, so its last stage is one cell.
@@ -6,7 +6,6 @@ timm's networks is rewritten for small images: a ResNet's stem divides 32 pixels
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,9 @@ import torch
 from timm.layers import PatchEmbed
 
 from hjepa_eval.encoders.stages import create_stages, stage_maps
-from hjepa_eval.encoders.vit import check_levels, create_vit, resolve_taps, use_rotary_positions
-from hjepa_eval.errors import ConfigError, EncoderError, HjepaError
-from hjepa_pretrain.distributed.processes import started_ranks
-from hjepa_pretrain.masks.generator import context_count, create_mask_generator, masking_problems
+from hjepa_eval.encoders.vit import create_vit, resolve_taps, use_rotary_positions
+from hjepa_eval.errors import EncoderError
+from hjepa_pretrain.config.schedules import context_count
 
 if TYPE_CHECKING:
     from hjepa_pretrain.config.settings import MaskingSettings, PretrainSettings
@@ -61,33 +59,6 @@ def stage_sizes(settings: PretrainSettings) -> tuple[int, int, tuple[tuple[int, 
             ) from None
     sizes = tuple((map_.shape[1], map_.shape[2], map_.shape[3]) for map_ in maps)
     return image, max(1, image // PATCHES), sizes
-
-
-def stage_problems(settings: PretrainSettings) -> list[str]:
-    """Return what is set that an encoder with stages has not, in one message; none when all is well."""
-    model, train = settings.model, settings.train
-    needed = {
-        "train.predicted_share to 0": train.predicted_share != 0,
-        "model.mask_mode to zero": model.mask_mode != "zero",
-    }
-    meaningless = {
-        "model.taps": model.taps != "depth",
-        "model.encoder_depth": model.encoder_depth is not None,
-        "model.layer_scale": model.layer_scale is not None,
-        "model.positions": model.positions != "sincos",
-        "model.class_token": model.class_token,
-        "masking.saliency": settings.masking.saliency != 0,
-        "train.whole_image.predict": train.whole_image.predict != 0,
-        "train.checkpoint_activations": train.checkpoint_activations,
-    }
-    advice = []
-    if any(needed.values()):
-        advice.append(f"set {' and '.join(name for name, wrong in needed.items() if wrong)}")
-    if any(meaningless.values()):
-        advice.append(f"leave out {', '.join(name for name, given in meaningless.items() if given)}")
-    if not advice:
-        return []
-    return [f"model.encoder_type {model.encoder_type} has stages instead of tokens: {', and '.join(advice)}"]
 
 
 @dataclass(frozen=True)
@@ -159,13 +130,13 @@ def resolve_geometry(settings: PretrainSettings) -> Geometry:
         HjepaError: there is no such encoder, or its taps do not fit.
     """
     model = settings.model
-    shape = _encoder_shape(settings)
+    shape = encoder_shape(settings)
     if shape.maps:
         return replace(shape, taps=tuple(range(1, shape.depth + 1))[-model.num_hierarchies :])
     return replace(shape, taps=resolve_taps(model.taps, shape.depth, model.num_hierarchies))
 
 
-def _encoder_shape(settings: PretrainSettings) -> Geometry:
+def encoder_shape(settings: PretrainSettings) -> Geometry:
     """Return the geometry without taps.
 
     Raises:
@@ -201,180 +172,3 @@ def _check_plain(name: str, vit: Any) -> None:
         raise EncoderError(
             f"model.encoder_type {name} is no plain ViT, {odd}; choose one such as vit_small_patch16_224"
         )
-
-
-def geometry_problems(settings: PretrainSettings) -> list[str]:
-    """Return everything that does not fit together, in words; an empty list when all is well."""
-    problems = _problems_of_choices(settings)
-    try:
-        geometry = _encoder_shape(settings)
-    except HjepaError as error:
-        return [*problems, str(error)]
-    except AssertionError as error:  # timm checks head counts with assert
-        return [*problems, f"model.encoder_type {settings.model.encoder_type!r} cannot be built: {error}"]
-    model, data = settings.model, settings.data
-    if geometry.maps:
-        problems += stage_problems(settings)
-    if model.embed_dim is not None and model.embed_dim != geometry.dim:
-        problems.append(f"model.embed_dim {model.embed_dim} disagrees with the {geometry.dim} of {model.encoder_type}")
-    if geometry.image_size % geometry.patch_size:
-        problems.append(f"the patch of {geometry.patch_size} does not divide the image of {geometry.image_size} pixels")
-    for check in (
-        lambda: resolve_taps("depth" if geometry.maps else model.taps, geometry.depth, model.num_hierarchies),
-        lambda: check_levels(geometry.grid, model.num_hierarchies),
-    ):
-        try:
-            check()
-        except HjepaError as error:
-            problems.append(f"model: {error}")
-    problems += _problems_of_masks(settings, geometry)
-    if data.stored_size is not None and data.stored_size < geometry.image_size:
-        problems.append(
-            f"data.stored_size {data.stored_size} is smaller than the image of {geometry.image_size} pixels; "
-            "leave it out"
-        )
-    return problems + _problems_of_blocks(settings, geometry, said=bool(problems))
-
-
-def _problems_of_blocks(settings: PretrainSettings, geometry: Geometry, *, said: bool) -> list[str]:
-    """Return why the target blocks leave no such context; where other problems are `said`, these may be the reason."""
-    most, tokens = geometry.most_context_tokens(settings.masking), geometry.num_patches
-    try:
-        with torch.device("cpu"):  # Whoever builds a model on `meta` validates its settings there.
-            generator = create_mask_generator(
-                settings.masking,
-                image_size=geometry.image_size,
-                patch_size=geometry.patch_size,
-                num_levels=settings.model.num_hierarchies,
-                context_tokens=1,
-                seed=settings.train.seed,
-            )
-    except ConfigError as error:
-        return [] if said else [f"masking: {error}"]
-    left = tokens - generator.fewest_targets
-    if most <= left or not settings.train.predicted_share:
-        return []
-    return [
-        f"masking.context_tokens {most} is more than the target blocks leave: at most {left} of {tokens} tokens; "
-        "see fewer of them, or make the blocks smaller"
-    ]
-
-
-def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[str]:
-    """Return why masks cannot be drawn on a grid."""
-    model, masking, tokens = settings.model, settings.masking, geometry.num_patches
-    rows, columns = geometry.grid
-    most = geometry.most_context_tokens(masking)
-    problems = masking_problems(masking, num_levels=model.num_hierarchies)
-    if most >= tokens:
-        return [
-            *problems,
-            f"masking.context_tokens {most} leaves nothing to predict on a grid of {rows}x{columns}; "
-            f"at most {tokens - 1}",
-        ]
-    block = int(masking.context_scale[1] * tokens)
-    if masking.type == "multi_block" and most > block:
-        problems.append(
-            f"masking.context_tokens {most} is more than a context block holds: {block} of {tokens} tokens with "
-            f"masking.context_scale up to {masking.context_scale[1]}"
-        )
-    hidden = tokens - most
-    for level in range(1, model.num_hierarchies):
-        cell = min(2**level, rows) * min(2**level, columns)
-        if hidden < masking.cell_coverage * cell and settings.train.predicted_share:
-            problems.append(
-                f"level {level} would never be predicted: {hidden} hidden tokens are less than masking.cell_coverage "
-                f"{masking.cell_coverage} of a cell's {cell}; lower it, or masking.context_tokens"
-            )
-    return problems
-
-
-def _problems_of_choices(settings: PretrainSettings) -> list[str]:
-    """Return what does not fit together without looking at a network."""
-    model, masking, train, data = settings.model, settings.masking, settings.train, settings.data
-    predictor = model.predictor
-    problems = []
-    if predictor.embed_dim % predictor.num_heads:
-        problems.append(
-            f"model.predictor.num_heads {predictor.num_heads} does not divide its embed_dim {predictor.embed_dim}"
-        )
-    if predictor.embed_dim % 4:
-        problems.append(f"model.predictor.embed_dim {predictor.embed_dim} is no multiple of 4, as its positions need")
-    if model.ema.momentum > model.ema.momentum_end:
-        problems.append(f"model.ema.momentum {model.ema.momentum} lies above momentum_end {model.ema.momentum_end}")
-    ranges = {
-        "masking.mask_scale": masking.mask_scale,
-        "masking.aspect_ratio": masking.aspect_ratio,
-        "masking.context_scale": masking.context_scale,
-        "masking.base_scale": masking.base_scale,
-        "data.crop_scale": data.crop_scale,
-        "data.local_scale": data.local_scale,
-    }
-    for name, (low, high) in ranges.items():
-        if low > high or (high > 1 and "scale" in name):
-            bound = " within (0, 1]" if "scale" in name else ""
-            problems.append(f"{name} [{low}, {high}] is no range{bound} from small to large")
-    if (train.epochs is None) == (train.minutes is None):
-        found = "neither" if train.epochs is None else "both"
-        problems.append(f"give train.epochs or train.minutes, found {found}")
-    if train.level_weights is not None and len(train.level_weights) != model.num_hierarchies:
-        problems.append(
-            f"train.level_weights has {len(train.level_weights)} weights for {model.num_hierarchies} levels"
-        )
-    if train.level_weights is not None and not any(train.level_weights):
-        problems.append("train.level_weights are all 0; give a level a weight, or set train.predicted_share to 0")
-    problems += _problems_of_ranks(settings, started_ranks()[1])
-    return problems + _problems_of_views(settings)
-
-
-def _problems_of_ranks(settings: PretrainSettings, ranks: int) -> list[str]:
-    """Return why batches cannot be shared by so many `ranks`."""
-    train, problems = settings.train, []
-    if train.batch_size % (train.accumulate * ranks):
-        times = f" times {ranks} ranks" if ranks > 1 else ""
-        problems.append(
-            f"train.accumulate {train.accumulate}{times} does not divide train.batch_size {train.batch_size}"
-        )
-    part = train.batch_size // (train.accumulate * ranks)
-    if train.predicted_share and not round(part * train.predicted_share):
-        problems.append(
-            f"train.predicted_share {train.predicted_share} of {part} images at once is none; set it to "
-            f"{math.ceil(100 / max(part, 1)) / 100} or more, or to 0"
-        )
-    if part * ranks == 1 and train.whole_image.projected:
-        problems.append(
-            f"train.accumulate {train.accumulate} leaves one image at once, and the projector needs statistics of "
-            "several; lower it"
-        )
-    if ranks > 1 and train.parallel == "fsdp" and settings.masking.saliency:
-        problems.append("masking.saliency needs the target encoder on every rank; set train.parallel to ddp")
-    return problems
-
-
-def _problems_of_views(settings: PretrainSettings) -> list[str]:
-    """Return which objectives lack the views or predictions that they compare."""
-    data, train, whole = settings.data, settings.train, settings.train.whole_image
-    problems = []
-    if data.augmentation != "asym+global":
-        problems += [
-            f"{name} compares views of an image; set data.augmentation to asym+global"
-            for name, wanted in {
-                "train.whole_image.invariance": whole.invariance,
-                "train.whole_image.contrast": whole.contrast,
-                "train.whole_image.predict": whole.predict,
-                "data.local_views": data.local_views,
-            }.items()
-            if wanted
-        ]
-    if data.augmentation == "asym+global" and data.local_views and not whole.projected:
-        problems.append(
-            "data.local_views are looked at by projections alone; leave them out, or give a weight under "
-            "train.whole_image to another term than predict"
-        )
-    if data.augmentation == "none" and data.stored_size is not None:
-        problems.append("data.stored_size is for crops; with data.augmentation none leave it out")
-    if train.predicted_share == 0 and not whole.projected:
-        problems.append("train.predicted_share 0 needs an objective under train.whole_image; give one a weight")
-    if train.predicted_share == 0 and whole.predict:
-        problems.append("train.whole_image.predict needs the predictor; train.predicted_share is 0")
-    return problems

@@ -1,15 +1,23 @@
-"""Learning rate and target momentum as functions of progress: steps done over all steps, or time used over all time."""
+"""Learning rate, target momentum and seen tokens as functions of progress.
+
+Progress is the share of the steps that is done, or of the time that is used.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hjepa_eval.errors import ConfigError
 
+if TYPE_CHECKING:
+    from hjepa_pretrain.config.settings import MaskingSettings
+
 LearningRateShape = Literal["cosine", "constant", "cooldown"]
 EmaShape = Literal["cosine", "linear"]
+
+PARTS = 8
 
 
 def learning_rate(
@@ -82,3 +90,17 @@ class EmaSchedule:
         progress = min(max(progress, 0.0), 1.0)
         rest = (1.0 + math.cos(math.pi * progress)) / 2.0 if self.shape == "cosine" else 1.0 - progress
         return self.end - (self.end - self.base) * rest
+
+
+def context_count(masking: MaskingSettings, num_patches: int, progress: float) -> int:
+    """Return how many tokens of each image are seen at `progress` in [0, 1].
+
+    `mask_ratio` moves to `mask_ratio_end` in eight equal parts of the training, from exactly the one to exactly the
+    other: every new count compiles the step again, so there are few of them.
+    """
+    if masking.mask_ratio is None:
+        return masking.context_tokens or max(1, num_patches * 3 // 8)
+    part = min(int(progress * PARTS), PARTS - 1) / (PARTS - 1)
+    end = masking.mask_ratio if masking.mask_ratio_end is None else masking.mask_ratio_end
+    ratio = masking.mask_ratio + (end - masking.mask_ratio) * part
+    return min(max(round(num_patches * (1 - ratio)), 1), num_patches - 1)

@@ -1,4 +1,7 @@
-"""Settings of a pretraining run. Every default and every description is here and nowhere else."""
+"""Settings of a pretraining run. Every default and every description is here and nowhere else.
+
+A schema knows types and ranges. Whether settings fit together, and what would change nothing, is asked by `checks`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from hjepa_eval.config import Settings
-from hjepa_pretrain.config.geometry import geometry_problems
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -300,17 +302,10 @@ class DiagnosticsSettings(Settings):
 
 
 class PretrainSettings(Settings):
-    """Everything that decides what a pretraining run computes."""
+    """Everything that decides what a pretraining run computes; `checks.problems` tells whether it fits together."""
 
     model: ModelSettings = ModelSettings()
     masking: MaskingSettings = MaskingSettings()
     data: DataSettings = DataSettings()
     train: TrainSettings = TrainSettings()
     diagnostics: DiagnosticsSettings = DiagnosticsSettings()
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> PretrainSettings:
-        problems = geometry_problems(self)
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self

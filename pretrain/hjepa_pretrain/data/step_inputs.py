@@ -13,9 +13,10 @@ from torch import Tensor
 from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_eval.datasets.transform import Transform
 from hjepa_pretrain.config.geometry import Geometry
+from hjepa_pretrain.config.schedules import context_count
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.views import Views, make_views, random_tokens
-from hjepa_pretrain.masks import Masks, context_count, create_mask_generator
+from hjepa_pretrain.masks import Masks, create_mask_generator
 from hjepa_pretrain.models import HJEPA
 from hjepa_pretrain.objectives.sigreg import sigreg_directions
 

@@ -13,10 +13,11 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from hjepa_pretrain.config.schedules import context_count
 from hjepa_pretrain.data.training_data import LabelledImages
 from hjepa_pretrain.diagnostics.levels import LevelFeatures, diagnose, readouts
 from hjepa_pretrain.distributed.across_ranks import as_one_rank
-from hjepa_pretrain.masks import Masks, context_count
+from hjepa_pretrain.masks import Masks
 from hjepa_pretrain.masks.inspection import mask_statistics
 from hjepa_pretrain.models import HJEPA, create_hjepa_from_config
 from hjepa_pretrain.models.encoders import ContextEncoder, token_flags

@@ -1,6 +1,6 @@
 """Which tokens the encoder sees (context) and which are predicted (targets)."""
 
-from hjepa_pretrain.masks.generator import MaskGenerator, context_count, create_mask_generator, masking_problems
+from hjepa_pretrain.masks.generator import MaskGenerator, create_mask_generator
 from hjepa_pretrain.masks.hierarchical import HierarchicalMaskGenerator
 from hjepa_pretrain.masks.indices import Masks, masks_from_masked, masks_from_used
 from hjepa_pretrain.masks.multi_block import MultiBlockMaskGenerator
@@ -14,9 +14,7 @@ __all__ = [
     "MultiBlockMaskGenerator",
     "Preview",
     "RandomMaskGenerator",
-    "context_count",
     "create_mask_generator",
-    "masking_problems",
     "masks_from_masked",
     "masks_from_used",
     "preview_masks",

@@ -17,21 +17,6 @@ from hjepa_pretrain.masks.random_tokens import RandomMaskGenerator
 if TYPE_CHECKING:
     from hjepa_pretrain.config.settings import MaskingSettings
 
-PARTS = 8
-
-# What some kinds of masks read and others do not; every kind reads what is not listed.
-_READ_BY = {
-    "num_masks": {"multi_block"},
-    "mask_scale": {"multi_block"},
-    "aspect_ratio": {"multi_block", "hierarchical"},
-    "context_scale": {"multi_block"},
-    "aligned": {"multi_block"},
-    "roll": {"multi_block", "hierarchical"},
-    "num_masks_per_level": {"hierarchical"},
-    "scale_progression": {"hierarchical"},
-    "base_scale": {"hierarchical"},
-}
-
 
 class MaskGenerator(Protocol):
     """Draws the masks of a step."""
@@ -64,29 +49,7 @@ class MaskGenerator(Protocol):
         ...
 
 
-def masking_problems(masking: MaskingSettings, *, num_levels: int) -> list[str]:
-    """Return what in the settings does not fit together, or would change nothing; an empty list when all is well."""
-    problems = _contradictions(masking, num_levels=num_levels)
-    kind, fields = masking.type, type(masking).model_fields
-    unread = [
-        f"masking.{name}"
-        for name, kinds in _READ_BY.items()
-        if kind not in kinds and getattr(masking, name) != fields[name].default
-    ]
-    if unread:
-        problems.append(f"masking.type {kind} does not read {', '.join(unread)}; leave out what it does not read")
-    retried = kind == "multi_block" and not masking.allow_target_overlap
-    if not retried and masking.max_attempts != fields["max_attempts"].default:
-        problems.append(
-            f"masking.max_attempts {masking.max_attempts} is for multi_block with allow_target_overlap=false; "
-            "nothing else is tried again, leave it out"
-        )
-    if kind == "random" and not masking.allow_target_overlap:
-        problems.append("masking.allow_target_overlap=false is for blocks; random masks have none, leave it out")
-    return problems
-
-
-def _contradictions(masking: MaskingSettings, *, num_levels: int) -> list[str]:
+def masking_contradictions(masking: MaskingSettings, *, num_levels: int) -> list[str]:
     """Return what cannot be drawn. What a kind does not read is none: `preview_masks` draws every kind."""
     problems = []
     if masking.mask_ratio is not None and masking.context_tokens is not None:
@@ -123,7 +86,7 @@ def create_mask_generator(
     Raises:
         ConfigError: settings contradict each other or the geometry; all of it in one message.
     """
-    if problems := _contradictions(masking, num_levels=num_levels):
+    if problems := masking_contradictions(masking, num_levels=num_levels):
         raise ConfigError("; ".join(problems))
     if masking.type == "random":
         return RandomMaskGenerator(
@@ -159,17 +122,3 @@ def create_mask_generator(
         saliency=masking.saliency,
         seed=seed,
     )
-
-
-def context_count(masking: MaskingSettings, num_patches: int, progress: float) -> int:
-    """Return how many tokens of each image are seen at `progress` in [0, 1].
-
-    `mask_ratio` moves to `mask_ratio_end` in eight equal parts of the training, from exactly the one to exactly the
-    other: every new count compiles the step again, so there are few of them.
-    """
-    if masking.mask_ratio is None:
-        return masking.context_tokens or max(1, num_patches * 3 // 8)
-    part = min(int(progress * PARTS), PARTS - 1) / (PARTS - 1)
-    end = masking.mask_ratio if masking.mask_ratio_end is None else masking.mask_ratio_end
-    ratio = masking.mask_ratio + (end - masking.mask_ratio) * part
-    return min(max(round(num_patches * (1 - ratio)), 1), num_patches - 1)

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from hjepa_eval.config import build, merge
+from hjepa_eval.config import merge
 from hjepa_eval.datasets.randomness import derive_seed
 from hjepa_eval.encoders.stages import create_stages
 from hjepa_eval.encoders.vit import create_vit
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.flat_keys import from_flat
 from hjepa_pretrain.config.geometry import Geometry, encoder_arguments, resolve_geometry
 from hjepa_pretrain.config.schedules import EmaSchedule
@@ -123,4 +124,4 @@ def _settings(config: Mapping[str, Any]) -> PretrainSettings:
     config = from_flat(config, source="model configuration")
     train = config.get("train") or {}
     length = {} if "epochs" in train or "minutes" in train else {"train": {"epochs": 1}}
-    return build(PretrainSettings, merge(config, length), "model configuration")
+    return build_settings(merge(config, length), "model configuration")

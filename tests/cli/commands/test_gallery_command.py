@@ -15,7 +15,7 @@ from hjepa_pretrain.cli import mask_examples
 from hjepa_pretrain.cli.mask_examples import draw_mask_examples
 from PIL import Image
 
-from hjepa_eval.config import build, load
+from hjepa_eval.config import load
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.errors import ResultError
@@ -216,13 +216,13 @@ def test_masks__are_those_of_the_runs_own_settings(digits_run: Path, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["multi_block", "hierarchical", "random"])
 def test_masks__blocks_together_are_what_a_step_hides(digits_run: Path, tmp_path: Path, kind: str) -> None:
+    from hjepa_pretrain.checks import build_settings
     from hjepa_pretrain.config.geometry import resolve_geometry
-    from hjepa_pretrain.config.settings import PretrainSettings
     from hjepa_pretrain.masks import create_mask_generator
 
     run = run_with(digits_run, tmp_path / "run", MASKING[kind])
     masks, _ = draw_mask_examples(run, np.arange(4))
-    settings = build(PretrainSettings, json.loads((run / "config.json").read_text())["settings"], "test")
+    settings = build_settings(json.loads((run / "config.json").read_text())["settings"], "test")
     geometry, count = resolve_geometry(settings), MASKING[kind]["context_tokens"]
     size = {"image_size": geometry.image_size, "patch_size": geometry.patch_size, "num_levels": 2}
     generator = create_mask_generator(settings.masking, **size, context_tokens=count, seed=settings.train.seed)

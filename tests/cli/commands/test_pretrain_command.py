@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hjepa_pretrain.cli.pretrain import load_pretrain_settings
-from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.checks import build_settings, load_settings
 
 from hjepa_eval.cli import main
-from hjepa_eval.config import build, parse_yaml
+from hjepa_eval.config import parse_yaml
 from hjepa_eval.errors import ConfigError
 
 TINY = [
@@ -31,22 +30,22 @@ def test_show_settings__is_a_yaml_file_that_explains_itself_and_reads_back(capsy
     text = capsys.readouterr().out
     assert "# share of images whose blocks lie on the lattice of 2x2 tokens" in text
     assert re.search(r"# multi_block: .*\n.*\[multi_block\|hierarchical\|random\]\n  type: \"multi_block\"", text)
-    read = build(PretrainSettings, parse_yaml(text, "shown"), "shown")
-    assert read == load_pretrain_settings("cifar10_cpu", [])
+    read = build_settings(parse_yaml(text, "shown"), "shown")
+    assert read == load_settings("cifar10_cpu", [])
 
 
 def test_show_settings__as_json_has_the_same_values(capsys: pytest.CaptureFixture[str]) -> None:
     assert called("--show-settings", "--json") == 0
     shown: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert shown == load_pretrain_settings("digits", []).model_dump(mode="json")
+    assert shown == load_settings("digits", []).model_dump(mode="json")
 
 
 def test_set__what_is_set_replaces_what_a_preset_says_the_other_way() -> None:
-    settings = load_pretrain_settings("cifar10_cpu", ["train.epochs=3", "masking.mask_ratio=0.5"])
+    settings = load_settings("cifar10_cpu", ["train.epochs=3", "masking.mask_ratio=0.5"])
     assert (settings.train.epochs, settings.train.minutes) == (3, None)
     assert (settings.masking.mask_ratio, settings.masking.context_tokens) == (0.5, None)
     with pytest.raises(ConfigError, match="found both"):
-        load_pretrain_settings("cifar10_cpu", ["train.epochs=3", "train.minutes=3"])
+        load_settings("cifar10_cpu", ["train.epochs=3", "train.minutes=3"])
 
 
 def test_pretrain__ends_with_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,21 +10,26 @@ from pathlib import Path
 
 import pytest
 from folders import ROOT
-from hjepa_pretrain.cli.pretrain import load_pretrain_settings
+from hjepa_pretrain.checks import build_settings, load_settings
 from hjepa_pretrain.config.settings import GlobalSettings, PretrainSettings
 from hjepa_pretrain.loop import pretrain
 from pydantic import BaseModel
 
-from hjepa_eval.config import find_preset, load
+from hjepa_eval.config import find_preset, parse_assignments
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.errors import ConfigError
 
 PRESETS = sorted((ROOT / "configs" / "pretrain").glob("*.yaml"))
 
 
+def settings(*assignments: str) -> PretrainSettings:
+    """Return settings of a run of one epoch, checked."""
+    return build_settings(parse_assignments(["train.epochs=1", *assignments]), "options")
+
+
 def problems(*assignments: str) -> str:
     with pytest.raises(ConfigError) as error:
-        load(PretrainSettings, assignments=["train.epochs=1", *assignments])
+        settings(*assignments)
     return str(error.value)
 
 
@@ -94,10 +99,10 @@ def test_settings__levels_coarser_than_the_grid_and_patches_that_do_not_divide_a
 def test_settings__more_context_than_the_target_blocks_leave_is_named(assignments: list[str], left: int) -> None:
     small = ["model.encoder_type=vit_tiny_patch4_32", *assignments]
     assert f"more than the target blocks leave: at most {left} of 64 tokens" in problems(*small)
-    load(PretrainSettings, assignments=["train.epochs=1", *small, f"masking.context_tokens={left}"])
+    settings(*small, f"masking.context_tokens={left}")
     # Objectives on whole images have no targets.
     whole = ("data.augmentation=asym+global", "train.whole_image.contrast=1", "train.predicted_share=0")
-    load(PretrainSettings, assignments=["train.epochs=1", *small, *whole])
+    settings(*small, *whole)
 
 
 @pytest.mark.parametrize(
@@ -121,14 +126,14 @@ def test_settings__a_level_that_could_never_be_predicted_is_named() -> None:
     large = problems("model.encoder_type=vit_tiny_patch4_32", "masking.context_tokens=60")
     assert "level 2 would never be predicted" in large
     assert "more than the target blocks leave: at most 52 of 64" in large, "all problems are in one message"
-    load(PretrainSettings, assignments=["train.epochs=1", *assignments, "masking.cell_coverage=0.25"])
+    settings(*assignments, "masking.cell_coverage=0.25")
 
 
 def test_settings__a_predicted_share_that_comes_to_no_image_is_named() -> None:
     small = ("train.batch_size=64", "train.accumulate=2", "train.predicted_share=0.01")
     assert "predicted_share 0.01 of 32 images at once is none; set it to 0.04 or more, or to 0" in problems(*small)
-    load(PretrainSettings, assignments=["train.epochs=1", *small, "train.predicted_share=0.04"])
-    load(PretrainSettings, assignments=["train.epochs=1", *small, "train.accumulate=1"])
+    settings(*small, "train.predicted_share=0.04")
+    settings(*small, "train.accumulate=1")
 
 
 VIEWS = ("data.augmentation=asym+global", "train.whole_image.predict=1")
@@ -198,7 +203,7 @@ def test_settings__what_would_change_nothing_is_refused(assignments: list[str], 
     ],
 )
 def test_settings__what_is_read_is_accepted(assignments: list[str]) -> None:
-    assert load(PretrainSettings, assignments=["train.epochs=1", *assignments]).train.epochs == 1
+    assert settings(*assignments).train.epochs == 1
 
 
 def test_ladder__every_rung_of_the_benchmark_is_a_setting_and_adds_to_the_one_before() -> None:
@@ -206,7 +211,7 @@ def test_ladder__every_rung_of_the_benchmark_is_a_setting_and_adds_to_the_one_be
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     rungs = [
-        load_pretrain_settings("cifar10_cpu", [f"{key}={json.dumps(value)}" for key, value in rung.items()])
+        load_settings("cifar10_cpu", [f"{key}={json.dumps(value)}" for key, value in rung.items()])
         for rung in benchmark.ladder_settings().values()
     ]
     assert len(rungs) == 7
@@ -241,7 +246,7 @@ def test_settings__misspelt_keys_and_models_get_a_suggestion() -> None:
 
 def test_settings__a_length_is_needed() -> None:
     with pytest.raises(ConfigError, match=r"give train\.epochs or train\.minutes, found neither"):
-        load(PretrainSettings)
+        build_settings({}, "options")
 
 
 def unpack(archive: str, folder: Path, *, per_class: int, only: str = "train") -> Path:
@@ -303,20 +308,20 @@ def test_presets__run_two_steps(preset: Path, tmp_path: Path, request: pytest.Fi
     assert comment.startswith(("# hjepa pretrain --config configs/pretrain/", "# torchrun"))
     assert preset.stem in comment
     assert "easured" in comment
-    whole = load(PretrainSettings, config=preset)
+    whole = load_settings(str(preset))
     assignments = ["train.minutes=null", "train.epochs=1", "train.batch_size=16", "data.max_samples=40"]
     assignments += ["diagnostics.bank=16", "train.log_interval=1", "train.compile='off'", "data.workers=2"]
     assignments += CHEAP.get(preset.stem, [])
     if whole.data.dataset != "digits":
         assignments += [f"data.root={request.getfixturevalue(f'{whole.data.dataset}_sample')}"]
-    settings = load(PretrainSettings, config=preset, assignments=assignments)
-    dataset = load_dataset(settings.data.dataset, "train", root=settings.data.root)
-    assert pretrain(settings, dataset, run_dir=tmp_path / "run").steps == 2
+    small = load_settings(str(preset), assignments)
+    dataset = load_dataset(small.data.dataset, "train", root=small.data.root)
+    assert pretrain(small, dataset, run_dir=tmp_path / "run").steps == 2
 
 
 def test_presets__as_documented_says_what_the_documents_print() -> None:
-    settings = load(PretrainSettings, config=find_preset("as_documented", "pretrain"))
-    model, masking = settings.model, settings.masking
+    documented = load_settings("as_documented")
+    model, masking = documented.model, documented.masking
     assert (model.encoder_type, model.embed_dim, model.num_hierarchies) == ("vit_base_patch16_224", 768, 3)
     assert (model.taps, model.mask_mode, model.class_token) == ("final", "zero", True)
     predictor = model.predictor
@@ -326,16 +331,16 @@ def test_presets__as_documented_says_what_the_documents_print() -> None:
     assert (masking.type, masking.num_masks, masking.mask_scale) == ("multi_block", 4, (0.15, 0.2))
     assert (masking.aspect_ratio, masking.context_scale) == ((0.75, 1.5), (0.85, 1.0))
     assert not masking.allow_target_overlap
-    assert settings.train.level_weights == (1.0, 0.5, 0.25)
+    assert documented.train.level_weights == (1.0, 0.5, 0.25)
 
 
 def test_presets__flat_baselines_predict_one_level_and_do_nothing_else() -> None:
     for name in ("flat_ijepa_cifar10_cpu", "flat_ijepa_cifar10_h100"):
-        settings = load(PretrainSettings, config=find_preset(name, "pretrain"))
-        assert (settings.model.num_hierarchies, settings.model.taps) == (1, "final")
-        assert (settings.train.loss, settings.data.augmentation) == ("smooth_l1", "light")
-        assert settings.train.whole_image == GlobalSettings()
-        assert settings.train.predicted_share == 1.0
+        flat = load_settings(name)
+        assert (flat.model.num_hierarchies, flat.model.taps) == (1, "final")
+        assert (flat.train.loss, flat.data.augmentation) == ("smooth_l1", "light")
+        assert flat.train.whole_image == GlobalSettings()
+        assert flat.train.predicted_share == 1.0
 
 
 def test_presets__are_found_by_name() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hjepa_pretrain.config.settings import DataSettings, PretrainSettings
+from hjepa_pretrain.checks import build_settings
+from hjepa_pretrain.config.settings import DataSettings
 from hjepa_pretrain.data import batches as sources
 from hjepa_pretrain.data.batches import (
     MOST_HELD_OUT,
@@ -19,7 +20,6 @@ from hjepa_pretrain.data.batches import (
 )
 from hjepa_pretrain.data.training_data import load_training_data
 
-from hjepa_eval.config import build
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.images import stack_images
 from hjepa_eval.datasets.transform import Transform
@@ -152,7 +152,7 @@ def test_training_data__held_out_images_are_never_trained_on(cifar10_sample: Pat
         "train": {"epochs": 1, "batch_size": 32},
         "diagnostics": {"bank": 50, "held_out": 0.2},
     }
-    data = load_training_data(build(PretrainSettings, values, "test"), dataset, SQUARE, device=CPU)
+    data = load_training_data(build_settings(values, "test"), dataset, SQUARE, device=CPU)
     trained = Counter(data.order.positions.tolist())
     assert len(trained) == 320
     assert len(data.bank.labels) == 50
@@ -172,7 +172,7 @@ def test_training_data__images_may_be_kept_larger_than_the_network_sees_them(cif
         "train": {"epochs": 1, "batch_size": 32},
     }
     small = replace(SQUARE, size=16, resize=16)
-    data = load_training_data(build(PretrainSettings, values, "test"), dataset, small, device=CPU)
+    data = load_training_data(build_settings(values, "test"), dataset, small, device=CPU)
     assert data.source.batch(0).shape == (32, 3, 32, 32)
     assert data.bank.images.shape[1:] == (3, 16, 16)
 
@@ -188,7 +188,7 @@ def test_training_data__the_leader_alone_reads_what_it_measures_with(
         "train": {"epochs": 1, "batch_size": 32},
         "diagnostics": {"bank": 50, "held_out": 0.2},
     }
-    settings, decode, decoded = build(PretrainSettings, values, "test"), dataset.image, []
+    settings, decode, decoded = build_settings(values, "test"), dataset.image, []
     monkeypatch.setattr(dataset, "image", lambda index: decoded.append(index) or decode(index))
     other = load_training_data(settings, dataset, SQUARE, device=CPU, rank=1, ranks=2)
     assert decoded == []

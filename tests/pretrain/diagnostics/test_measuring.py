@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
-from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.training_data import load_training_data
 from hjepa_pretrain.diagnostics.alarms import Alarms
 from hjepa_pretrain.diagnostics.measuring import _summary, mask_summary, measure_levels, step_gflop
@@ -18,7 +18,7 @@ from hjepa_pretrain.training.step import step_loss
 from hjepa_pretrain.training.trainer import Trainer
 from torch.utils.flop_counter import FlopCounterMode
 
-from hjepa_eval.config import build, merge
+from hjepa_eval.config import merge
 from hjepa_eval.datasets import load_dataset
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def trainer(**sections: Any) -> Trainer:
-    settings = build(PretrainSettings, merge(TINY, sections), "test")
+    settings = build_settings(merge(TINY, sections), "test")
     transform = run_transform(settings, resolve_geometry(settings))
     data = load_training_data(settings, load_dataset("digits", "train"), transform, device=CPU)
     return Trainer(settings, data, transform, device=CPU)

@@ -17,8 +17,8 @@ import pytest
 import torch
 import yaml
 from folders import SUPPORT
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
-from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.batches import BatchOrder
 from hjepa_pretrain.data.step_inputs import StepInputMaker
 from hjepa_pretrain.distributed.endings import _ending
@@ -30,7 +30,7 @@ from hjepa_pretrain.training import sharding
 from safetensors.torch import load_file
 from small_runs import trace
 
-from hjepa_eval.config import build, merge
+from hjepa_eval.config import merge
 from hjepa_eval.errors import ConfigError, DataError, TrainingError
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -226,7 +226,7 @@ def test_batches__a_part_has_the_same_images_for_any_number_of_ranks() -> None:
 
 
 def test_step_inputs__ranks_draw_different_views_and_masks_but_the_same_directions() -> None:
-    settings = build(PretrainSettings, DIGITS, "test")
+    settings = build_settings(DIGITS, "test")
     geometry = resolve_geometry(settings)
     maker = StepInputMaker(settings, geometry, run_transform(settings, geometry))
     images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
@@ -253,10 +253,10 @@ def test_settings__a_batch_that_ranks_cannot_share_is_one_problem_among_all(monk
     with pytest.raises(
         ConfigError, match=r"found both.*accumulate 2 times 3 ranks does not divide train.batch_size 32"
     ):
-        build(PretrainSettings, broken, "test")
+        build_settings(broken, "test")
     sharded = merge(DIGITS, {"train": {"parallel": "fsdp", "batch_size": 33}, "masking": {"saliency": 1.0}})
     with pytest.raises(ConfigError, match=r"masking.saliency needs the target encoder on every rank"):
-        build(PretrainSettings, sharded, "test")
+        build_settings(sharded, "test")
 
 
 def test_started_ranks__a_slurm_batch_script_is_alone_until_it_calls_srun() -> None:

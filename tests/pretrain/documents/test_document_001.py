@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.masks import (
     HierarchicalMaskGenerator,
     MultiBlockMaskGenerator,
@@ -17,7 +17,7 @@ from hjepa_pretrain.models import HJEPA, create_hjepa
 from hjepa_pretrain.objectives.losses import level_loss
 from torch import Tensor
 
-from hjepa_eval.config import build, parse_yaml
+from hjepa_eval.config import parse_yaml
 from hjepa_eval.errors import ConfigError
 
 MULTI_BLOCK = """
@@ -105,7 +105,7 @@ def test_yaml__both_kinds_in_one_section_are_refused_by_the_line_of_the_second()
 def from_yaml(half: str) -> MultiBlockMaskGenerator | HierarchicalMaskGenerator:
     """Return the generator of one half of the document's section, on the document's grid."""
     section = parse_yaml(f"masking:{half}", "document 001")
-    settings = build(PretrainSettings, {**section, "train": {"epochs": 1}}, "document 001")
+    settings = build_settings({**section, "train": {"epochs": 1}}, "document 001")
     levels = settings.model.num_hierarchies
     made = create_mask_generator(
         settings.masking, image_size=224, patch_size=16, num_levels=levels, context_tokens=1, seed=0

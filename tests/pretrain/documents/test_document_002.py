@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from hjepa_pretrain.cli.pretrain import load_pretrain_settings
+from hjepa_pretrain.checks import build_settings, load_settings
 from hjepa_pretrain.config.flat_keys import FLAT_KEYS, from_flat
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.models import create_hjepa_from_config
 from hjepa_pretrain.objectives.losses import level_loss
 
 from hjepa_eval.cli import main
-from hjepa_eval.config import build, parse_yaml
+from hjepa_eval.config import parse_yaml
 from hjepa_eval.errors import ConfigError
 
 DOCUMENTED = """
@@ -48,7 +48,7 @@ def refused(values: dict[str, Any]) -> str:
 
 
 def test_flat__documented_keys_become_nested_settings(documented: Path) -> None:
-    settings = load_pretrain_settings(str(documented), [])
+    settings = load_settings(str(documented), [])
     assert settings.model.encoder_type == "vit_base_patch16_224"
     assert (settings.masking.type, settings.masking.mask_ratio) == ("multi_block", 0.5)
     assert (settings.train.batch_size, settings.train.lr, settings.train.epochs) == (256, 1e-4, 100)
@@ -98,21 +98,21 @@ def test_flat__misspelt_keys_get_a_suggestion_and_wrong_values_the_schema_s_mess
     }.items():
         path.write_text(f"backbone: vit_tiny_patch2_8\nepochs: 1\n{text}\n")
         with pytest.raises(ConfigError) as error:
-            load_pretrain_settings(str(path), [])
+            load_settings(str(path), [])
         assert part in str(error.value), text
 
 
 def test_flat__assignments_win_over_the_file_in_either_form(documented: Path) -> None:
-    settings = load_pretrain_settings(str(documented), ["train.lr=1e-3", "ema_decay=0.95", "epochs=2"])
+    settings = load_settings(str(documented), ["train.lr=1e-3", "ema_decay=0.95", "epochs=2"])
     assert (settings.train.lr, settings.train.epochs) == (1e-3, 2)
     assert (settings.model.ema.momentum, settings.model.ema.momentum_end) == (0.95, 0.95)
     with pytest.raises(ConfigError, match=r"--set: epochs and train\.epochs are the same setting"):
-        load_pretrain_settings(str(documented), ["epochs=2", "train.epochs=3"])
+        load_settings(str(documented), ["epochs=2", "train.epochs=3"])
 
 
 @pytest.mark.parametrize("kind", ["huber", "mse", "smooth_l1"])
 def test_flat__loss_types_are_those_of_torch(kind: str) -> None:
-    settings = build(PretrainSettings, from_flat({"loss_type": kind, "epochs": 1}), "test")
+    settings = build_settings(from_flat({"loss_type": kind, "epochs": 1}), "test")
     generator = torch.Generator().manual_seed(0)
     prediction, target = (3 * torch.randn(2, 5, 8, generator=generator) for _ in range(2))
     ours = level_loss(prediction, target, torch.ones(2, 5, dtype=torch.bool), kind=settings.train.loss, beta=0.5)

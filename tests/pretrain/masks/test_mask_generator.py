@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hjepa_pretrain.checks import masking_problems
+from hjepa_pretrain.config.schedules import context_count
 from hjepa_pretrain.config.settings import MaskingSettings
 from hjepa_pretrain.masks import (
     HierarchicalMaskGenerator,
     MultiBlockMaskGenerator,
     RandomMaskGenerator,
-    context_count,
     create_mask_generator,
-    masking_problems,
 )
 from hjepa_pretrain.masks.placement import inside_sums
 

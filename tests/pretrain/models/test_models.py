@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.masks import MultiBlockMaskGenerator, masks_from_masked
@@ -293,7 +294,7 @@ def test_rope__where_patches_lie_changes_features(positions: str, matters: bool)
 @pytest.mark.parametrize("class_token", [False, True])
 def test_rope__a_run_round_trips_through_the_toolkit(tmp_path: Path, class_token: bool) -> None:
     model = {"encoder_type": "vit_tiny_patch2_8", **SMALL, "positions": "rope", "class_token": class_token}
-    settings = build(PretrainSettings, {"model": model, "train": {"epochs": 1}}, "test")
+    settings = build_settings({"model": model, "train": {"epochs": 1}}, "test")
     hjepa = create_hjepa_from_config(settings).eval()
     sharpen(hjepa.target_encoder.vit)
     geometry, dataset = resolve_geometry(settings), load_dataset("digits", "train")
@@ -316,7 +317,7 @@ def test_layer_scale__scales_every_branch_and_is_learned_without_decay() -> None
     scales = [scale for block in model.context_encoder.vit.blocks for scale in (block.ls1.gamma, block.ls2.gamma)]
     assert len(scales) == 6
     assert all((scale == 1e-6).all() and scale.requires_grad for scale in scales)
-    settings = build(PretrainSettings, {"train": {"epochs": 1}}, "test")
+    settings = build_settings({"train": {"epochs": 1}}, "test")
     decayed, others = (group["params"] for group in make_optimizer(model, settings.train).param_groups)
     assert {id(scale) for scale in scales} <= {id(parameter) for parameter in others}
     assert len(decayed) > 0

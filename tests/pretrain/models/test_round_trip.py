@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from hjepa_pretrain import loop
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.training.trainer import Trainer
 
 from hjepa_eval.cli import main
-from hjepa_eval.config import build
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.encoders import load_encoder
 
@@ -31,7 +31,7 @@ def settings(size: str) -> PretrainSettings:
     }
     train = {"epochs": 1, "batch_size": 16, "compile": "off"}
     data = {"dataset": "digits", "max_samples": 32}
-    return build(PretrainSettings, {"model": model, "train": train, "data": data, "diagnostics": {"bank": 0}}, "test")
+    return build_settings({"model": model, "train": train, "data": data, "diagnostics": {"bank": 0}}, "test")
 
 
 @pytest.mark.parametrize("size", WIDTHS)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.diagnostics.levels import readouts
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from small_runs import trace
 
 from hjepa_eval.cli import main
-from hjepa_eval.config import build, merge
+from hjepa_eval.config import merge
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.encoders.kinds.run import load_run, load_untrained_run
 from hjepa_eval.encoders.stages import create_stages
@@ -39,7 +40,7 @@ VIEWS: dict[str, Any] = {
 
 def settings(name: str = "test_resnet", *, image_size: int | None = 32, **model: Any) -> PretrainSettings:
     changes = {"model": {"encoder_type": name, **model}, "data": {"image_size": image_size}}
-    return build(PretrainSettings, merge(VIEWS, changes), "test")
+    return build_settings(merge(VIEWS, changes), "test")
 
 
 def network(name: str = "test_resnet", *, image_size: int | None = 32, **model: Any) -> HJEPA:
@@ -211,7 +212,7 @@ def test_settings__what_only_tokens_have_is_named_in_one_message() -> None:
         "data": {"augmentation": "asym+global"},
     }
     with pytest.raises(ConfigError) as caught:
-        build(PretrainSettings, wrong, "test")
+        build_settings(wrong, "test")
     assert str(caught.value).endswith(
         "model.encoder_type test_resnet has stages instead of tokens: set train.predicted_share to 0 and "
         "model.mask_mode to zero, and leave out model.taps, model.encoder_depth, model.layer_scale, model.positions, "

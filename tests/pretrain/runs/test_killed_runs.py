@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from folders import SUPPORT
-from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.loop import Progress, pretrain
 from hjepa_pretrain.runs.checkpoint import list_checkpoints
 from safetensors.torch import load_file
 from small_runs import DIGITS, trace
 
-from hjepa_eval.config import build
 from hjepa_eval.datasets import load_dataset
 
 
@@ -29,7 +28,7 @@ def run(folder: Path, *, resume: bool = False, stop_at: int | None = None) -> No
             raise KeyboardInterrupt
 
     digits = load_dataset("digits", "train")
-    settings = build(PretrainSettings, DIGITS, "test")
+    settings = build_settings(DIGITS, "test")
     pretrain(settings, digits, run_dir=folder, resume=resume, progress=watch, say=lambda _: None)
 
 

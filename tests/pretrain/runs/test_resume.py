@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.loop import Progress, pretrain
 from safetensors.torch import load_file
 from small_runs import trace
 
-from hjepa_eval.config import build, merge
+from hjepa_eval.config import merge
 from hjepa_eval.datasets import load_dataset
 
 # 80 of 88 digits are trained on: 7 steps, of which an epoch has 2 and a half.
@@ -55,7 +55,7 @@ def run(folder: Path, choice: str, *, resume: bool = False, stop_at: int | None 
         if state.step == stop_at:
             raise KeyboardInterrupt
 
-    settings = build(PretrainSettings, merge(TINY, CHOICES[choice]), "test")
+    settings = build_settings(merge(TINY, CHOICES[choice]), "test")
     digits = load_dataset("digits", "train")
     return pretrain(settings, digits, run_dir=folder, resume=resume, progress=watch, say=lambda _: None).steps
 

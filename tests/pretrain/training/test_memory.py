@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.masks import create_mask_generator
@@ -15,7 +16,7 @@ from hjepa_pretrain.objectives.objective import training_loss
 from hjepa_pretrain.training.memory import StepMemory, describe_memory
 from torch import Tensor
 
-from hjepa_eval.config import build, merge
+from hjepa_eval.config import merge
 from hjepa_eval.errors import ConfigError
 
 SMALL = {
@@ -38,7 +39,7 @@ SMALL = {
 
 
 def settings(*more: dict[str, Any]) -> PretrainSettings:
-    return build(PretrainSettings, merge(SMALL, *more), "test")
+    return build_settings(merge(SMALL, *more), "test")
 
 
 def memory(*more: dict[str, Any]) -> StepMemory:
@@ -128,7 +129,7 @@ def test_memory__a_vit_base_is_what_the_documents_say() -> None:
         "model": {"encoder_type": "vit_base_patch16_224", "predictor": {"embed_dim": 512, "depth": 6, "num_heads": 8}},
         "train": {"epochs": 1, "batch_size": 256, "precision": "bf16", "device": "cuda"},
     }
-    parts, step = describe_memory(build(PretrainSettings, base, "test"))
+    parts, step = describe_memory(build_settings(base, "test"))
     assert [(part.name, round(part.parameters / 1e6, 1)) for part in parts] == [
         ("context_encoder", 85.8),
         ("target_encoder", 85.8),

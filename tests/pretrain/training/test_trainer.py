@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.training_data import load_training_data
@@ -12,7 +13,7 @@ from hjepa_pretrain.runs.files import run_transform
 from hjepa_pretrain.training.step import resolve_compile, step_loss
 from hjepa_pretrain.training.trainer import Trainer
 
-from hjepa_eval.config import build, merge
+from hjepa_eval.config import merge
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.errors import ConfigError, TrainingError
 
@@ -37,7 +38,7 @@ SMALL: dict[str, Any] = {
 
 
 def trainer(root: Path, *, compiled: bool = False, **sections: Any) -> Trainer:
-    settings = build(PretrainSettings, merge(SMALL, sections), "test")
+    settings = build_settings(merge(SMALL, sections), "test")
     transform = run_transform(settings, resolve_geometry(settings))
     data = load_training_data(settings, load_dataset("cifar10", "train", root=root), transform, device=CPU)
     return Trainer(settings, data, transform, device=CPU, compiled=compiled)
@@ -152,7 +153,7 @@ def test_compile__follows_the_setting_the_compiler_and_the_length(monkeypatch: p
     said: list[str] = []
 
     def resolved(steps: int | None, **train: Any) -> bool:
-        settings = build(PretrainSettings, merge(SMALL, {"train": train}), "test").train
+        settings = build_settings(merge(SMALL, {"train": train}), "test").train
         return resolve_compile(settings, CPU, total_steps=steps, say=said.append)
 
     monkeypatch.setattr(hjepa_pretrain.training.step, "can_compile", lambda _: True)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
-from hjepa_pretrain.config.settings import MaskingSettings, PretrainSettings
+from hjepa_pretrain.config.settings import MaskingSettings
 from hjepa_pretrain.data.training_data import load_training_data
 from hjepa_pretrain.masks import create_mask_generator
 from hjepa_pretrain.runs.files import run_transform
@@ -87,7 +88,7 @@ def waiting(work: Callable[[], Any]) -> set[str]:
 
 
 def trainer(sections: dict[str, Any]) -> Trainer:
-    settings = build(PretrainSettings, merge(SETTINGS, sections), "test")
+    settings = build_settings(merge(SETTINGS, sections), "test")
     transform = run_transform(settings, resolve_geometry(settings))
     data = load_training_data(settings, load_dataset("digits", "train"), transform, device=CPU)
     made = Trainer(settings, data, transform, device=CPU)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
@@ -15,6 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hjepa_eval.evaluation.live.view import clock
+
+if TYPE_CHECKING:
+    from hjepa_pretrain.diagnostics.progress import Progress
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -67,7 +70,7 @@ class TrainingView:
         run: the run's folder.
         dataset: name and size.
         device: name.
-        progress: the newest state, with the attributes of `hjepa_pretrain.progress.Progress`; None before the first.
+        progress: the newest state; None before the first.
         note: the last thing that was said.
         histories: losses of each level since this session began.
     """
@@ -75,12 +78,12 @@ class TrainingView:
     run: str
     dataset: str
     device: str
-    progress: Any = None
+    progress: Progress | None = None
     note: str = ""
     histories: dict[str, History] = field(default_factory=dict)
-    _seen: Any = None
+    _seen: dict[str, float] | None = None
 
-    def update(self, progress: Any) -> None:
+    def update(self, progress: Progress) -> None:
         """Show `progress` from now on; cheap enough for every step."""
         self.progress = progress
         if progress.losses is self._seen or progress.losses == self._seen:
@@ -104,13 +107,6 @@ class TrainingView:
         yield Panel(Group(*parts), title="[bold]pretraining[/bold]", width=width)
 
 
-def training_view(progress: Any, *, run: str = "", dataset: str = "", device: str = "") -> TrainingView:
-    """Return what a terminal shows of one state of a run."""
-    view = TrainingView(run, dataset, device)
-    view.update(progress)
-    return view
-
-
 def _header(view: TrainingView) -> list[RenderableType]:
     """Return a line for the run, and one for what it runs on."""
     below = "  ·  ".join(part for part in (view.device, view.dataset) if part)
@@ -120,7 +116,7 @@ def _header(view: TrainingView) -> list[RenderableType]:
     return list(lines)
 
 
-def _bar(progress: Any, width: int) -> RenderableType:
+def _bar(progress: Progress, width: int) -> RenderableType:
     """Return one line: a bar, the share that is done, and images per second."""
     row = Table.grid(padding=(0, 2, 0, 0))
     row.add_column(width=max(8, width - 4 - 2 * 2 - 6 - 14))
@@ -132,7 +128,7 @@ def _bar(progress: Any, width: int) -> RenderableType:
     return row
 
 
-def _pace(progress: Any, width: int) -> Text:
+def _pace(progress: Progress, width: int) -> Text:
     """Return one line: step, epoch, elapsed, left."""
     total = "" if progress.total_steps is None else f"/{progress.total_steps:,}"
     left = "" if progress.eta_seconds is None else clock(progress.eta_seconds)
@@ -155,7 +151,7 @@ def _pairs(pairs: Iterable[tuple[str, str]], width: int) -> Text:
     return text
 
 
-def _levels(progress: Any, histories: dict[str, History], trend: int) -> RenderableType:
+def _levels(progress: Progress, histories: dict[str, History], trend: int) -> RenderableType:
     """Return the table with a row per level; a column keeps its width whatever its numbers are."""
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     table.add_column("level", width=5)
@@ -183,13 +179,13 @@ def _levels(progress: Any, histories: dict[str, History], trend: int) -> Rendera
     return table
 
 
-def _count(progress: Any) -> int:
+def _count(progress: Progress) -> int:
     """Return how many levels anything is known of."""
     losses = sum(1 for name in progress.losses if name.startswith("level_"))
     return max(losses, len(progress.diagnosis.get("knn", [])))
 
 
-def _terms(progress: Any, width: int) -> Text:
+def _terms(progress: Progress, width: int) -> Text:
     """Return the total loss and what is not of one level: whole-image terms and the gradient's norm."""
     losses = progress.losses
     names = [name for name in losses if name != "loss" and not name.startswith(("level_", "r2_"))]

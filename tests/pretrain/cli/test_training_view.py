@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from hjepa_pretrain.cli.progress import plain_line, show_training
+from hjepa_pretrain.cli.view import History, TrainingView, number, sparkline
 from hjepa_pretrain.diagnostics.progress import Progress
 from rich.console import Console
 
-from hjepa_eval.cli.live.training import History, TrainingView, number, sparkline, training_view
 from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.live.view import clock
 
@@ -50,7 +50,9 @@ def rendered(view: TrainingView, width: int, **console: Any) -> list[str]:
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_view__has_every_number_in_lines_of_one_width(width: int) -> None:
-    lines = rendered(training_view(state(), run="runs/a", dataset="digits, 1,437 images", device="cpu"), width)
+    view = TrainingView("runs/a", "digits, 1,437 images", "cpu")
+    view.update(state())
+    lines = rendered(view, width)
     assert {len(line) for line in lines} == {min(width, 120)}
     text = "\n".join(lines)
     for expected in ("runs/a", "digits, 1,437 images", "cpu", "24.7%", "1,234/5,000", "3.21", "1:01", "1:02:05"):
@@ -79,7 +81,9 @@ def test_view__keeps_its_size_while_numbers_change() -> None:
 def test_view__shows_a_run_of_which_nothing_is_known_yet() -> None:
     assert "runs/a" in "\n".join(rendered(TrainingView("runs/a", "digits", "cpu"), 80))
     bare = state(losses={}, diagnosis={}, best=None, eta_seconds=None, total_steps=None)
-    assert "1,234 " in "\n".join(rendered(training_view(bare), 80))
+    view = TrainingView("", "", "")
+    view.update(bare)
+    assert "1,234 " in "\n".join(rendered(view, 80))
 
 
 def test_trend__grows_once_per_log_line_and_not_once_per_step() -> None:
