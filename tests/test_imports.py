@@ -19,7 +19,7 @@ MOST_ENTRIES = 16
 # A part may import those of the steps before its own, and itself.
 ORDER = {
     "hjepa_eval": (
-        ("errors",),
+        ("errors", "text"),
         ("config", "features", "metrics", "ranks"),
         ("datasets", "probes", "results"),
         ("analysis", "encoders", "report"),

@@ -21,8 +21,10 @@ INTERRUPTED = 130
 
 
 def say_error(message: str) -> None:
-    """Print one line on stderr."""
-    print("hjepa: " + " ".join(message.split()), file=sys.stderr)
+    """Print one line on stderr; what data may have put into it moves no cursor."""
+    from hjepa_eval.text import one_line
+
+    print(f"hjepa: {one_line(message)}", file=sys.stderr)
 
 
 def guarded(function: Callable[P, T]) -> Callable[P, T]:

@@ -264,3 +264,10 @@ def test_plot__draws_the_numbers_of_the_table(tmp_path: Path) -> None:
     assert [line.get_ydata()[0] for line in dashed] == [80.0]
     content = write_plot([record_of()], tmp_path / "levels.png").read_bytes()
     assert content.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("format_name", list(FORMATS))
+def test_report__names_from_data_move_no_cursor_and_turn_no_line(format_name: str) -> None:
+    names = {"model": "\x1b]0;pwn\x07\x1b[2Jx", "dataset": "a\u202eb", "note": "\x9b2J\u2066"}
+    shown = FORMATS[format_name]([record_of(**names)])
+    assert all(character.isprintable() or character == "\n" for character in shown)

@@ -47,13 +47,14 @@ def write_report(
 def markdown_report(records: Sequence[Record]) -> str:
     """Return `report.md`: the table, the picture beside it, and how both were made."""
     from hjepa_eval.report.figures.levels import describe_plot
-    from hjepa_eval.report.formats.markdown import escape, fenced, markdown
+    from hjepa_eval.report.formats.markdown import fenced, markdown
     from hjepa_eval.report.tables.table import build_table
+    from hjepa_eval.text import markdown_text
 
     text = f"# What each level knows\n\n{markdown(records)}\n"
-    text += f"![{escape(describe_plot(build_table(records)))}](levels.png)\n\n"
-    text += f"Made by\n\n{fenced(records[0].provenance.command)}\n\n{escape(_how(records[0]))}.\n\n"
-    return text + "".join(f"- {escape(line)}\n" for line in _sources(records))
+    text += f"![{markdown_text(describe_plot(build_table(records)))}](levels.png)\n\n"
+    text += f"Made by\n\n{fenced(records[0].provenance.command)}\n\n{markdown_text(_how(records[0]))}.\n\n"
+    return text + "".join(f"- {markdown_text(line)}\n" for line in _sources(records))
 
 
 def _how(record: Record) -> str:

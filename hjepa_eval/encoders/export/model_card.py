@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,17 +13,11 @@ from hjepa_eval.encoders.export.graphs import FILES, PREPROCESSING
 from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.readouts import Level
 from hjepa_eval.encoders.run_facts import RunFacts
+from hjepa_eval.text import markdown_text
 
 FILE = "README.md"
 FOLDER = "path/to/this/folder"
 NOT_MEASURED = "not measured"
-_MARKS = re.compile(r"([\\`*_{}\[\]()<>#|~&!:$])")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-
-
-def escape(text: object) -> str:
-    """Return text that Markdown shows as it is, on one line: a data set's name may hold anything."""
-    return _MARKS.sub(r"\\\1", _CONTROL.sub(" ", str(text))).encode("utf-8", "replace").decode()
 
 
 def model_card(encoder: ViTEncoder, facts: RunFacts, *, title: str, kind: str, branch: str) -> str:
@@ -47,9 +40,9 @@ def model_card(encoder: ViTEncoder, facts: RunFacts, *, title: str, kind: str, b
     architecture = ", ".join([built_by.pop("timm"), *(f"{key} {value}" for key, value in built_by.items())])
     parts = [
         _front_matter(kind),
-        f"# {escape(title)}",
-        f"The {whose[branch]} of an H-JEPA pretraining run, exported by hjepa {escape(__version__)}. "
-        f"It has no classifier. {numbers:,} parameters in {dtype}; {escape(architecture)}.",
+        f"# {markdown_text(title)}",
+        f"The {whose[branch]} of an H-JEPA pretraining run, exported by hjepa {markdown_text(__version__)}. "
+        f"It has no classifier. {numbers:,} parameters in {dtype}; {markdown_text(architecture)}.",
         "## Levels",
         _levels(encoder.levels, facts.knn if branch == "target" else ()),
         _knn_note(facts, branch),
@@ -76,7 +69,8 @@ def _levels(levels: tuple[Level, ...], knn: tuple[float, ...]) -> str:
     for level in levels:
         measured = f"{100 * knn[level.index]:.1f} %" if knn else NOT_MEASURED
         rows.append(
-            f"| {level.index} | {escape(level.name)} | {level.grid[0]} x {level.grid[1]} | {level.dim} | {measured} |"
+            f"| {level.index} | {markdown_text(level.name)} | {level.grid[0]} x {level.grid[1]} | {level.dim} "
+            f"| {measured} |"
         )
     return "\n".join(rows)
 
@@ -99,7 +93,7 @@ def _input(encoder: ViTEncoder) -> str:
     return (
         f"Images are RGB, short side resized to {transform.resize} pixels ({transform.interpolation}, antialiased), "
         f"middle {transform.size} x {transform.size} cropped, scaled to \\[0, 1\\], minus mean "
-        f"{escape(list(transform.mean))}, over std {escape(list(transform.std))}."
+        f"{markdown_text(list(transform.mean))}, over std {markdown_text(list(transform.std))}."
     )
 
 
@@ -168,13 +162,14 @@ def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _training(facts: RunFacts) -> str:
     data: Mapping[str, Any] = facts.dataset
     images = data.get("num_images")
+    versions = ", ".join(f"{name} {value}" for name, value in facts.versions.items()) or "not stated"
     lines = [
-        f"- data set: {escape(data.get('name', 'not stated'))}"
+        f"- data set: {markdown_text(data.get('name', 'not stated'))}"
         + (f", {images:,} images of its train split" if isinstance(images, int) else ""),
-        f"- content of the data set: sha256 {escape(data.get('fingerprint', 'not stated'))}",
+        f"- content of the data set: sha256 {markdown_text(data.get('fingerprint', 'not stated'))}",
         f"- steps: {'not stated' if facts.steps is None else f'{facts.steps:,}'}",
         f"- seconds of training: {'not stated' if facts.seconds is None else f'{facts.seconds:,.0f}'}",
-        f"- versions: {escape(', '.join(f'{name} {value}' for name, value in facts.versions.items()) or 'not stated')}",
-        f"- exported with torch {escape(torch.__version__)}",
+        f"- versions: {markdown_text(versions)}",
+        f"- exported with torch {markdown_text(torch.__version__)}",
     ]
     return "\n".join(lines)

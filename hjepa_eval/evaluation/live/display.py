@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from hjepa_eval.evaluation.job import Job, Silent, Stage, Talk, stage_left
+from hjepa_eval.text import visible
 
 PLAIN_SECONDS = 10.0
 
@@ -17,7 +18,7 @@ class Stderr(Talk):
     def alert(self, message: str) -> None:
         """Print one line on stderr, unless quiet."""
         if not self.quiet:
-            print(message, file=sys.stderr, flush=True)
+            print(visible(message), file=sys.stderr, flush=True)
 
     def show(self) -> AbstractContextManager[Job]:
         """Return a context that gives a job whose stages are shown on stderr."""

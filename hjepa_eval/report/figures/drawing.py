@@ -7,13 +7,13 @@ values; `svg.py` turns those into the names.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from hjepa_eval.errors import unknown
+from hjepa_eval.text import visible
 
 Scheme = Literal["light", "dark"]
 
@@ -79,8 +79,6 @@ def variable(name: str) -> str:
 # One unit of a drawing is one CSS pixel.
 PIXELS_PER_INCH = 72
 TEXT = 11
-# XML 1.0 has no way to write these, not even escaped.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @contextmanager
@@ -97,21 +95,16 @@ def literal_text(figure: Any) -> Iterator[None]:
     """Within, a figure is written with all its text as it is: no formula, no sign that a file cannot hold.
 
     Signs that matplotlib's own font lacks are no warning: the page's fonts draw them. Names beside ticks are written
-    anew by the axes, so those have to be `printable` before.
+    anew by the axes, so those have to be `visible` before.
     """
     from matplotlib.text import Text
 
     for each in figure.findobj(Text):
         each.set_parse_math(False)
-        each.set_text(printable(each.get_text()))
+        each.set_text(visible(each.get_text()))
     with page_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
         yield
-
-
-def printable(text: str) -> str:
-    """Return a text with signs that no file can hold replaced, such as the bytes of a file name that is no UTF-8."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def _style() -> dict[str, Any]:

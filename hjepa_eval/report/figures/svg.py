@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-from hjepa_eval.report.figures.drawing import PALETTE, PIXELS_PER_INCH, drawn, literal_text, printable, series
+from hjepa_eval.report.figures.drawing import PALETTE, PIXELS_PER_INCH, drawn, literal_text, series
+from hjepa_eval.text import visible
 
 WIDTH, HEIGHT = 340, 260
 LONG_NAME = 16
@@ -32,8 +33,8 @@ def line_style(place: int) -> dict[str, Any]:
 
 
 def shortened(name: str, longest: int = LONG_NAME) -> str:
-    """Return a name of at most so many printable characters, on one line: of a longer one the middle is left out."""
-    line = " ".join(printable(name).split())
+    """Return a name of at most so many visible characters, on one line: of a longer one the middle is left out."""
+    line = " ".join(visible(name).split())
     if len(line) <= longest:
         return line
     end = (longest - 1) // 2
@@ -92,7 +93,7 @@ def inline_svg(figure: Any, *, title: str, text: str, prefix: str) -> Picture:
     _rename_ids(root, prefix, {artist.get_gid() for artist in figure.findobj() if artist.get_gid()})
     for element in root.iter():
         _simplify(element)
-    words = printable(title), printable(text)
+    words = visible(title), visible(text)
     _address(root, figure, prefix, *words)
     return Picture(ElementTree.tostring(root, encoding="unicode"), *words)
 

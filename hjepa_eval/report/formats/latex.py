@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 from hjepa_eval.report.formats.terminal import groups_that_fit
@@ -13,73 +12,7 @@ from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.statements import calibrations, deviations, explanations, statements
 from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
 from hjepa_eval.results.records import Record
-
-_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    **{character: f"\\{character}" for character in "{}_%&#$"},
-    "\N{MULTIPLICATION SIGN}": r"$\times$",
-    "\N{PLUS-MINUS SIGN}": r"$\pm$",
-    "\N{MICRO SIGN}": r"$\mu$",
-    "\N{DEGREE SIGN}": r"$^\circ$",
-    "\N{EN DASH}": r"\textendash{}",
-    "\N{EM DASH}": r"\textemdash{}",
-    "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
-    "\N{LEFT SINGLE QUOTATION MARK}": r"\textquoteleft{}",
-    "\N{RIGHT SINGLE QUOTATION MARK}": r"\textquoteright{}",
-    "\N{LEFT DOUBLE QUOTATION MARK}": r"\textquotedblleft{}",
-    "\N{RIGHT DOUBLE QUOTATION MARK}": r"\textquotedblright{}",
-    '"': r"\char34{}",
-    "\N{LATIN SMALL LETTER SHARP S}": r"\ss{}",
-    "\N{LATIN SMALL LETTER AE}": r"\ae{}",
-    "\N{LATIN CAPITAL LETTER AE}": r"\AE{}",
-    "\N{LATIN SMALL LIGATURE OE}": r"\oe{}",
-    "\N{LATIN CAPITAL LIGATURE OE}": r"\OE{}",
-    "\N{LATIN SMALL LETTER O WITH STROKE}": r"\o{}",
-    "\N{LATIN CAPITAL LETTER O WITH STROKE}": r"\O{}",
-    "\N{LATIN SMALL LETTER L WITH STROKE}": r"\l{}",
-    "\N{LATIN CAPITAL LETTER L WITH STROKE}": r"\L{}",
-    "\N{LATIN SMALL LETTER DOTLESS I}": r"\i{}",
-}
-# Combining characters, and the accents that the default fonts have.
-_ACCENTS = {
-    "\u0300": "`",
-    "\u0301": "'",
-    "\u0302": "^",
-    "\u0303": "~",
-    "\u0304": "=",
-    "\u0306": "u",
-    "\u0307": ".",
-    "\u0308": '"',
-    "\u030a": "r",
-    "\u030b": "H",
-    "\u030c": "v",
-    "\u0327": "c",
-}
-# Between characters that would melt into a dash or another quotation mark.
-_MELTING = re.compile(r"(?<=-)(?=-)|(?<=[`?!])(?=`)|(?<=')(?=')|(?<=,)(?=,)")
-
-
-def escape(text: str) -> str:
-    """Return a text as LaTeX shows it, on one line; a character that the default fonts lack becomes `[U+65E5]`."""
-    plain = unicodedata.normalize("NFC", " ".join(text.split()))
-    return _MELTING.sub("{}", "".join(_character(character) for character in plain))
-
-
-def _character(character: str) -> str:
-    if character in _ESCAPES:
-        return _ESCAPES[character]
-    if character.isascii():
-        return character if character.isprintable() else f"[U+{ord(character):04X}]"
-    letter, *marks = list(unicodedata.normalize("NFD", character))
-    if letter.isascii() and letter.isalpha() and len(marks) == 1 and marks[0] in _ACCENTS:
-        return f"\\{_ACCENTS[marks[0]]}{{{letter}}}"
-    return f"[U+{ord(character):04X}]"
-
+from hjepa_eval.text import latex_text
 
 PACKAGES = r"""% needs \usepackage{booktabs}
 % in a document of two columns: \begin{table*} and \end{table*} take the width of both"""
@@ -100,7 +33,7 @@ def latex(records: Sequence[Record]) -> str:
         PACKAGES,
         r"\begin{table}",
         r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
-        rf"  \caption{{What each level knows. {escape(caption(table))}.}}",
+        rf"  \caption{{What each level knows. {latex_text(caption(table))}.}}",
         rf"  \label{{tab:levels-{label(table.dataset)}}}",
     ]
     for place, columns in enumerate(_groups(table)):
@@ -119,7 +52,7 @@ def label(name: str) -> str:
 
 def notes(lines: Sequence[str]) -> list[str]:
     r"""Return the lines of text below a tabular, a paragraph each, indented for a `table`."""
-    paragraphs = [rf"    {escape(line)}\par" for line in lines]
+    paragraphs = [rf"    {latex_text(line)}\par" for line in lines]
     start = r"\begin{minipage}{\linewidth}\scriptsize\raggedright"
     return [r"  \par\smallskip", f"  {start}", *paragraphs, r"  \end{minipage}"]
 
@@ -128,9 +61,9 @@ def heading(title: str) -> str:
     """Return a heading, a long one in several lines."""
     lines = _broken(title)
     if len(lines) == 1:
-        return escape(title)
+        return latex_text(title)
     # In braces: a line that begins with [ or * would be read as an option of the line's end before it.
-    body = r" \\ ".join(f"{{{escape(line)}}}" for line in lines)
+    body = r" \\ ".join(f"{{{latex_text(line)}}}" for line in lines)
     return rf"\begin{{tabular}}[b]{{@{{}}r@{{}}}}{body}\end{{tabular}}"
 
 
@@ -171,11 +104,11 @@ def _tabular(table: Table, columns: Sequence[int]) -> Iterator[str]:
         if row.model != previous:
             previous = row.model
             yield r"  \midrule"
-            yield rf"  \multicolumn{{{2 + len(titles)}}}{{l}}{{\textbf{{{escape(row.model)}}}}} \\"
+            yield rf"  \multicolumn{{{2 + len(titles)}}}{{l}}{{\textbf{{{latex_text(row.model)}}}}} \\"
         shown = [row.cells[column] for column in scores]
-        values = [*map(_value, shown), *(escape(texts[place]) for _, texts in costs)]
+        values = [*map(_value, shown), *(latex_text(texts[place]) for _, texts in costs)]
         # A plus sign in braces stays a sign of its own.
-        yield rf"  {{{row.label}}} & {escape(row.level_name)} & {' & '.join(values)} \\"
+        yield rf"  {{{row.label}}} & {latex_text(row.level_name)} & {' & '.join(values)} \\"
         if any(shown):
             intervals = [*map(_interval, shown), *[""] * len(costs)]
             yield rf"  & & {' & '.join(intervals)} \\"

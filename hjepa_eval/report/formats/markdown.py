@@ -10,43 +10,33 @@ from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.statements import compared_table
 from hjepa_eval.report.tables.table import Cell, build_table, caption
 from hjepa_eval.results.records import Record
-
-# Whatever can begin emphasis, code, a link, strikethrough or mathematics, or end a cell or a picture's text.
-_SPECIAL = re.compile(r"[\\`*_\[\]|~$]")
-# What would make a list item another list, a heading or a quotation.
-_LEADING = re.compile(r"^(?:\d+[.)](?=\s|$)|[-+](?=\s|$)|-{2,}$|#+(?=\s|$)|>)")
+from hjepa_eval.text import markdown_text
 
 
 def markdown(records: Sequence[Record]) -> str:
     """Return the records as a Markdown table with caption and notes, and a table of all paired comparisons."""
     table = build_table(records)
     costs = cost_columns(table)
-    header = ["model", "level", "reads", *map(escape, table.columns), *costs]
+    header = ["model", "level", "reads", *map(markdown_text, table.columns), *costs]
     rows = [
         [
-            escape(row.model),
+            markdown_text(row.model),
             row.label,
-            escape(row.level_name),
+            markdown_text(row.level_name),
             *map(_cell, row.cells),
             *(texts[place] for texts in costs.values()),
         ]
         for place, row in enumerate(table.rows)
     ]
     first, *more = lines_below(records, table, whole=True)
-    lines = [f"**{escape(caption(table))}**", "", *table_lines(header, rows, left=3), "", escape(first)]
-    return "\n".join([*lines, *(f"- {escape(line)}" for line in more), *_comparisons(records)]) + "\n"
+    lines = [f"**{markdown_text(caption(table))}**", "", *table_lines(header, rows, left=3), "", markdown_text(first)]
+    return "\n".join([*lines, *(f"- {markdown_text(line)}" for line in more), *_comparisons(records)]) + "\n"
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
     """Return the lines of a table; the first `left` columns are aligned to the left, the others to the right."""
     rule = ["---"] * left + ["---:"] * (len(header) - left)
     return ["| " + " | ".join(cells) + " |" for cells in (header, rule, *rows)]
-
-
-def escape(text: str) -> str:
-    """Return a text that Markdown shows as it is, on one line."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return _LEADING.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", _SPECIAL.sub(r"\\\g<0>", plain))
 
 
 def fenced(text: str) -> str:
@@ -58,7 +48,7 @@ def fenced(text: str) -> str:
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
-    mark, delta = escape(cell.mark), "" if cell.delta is None else f" ({points(cell.delta)})"
+    mark, delta = markdown_text(cell.mark), "" if cell.delta is None else f" ({points(cell.delta)})"
     shown = f"{percent(cell.score.value)}{mark}"
     return f"{f'**{shown}**' if cell.best else shown} [{interval(cell.score)}]{delta}"
 
@@ -68,5 +58,5 @@ def _comparisons(records: Sequence[Record]) -> list[str]:
     header, *rows = compared_table(records)
     if not rows:
         return []
-    lines = table_lines(header, [[escape(cell) for cell in row] for row in rows], left=len(header))
+    lines = table_lines(header, [[markdown_text(cell) for cell in row] for row in rows], left=len(header))
     return ["", "**Paired comparisons**, in points of accuracy", "", *lines]

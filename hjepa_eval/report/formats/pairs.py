@@ -10,11 +10,11 @@ from dataclasses import asdict
 from typing import Any
 
 from hjepa_eval.report.formats import latex, markdown
-from hjepa_eval.report.formats import latex as latex_text
 from hjepa_eval.report.formats.terminal import Column, draw, print_below
 from hjepa_eval.report.formats.tidy import csv_text
 from hjepa_eval.report.tables.model_pairs import CHOSEN, ModelPair
 from hjepa_eval.report.tables.rounding import p_text, percent, points_within
+from hjepa_eval.text import latex_text, markdown_text, one_line
 
 HEADER = ("probe", "levels", "first", "second", "difference", "95 % interval", "p", "p (Holm)")
 _LEFT = 2
@@ -32,10 +32,10 @@ def terminal(pairs: Sequence[ModelPair]) -> str:
     console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=_WIDEST, emoji=False)
     with console.capture() as capture:
         for (first, second), found in by_models(pairs).items():
-            console.print(Text(f"first: {first}\nsecond: {second}\n"), soft_wrap=True)
+            console.print(Text(f"first: {one_line(first)}\nsecond: {one_line(second)}\n"), soft_wrap=True)
             texts = [_texts(pair) for pair in found]
             columns = [
-                Column(title, tuple(Text(row[place]) for row in texts), right=place >= _LEFT)
+                Column(title, tuple(Text(one_line(row[place])) for row in texts), right=place >= _LEFT)
                 for place, title in enumerate(HEADER)
             ]
             console.print(*draw(columns[1:], _sections(found), gap=_GAP), sep="\n")
@@ -55,17 +55,17 @@ def as_markdown(pairs: Sequence[ModelPair]) -> str:
     """Return a Markdown table per two models."""
     lines = []
     for (first, second), found in by_models(pairs).items():
-        rows = [[markdown.escape(text) for text in _texts(pair)] for pair in found]
-        lines += [f"**{markdown.escape(first)}** (first) and **{markdown.escape(second)}** (second)", ""]
+        rows = [[markdown_text(text) for text in _texts(pair)] for pair in found]
+        lines += [f"**{markdown_text(first)}** (first) and **{markdown_text(second)}** (second)", ""]
         lines += [*markdown.table_lines(HEADER, rows, left=_LEFT), ""]
-    return "\n".join([*lines, *(markdown.escape(line) for line in _notes(pairs))]) + "\n"
+    return "\n".join([*lines, *(markdown_text(line) for line in _notes(pairs))]) + "\n"
 
 
 def as_latex(pairs: Sequence[ModelPair]) -> str:
     """Return a LaTeX table per two models; it needs only the package booktabs."""
     lines = [latex.PACKAGES]
     for (first, second), found in by_models(pairs).items():
-        names = [latex_text.escape(name) for name in (first, second)]
+        names = [latex_text(name) for name in (first, second)]
         lines += [
             r"\begin{table}",
             r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
@@ -73,12 +73,12 @@ def as_latex(pairs: Sequence[ModelPair]) -> str:
             rf"  \label{{tab:compare-{latex.label(first)}-{latex.label(second)}}}",
             rf"  \begin{{tabular}}{{l{'r' * (len(HEADER) - _LEFT)}}}",
             r"    \toprule",
-            rf"    {' & '.join(map(latex_text.escape, HEADER[1:]))} \\",
+            rf"    {' & '.join(map(latex_text, HEADER[1:]))} \\",
         ]
         for probe, places in _sections(found):
-            name = latex_text.escape(probe)
+            name = latex_text(probe)
             lines += [r"    \midrule", rf"    \multicolumn{{{len(HEADER) - 1}}}{{l}}{{\textbf{{{name}}}}} \\"]
-            rows = (map(latex_text.escape, _texts(found[place])[1:]) for place in places)
+            rows = (map(latex_text, _texts(found[place])[1:]) for place in places)
             lines += [rf"    {' & '.join(row)} \\" for row in rows]
         lines += [r"    \bottomrule", r"  \end{tabular}", *latex.notes(_notes(found)), r"\end{table}"]
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ from hjepa_eval.report.tables.legend import cost_columns, lines_below
 from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
 from hjepa_eval.results.records import Record
+from hjepa_eval.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +77,7 @@ def draw(columns: Sequence[Column], sections: Sequence[tuple[str, Sequence[int]]
     yield _grid(columns, widths, gap, [[Text(column.title, "bold") for column in columns]])
     yield Text("\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (sum(widths) + gap * len(columns)))
     for name, places in sections:
-        yield Text(f" {name}", "bold", overflow="fold")
+        yield Text(f" {one_line(name)}", "bold", overflow="fold")
         yield _grid(columns, widths, gap, [[column.texts[place] for column in columns] for place in places])
         yield ""
 
@@ -89,7 +90,7 @@ def print_below(console: Console, lines: Iterable[str]) -> None:
     shown = sys.stdout.isatty()
     width = shutil.get_terminal_size((100, 24)).columns if shown else None
     for line in lines:
-        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=not shown, width=width)
+        console.print(one_line(line), style="dim", markup=False, highlight=False, soft_wrap=not shown, width=width)
 
 
 def _grid(columns: Sequence[Column], widths: Sequence[int], gap: int, rows: Sequence[Sequence[Text]]) -> Any:
@@ -114,7 +115,7 @@ def terminal(records: Sequence[Record]) -> str:
     width = max(LEAST_WIDTH, shutil.get_terminal_size((100, 24)).columns)
     console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=width, emoji=False)
     with console.capture() as capture:
-        console.print(caption(table), style="bold", markup=False, highlight=False)
+        console.print(one_line(caption(table)), style="bold", markup=False, highlight=False)
         for part in _parts(table, width):
             console.print(*draw(part, _sections(table)), sep="\n")
         print_below(console, lines_below(records, table, whole=False))
@@ -125,9 +126,9 @@ def _parts(table: Table, width: int) -> list[list[Column]]:
     """Return the columns, the level's first, in groups that are tables of at most `width`."""
     from rich.text import Text
 
-    names = tuple(Text(f"{row.label}  {row.level_name}") for row in table.rows)
+    names = tuple(Text(f"{row.label}  {one_line(row.level_name)}") for row in table.rows)
     scores = [
-        Column(title, tuple(_shown(row.cells[place]) for row in table.rows))
+        Column(one_line(title), tuple(_shown(row.cells[place]) for row in table.rows))
         for place, title in enumerate(table.columns)
     ]
     costs = [

@@ -13,6 +13,7 @@ from hjepa_eval.report.tables.selection import arrange, by_data, check_versions
 from hjepa_eval.report.tables.standing import Standing, baselines_among, standings
 from hjepa_eval.report.tables.table import Row, Table, build_table, store_bytes
 from hjepa_eval.results.records import LevelResult, Record, Score
+from hjepa_eval.text import csv_field
 
 
 def tidy(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -99,7 +100,9 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["model"], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(
+        {name: csv_field(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
+    )
     return text.getvalue()
 
 

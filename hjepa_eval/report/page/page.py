@@ -23,6 +23,7 @@ from hjepa_eval.report.tables.rounding import p_text, percent, points, points_wi
 from hjepa_eval.report.tables.selection import check_same_data
 from hjepa_eval.report.tables.table import build_table, caption
 from hjepa_eval.results.gallery import Gallery
+from hjepa_eval.text import visible
 
 PARTS = {
     "overview": "Overview",
@@ -137,7 +138,10 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
         "sources": sources(models),
         "notes": _notes(models, thumbnails.left_out),
         "thumbnails": thumbnails,
-        "data": {"classes": names, "points": {str(view.model): view.points for view in maps if view is not None}},
+        "data": {
+            "classes": [visible(name) for name in names],
+            "points": {str(view.model): view.points for view in maps if view is not None},
+        },
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+from hjepa_eval.text import visible
 
 _FOLDER = "report/page/templates"
 
@@ -21,9 +22,16 @@ def template_environment() -> Environment:
         loader=PackageLoader("hjepa_eval", _FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _shown(value: Any) -> Any:
+    """Return what an expression of a template shows: text from data with its unseen characters as escapes."""
+    # Markup is ours, and a script's or a style's line must not change.
+    return visible(value) if type(value) is str else value
 
 
 def page_parts(*, style: str, script: str) -> dict[str, Any]:

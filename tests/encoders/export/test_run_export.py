@@ -22,11 +22,12 @@ from hjepa_eval.datasets.images import load_batches
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.export import graphs as graphs_module
 from hjepa_eval.encoders.export.export import export_run
-from hjepa_eval.encoders.export.model_card import FOLDER, NOT_MEASURED, escape
+from hjepa_eval.encoders.export.model_card import FOLDER, NOT_MEASURED
 from hjepa_eval.encoders.kinds.run import load_run
 from hjepa_eval.encoders.run_facts import read_facts
 from hjepa_eval.encoders.vit import create_vit, pool_cells
 from hjepa_eval.errors import CheckpointError, EncoderError, UnknownNameError
+from hjepa_eval.text import markdown_text
 
 
 @pytest.fixture(scope="module")
@@ -380,8 +381,8 @@ def test_card__names_from_data_stay_text(digits_run: Path, tmp_path: Path, name:
     (line,) = [
         line for line in (tmp_path / "out" / "README.md").read_text().splitlines() if line.startswith("- data set:")
     ]
-    assert line == f"- data set: {escape(name)}, 160 images of its train split"
-    assert not re.search(r"(?<!\\)[|<>\[\]`*$]", line.replace("\\\\", ""))
+    assert line == f"- data set: {markdown_text(name)}, 160 images of its train split"
+    assert not re.search(r"(?<!\\)[|<\[\]`*$]", line.replace("\\\\", ""))
 
 
 def test_export__what_is_no_run_is_one_error(digits_run: Path, tmp_path: Path) -> None:

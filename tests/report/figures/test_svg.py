@@ -93,13 +93,13 @@ def test_inline_svg__names_are_shown_as_they_are(name: str) -> None:
     assert [each.text for each in root[:2]] == [name, name]
 
 
-def test_inline_svg__signs_that_no_file_can_hold_are_replaced() -> None:
+def test_inline_svg__signs_that_no_file_can_hold_are_escapes() -> None:
     figure = figure_of()
     figure.axes[0].set_xlabel("a\x00b\udcffc")
     picture = inline_svg(figure, title="t\x1b", text="\udcff", prefix="p-")
-    assert (picture.title, picture.text) == ("t\ufffd", "\ufffd")
+    assert (picture.title, picture.text) == ("t\\x1b", "\\udcff")
     picture.svg.encode()
-    assert "a\ufffdb\ufffdc" in [each.text for each in ElementTree.fromstring(picture.svg).iter(f"{SVG}text")]
+    assert "a\\x00b\\udcffc" in [each.text for each in ElementTree.fromstring(picture.svg).iter(f"{SVG}text")]
 
 
 def test_inline_svg__points_are_numbered_in_their_order() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from made_records import HOSTILE, compared, costed, record_of
 from needed_tools import need_program
 
-from hjepa_eval.report.formats.latex import escape
 from hjepa_eval.report.formats.named import FORMATS
 from hjepa_eval.report.formats.pairs import PAIR_FORMATS
 from hjepa_eval.report.tables.model_pairs import ModelPair
+from hjepa_eval.text import latex_text
 
 DOCUMENT = "\\documentclass[%s]{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
 
@@ -96,14 +96,14 @@ def test_latex__long_names_of_levels_are_wrapped(tmp_path: Path) -> None:
 
 
 def test_latex__every_printable_character_of_latin_1_and_extended_a_compiles(tmp_path: Path) -> None:
-    lines = [escape("".join(map(chr, range(start, start + 32)))) for start in range(0, 0x180, 32)]
+    lines = [latex_text("".join(map(chr, range(start, start + 32)))) for start in range(0, 0x180, 32)]
     log = compiled(tmp_path, "\n\n".join(lines))
     assert "Missing character" not in log
 
 
 def test_escape__characters_do_not_melt_together() -> None:
-    assert escape("--seed '' ``") == "-{}-seed '{}' `{}`"
-    assert escape("a\nb") == "a b"
+    assert latex_text("--seed '' ``") == "-{}-seed '{}' `{}`"
+    assert latex_text("a\nb") == "a b"
 
 
 def test_compare_latex__compiles_with_hostile_names(tmp_path: Path) -> None:
@@ -125,5 +125,5 @@ def test_compare_latex__compiles_with_hostile_names(tmp_path: Path) -> None:
     text = PAIR_FORMATS["latex"]([pair])
     assert r"\multicolumn{7}{l}{\textbf{*[kNN] k=20}}" in text
     assert r"chosen (2, 0) & 75.0 & 50.0 & +25.0 & +20.0 to +30.0 & \textless{} 0.0001 & 0.02 \\" in text
-    assert "Overfull \\hbox" not in compiled(tmp_path, text.replace(escape(HOSTILE), "a"))
+    assert "Overfull \\hbox" not in compiled(tmp_path, text.replace(latex_text(HOSTILE), "a"))
     compiled(tmp_path, text)

@@ -9,10 +9,10 @@ from made_records import HOSTILE, compared, costed, record_of
 from markdown_it import MarkdownIt
 
 from hjepa_eval.cli.commands.report import markdown_report
-from hjepa_eval.report.formats.markdown import escape
 from hjepa_eval.report.formats.named import FORMATS
 from hjepa_eval.report.formats.pairs import PAIR_FORMATS
 from hjepa_eval.report.tables.model_pairs import ModelPair
+from hjepa_eval.text import markdown_text
 
 PLAIN = {"text", "text_special", "strong_open", "strong_close", "softbreak"}
 IDS = (("c", "d"), "top1")
@@ -85,7 +85,7 @@ NAMES = ["# a", "- a", "1. a", "12) a", "> a", "+ a", "---", "- - -", "a\nb", "&
 
 @pytest.mark.parametrize("name", NAMES)
 def test_markdown__no_name_begins_a_list_a_heading_or_a_quotation(name: str) -> None:
-    tables, others = parse(f"- {escape(name)}\n")
+    tables, others = parse(f"- {markdown_text(name)}\n")
     assert (tables, others) == ([], [" ".join(name.split())])
 
 

@@ -383,3 +383,11 @@ def test_pairs_of_levels__of_many_levels_are_those_with_the_chosen_one(tmp_path:
     record = located_of(tmp_path).record
     assert pairs_of_levels(record, [0, 1, 2], "top1 k=20") == [(2, 1), (2, 0), (1, 0)]
     assert pairs_of_levels(record, [0, 1, 2, 3, 4], "top1 k=20") == [(4, 1), (3, 1), (2, 1), (1, 0)]
+
+
+def test_build_page__names_from_data_move_no_cursor_and_turn_no_line(tmp_path: Path) -> None:
+    located = located_of(tmp_path, model="\x1b]0;pwn\x07x\u202eb")
+    gallery = replace(gallery_of(model=located.record.model.name), class_names=("\x9b2J\u2066", *CLASSES[1:]))
+    page = build_page([located], [gallery])
+    assert all(character.isprintable() or character in "\t\n" for character in page)
+    assert r"\x1b]0;pwn\x07x\u202eb" in page
