@@ -185,7 +185,7 @@ def shuffled(values: Array, *, seed: int = 0) -> Array:
     Deviation: theirs deals labels out to word types; of images no two are of one type, so every image is dealt its own.
     """
     known = np.flatnonzero(~np.isnan(_columns(values)).any(axis=1))
-    dealt = values.copy()
+    dealt: Array = np.array(values)
     dealt[known] = values[np.random.default_rng(seed).permutation(known)]
     return dealt
 
