@@ -15,7 +15,8 @@ from hjepa_pretrain.config.flat_keys import from_flat, without_rivals
 from hjepa_pretrain.config.geometry import Geometry, encoder_shape
 from hjepa_pretrain.config.settings import MaskingSettings, PretrainSettings
 from hjepa_pretrain.distributed.processes import started_ranks
-from hjepa_pretrain.masks.generator import create_mask_generator, masking_contradictions
+from hjepa_pretrain.masks.kinds import create_mask_generator, masking_contradictions
+from hjepa_pretrain.objectives.objective import active_objectives
 
 
 def load_settings(
@@ -207,15 +208,11 @@ def _problems_of_views(settings: PretrainSettings) -> list[str]:
     data, train, whole = settings.data, settings.train, settings.train.whole_image
     problems = []
     if data.augmentation != "asym+global":
+        pairs = [objective.name for objective in active_objectives(whole) if "pairs" in objective.needs]
+        compared = [f"train.whole_image.{name}" for name in (*pairs, *["predict"] * bool(whole.predict))]
         problems += [
             f"{name} compares views of an image; set data.augmentation to asym+global"
-            for name, wanted in {
-                "train.whole_image.invariance": whole.invariance,
-                "train.whole_image.contrast": whole.contrast,
-                "train.whole_image.predict": whole.predict,
-                "data.local_views": data.local_views,
-            }.items()
-            if wanted
+            for name in (*compared, *["data.local_views"] * bool(data.local_views))
         ]
     if data.augmentation == "asym+global" and data.local_views and not whole.projected:
         problems.append(

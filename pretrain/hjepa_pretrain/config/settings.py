@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from hjepa_eval.config import Settings
 
@@ -178,20 +178,35 @@ class DataSettings(Settings):
     std: tuple[Positive, Positive, Positive] = Field(default=(0.5, 0.5, 0.5), description="divides each channel")
 
 
+# Marks the weights of terms on projections, which are `objectives.objective.OBJECTIVES`.
+_TERM: dict[str, JsonValue] = {"term": "projections"}
+
+
 class GlobalSettings(Settings):
     """Objectives on the projected mean context token; a weight of 0 leaves a term out."""
 
-    invariance: float = Field(default=0.0, ge=0, description="weight: two views of one image agree (needs asym+global)")
-    contrast: float = Field(default=0.0, ge=0, description="weight: InfoNCE between two views (needs asym+global)")
+    invariance: float = Field(
+        default=0.0,
+        ge=0,
+        json_schema_extra=_TERM,
+        description="weight: two views of one image agree (needs asym+global)",
+    )
+    contrast: float = Field(
+        default=0.0, ge=0, json_schema_extra=_TERM, description="weight: InfoNCE between two views (needs asym+global)"
+    )
     temperature: float = Field(default=0.2, gt=0, description="of the contrast term")
     predict: float = Field(
         default=0.0,
         ge=0,
         description="weight: a query of its own predicts the other view's mean token (needs asym+global)",
     )
-    variance: float = Field(default=0.0, ge=0, description="weight: VICReg variance hinge")
-    covariance: float = Field(default=0.0, ge=0, description="weight: VICReg covariance penalty")
-    sigreg: float = Field(default=0.0, ge=0, description="weight: projections look like N(0, I)")
+    variance: float = Field(default=0.0, ge=0, json_schema_extra=_TERM, description="weight: VICReg variance hinge")
+    covariance: float = Field(
+        default=0.0, ge=0, json_schema_extra=_TERM, description="weight: VICReg covariance penalty"
+    )
+    sigreg: float = Field(
+        default=0.0, ge=0, json_schema_extra=_TERM, description="weight: projections look like N(0, I)"
+    )
     sigreg_slices: int = Field(default=256, ge=1, description="random directions of sigreg per step")
     hidden_dim: int = Field(default=1024, ge=1, description="hidden width of the projector")
     out_dim: int = Field(default=128, ge=2, description="width of the projections")
@@ -199,7 +214,11 @@ class GlobalSettings(Settings):
     @property
     def projected(self) -> bool:
         """Whether a term looks at projections, so that a projector is needed."""
-        return any((self.invariance, self.contrast, self.variance, self.covariance, self.sigreg))
+        return any(getattr(self, name) for name in PROJECTED)
+
+
+# A tuple of names, since the property is read in a compiled step.
+PROJECTED = tuple(name for name, field in GlobalSettings.model_fields.items() if field.json_schema_extra == _TERM)
 
 
 class TrainSettings(Settings):

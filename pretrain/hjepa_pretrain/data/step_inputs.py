@@ -18,6 +18,7 @@ from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.views import Views, make_views, random_tokens
 from hjepa_pretrain.masks import Masks, create_mask_generator
 from hjepa_pretrain.models import HJEPA
+from hjepa_pretrain.objectives.objective import active_objectives
 from hjepa_pretrain.objectives.sigreg import sigreg_directions
 
 
@@ -88,7 +89,7 @@ class StepInputMaker:
             patches, count = self.geometry.num_patches, context_tokens
             other_context = random_tokens(len(views.others), len(images), patches, count, generator=generator)
         whole, directions = self.settings.train.whole_image, None
-        if whole.sigreg:
+        if any("directions" in objective.needs for objective in active_objectives(whole)):
             generator = seeded_generator(seed, number if shared is None else shared, "sigreg", device)
             directions = sigreg_directions(whole.out_dim, whole.sigreg_slices, generator=generator)
         return StepInputs(views, masks, other_context, directions)

@@ -1,35 +1,113 @@
-"""What training asks of masks: one interface for every kind, and how many tokens are seen when."""
+"""What all kinds of masks share: a grid, draws that depend on (seed, step) alone, and what training asks for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from hjepa_eval.errors import ConfigError
-from hjepa_pretrain.masks.blocks import level_scales
-from hjepa_pretrain.masks.hierarchical import HierarchicalMaskGenerator
-from hjepa_pretrain.masks.indices import Masks
-from hjepa_pretrain.masks.multi_block import MultiBlockMaskGenerator
-from hjepa_pretrain.masks.random_tokens import RandomMaskGenerator
+from hjepa_pretrain.masks.blocks import check_keep, check_share, grid_of
+from hjepa_pretrain.masks.indices import Masks, fixed_masks
+from hjepa_pretrain.masks.inspection import mask_statistics
 
 if TYPE_CHECKING:
-    from hjepa_pretrain.config.settings import MaskingSettings
+    from pathlib import Path
+
+Device = torch.device | str
+MasksT = TypeVar("MasksT")
 
 
-class MaskGenerator(Protocol):
-    """Draws the masks of a step."""
+class Regions(NamedTuple):
+    """Where the context and the targets of a batch lie, before tokens are counted; both may share tokens.
+
+    Attributes:
+        context: bool `[B, N]`, tokens that may be seen.
+        targets: bool `[B, N]`, tokens to predict.
+        level: int64 `[B]`, the one level that each image is masked for, or None.
+    """
+
+    context: Tensor
+    targets: Tensor
+    level: Tensor | None = None
+
+
+class MaskGenerator(ABC, Generic[MasksT]):
+    """Draws masks; every image gets its own, and the same (seed, step) the same.
+
+    A kind of masks says how it draws (`_drawn`, `_regions`) and how much it hides at least.
+
+    Attributes:
+        title: of pictures.
+        grid: rows and columns of tokens.
+        num_patches: tokens `N`.
+        roll: share of images whose masks are rolled around the grid.
+        saliency: how much targets prefer salient tokens.
+        seed: of all draws.
+        step: of the next call that names none.
+    """
+
+    title: str
+
+    def __init__(
+        self,
+        input_size: int | tuple[int, int],
+        patch_size: int,
+        *,
+        roll: float = 0.0,
+        saliency: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Prepare the grid.
+
+        Raises:
+            ConfigError: the patch does not divide the image, or `roll` is no share.
+        """
+        self.grid = grid_of(input_size, patch_size)
+        self.num_patches = math.prod(self.grid)
+        check_share("roll", roll)
+        self.roll, self.saliency, self.seed = roll, saliency, seed
+        self.step = 0
 
     @property
+    @abstractmethod
     def fewest_targets(self) -> int:
         """Tokens that the targets of every image hide at least; no more than the others can be seen."""
-        ...
+
+    @abstractmethod
+    def _drawn(self, batch: int, device: Device, step: int, saliency: Tensor | None) -> MasksT:
+        """Return what a call gives: masks of a `step` with counts of their own."""
+
+    @abstractmethod
+    def _regions(
+        self, batch: int, device: Device, step: int, saliency: Tensor | None, *, context_tokens: int
+    ) -> Regions:
+        """Return where context and targets of a `step` lie, of which `context_tokens` shall be seen."""
+
+    def __call__(
+        self, batch_size: int, device: Device = "cpu", *, step: int | None = None, saliency: Tensor | None = None
+    ) -> MasksT:
+        """Return masks, boolean with True = use; context and targets never share a token.
+
+        Args:
+            batch_size: images `B`.
+            device: where the masks are made.
+            step: draws the masks of that step; without it, the generator counts its calls.
+            saliency: `[B, N]`, not negative, or None.
+
+        Returns:
+            Context `[B, N]` and targets `[B, M, N]`; of hierarchical masks both for each level, by name.
+        """
+        step = self.step if step is None else step
+        self.step = step + 1
+        return self._drawn(batch_size, device, step, saliency)
 
     def sample(
         self,
         batch_size: int,
-        device: torch.device | str,
+        device: Device = "cpu",
         *,
         step: int,
         context_tokens: int,
@@ -38,87 +116,50 @@ class MaskGenerator(Protocol):
     ) -> Masks:
         """Return masks of `batch_size` images with fixed counts, a function of the seed and `step` alone.
 
+        Targets are the union of an image's blocks, or a random `target_tokens` of it, padded where it holds fewer.
+
         Args:
             batch_size: images `B`.
             device: where the masks are made; nothing waits for it while target blocks may overlap.
             step: of the training.
-            context_tokens: seen of each image; no context is padded.
+            context_tokens: seen of each image, random ones of its context; no context is padded.
             target_tokens: listed at level 0 at most; fewer are padded.
             saliency: `[B, N]`, not negative, or None.
+
+        Raises:
+            ConfigError: the counts leave nothing to see or to predict.
         """
-        ...
-
-
-def masking_contradictions(masking: MaskingSettings, *, num_levels: int) -> list[str]:
-    """Return what cannot be drawn. What a kind does not read is none: `preview_masks` draws every kind."""
-    problems = []
-    if masking.mask_ratio is not None and masking.context_tokens is not None:
-        problems.append("masking.mask_ratio and masking.context_tokens say the same thing; give one of them")
-    if masking.mask_ratio_end is not None and masking.mask_ratio is None:
-        problems.append("masking.mask_ratio_end needs a masking.mask_ratio to begin with")
-    if masking.num_hierarchies not in (None, num_levels):
-        problems.append(f"masking.num_hierarchies {masking.num_hierarchies} disagrees with the model's {num_levels}")
-    if masking.type == "hierarchical":
-        if not masking.allow_target_overlap:
-            problems.append(
-                "masking.allow_target_overlap=false does not fit hierarchical masks: coarse blocks must overlap"
-            )
-        try:
-            level_scales(masking.base_scale, masking.scale_progression, num_levels)
-        except ConfigError as error:
-            problems.append(f"masking.{error}")
-    return problems
-
-
-def create_mask_generator(
-    masking: MaskingSettings, *, image_size: int, patch_size: int, num_levels: int, context_tokens: int, seed: int
-) -> MultiBlockMaskGenerator | HierarchicalMaskGenerator | RandomMaskGenerator:
-    """Return the generator that the settings ask for.
-
-    Args:
-        masking: what is asked for.
-        image_size: side in pixels.
-        patch_size: side of a patch in pixels.
-        num_levels: levels of the model.
-        context_tokens: that every image has at least, in masks that are not sampled with a count.
-        seed: of the masks.
-
-    Raises:
-        ConfigError: settings contradict each other or the geometry; all of it in one message.
-    """
-    if problems := masking_contradictions(masking, num_levels=num_levels):
-        raise ConfigError("; ".join(problems))
-    if masking.type == "random":
-        return RandomMaskGenerator(
-            image_size, patch_size, context_tokens=context_tokens, saliency=masking.saliency, seed=seed
+        check_keep("context_tokens", context_tokens, self.num_patches)
+        context, targets, level = self._regions(batch_size, device, step, saliency, context_tokens=context_tokens)
+        return fixed_masks(
+            context,
+            targets,
+            context_tokens=context_tokens,
+            target_tokens=target_tokens,
+            seed=self.seed,
+            step=step,
+            level=level,
         )
-    if masking.type == "hierarchical":
-        return HierarchicalMaskGenerator(
-            image_size,
-            patch_size,
-            num_levels,
-            masking.num_masks_per_level,
-            masking.scale_progression,
-            masking.base_scale,
-            masking.aspect_ratio,
-            masking.max_attempts,
-            min_keep=context_tokens,
-            roll=masking.roll,
-            saliency=masking.saliency,
-            seed=seed,
-        )
-    return MultiBlockMaskGenerator(
-        image_size,
-        patch_size,
-        masking.num_masks,
-        masking.mask_scale,
-        masking.context_scale,
-        masking.aspect_ratio,
-        masking.max_attempts,
-        allow_target_overlap=masking.allow_target_overlap,
-        min_keep=context_tokens,
-        aligned=masking.aligned,
-        roll=masking.roll,
-        saliency=masking.saliency,
-        seed=seed,
-    )
+
+
+class FlatMaskGenerator(MaskGenerator[tuple[Tensor, Tensor]]):
+    """A generator that gives one context `[B, N]` and targets `[B, M, N]`, which serve all levels."""
+
+    def get_mask_statistics(self, context_mask: Tensor, target_masks: Tensor) -> dict[str, Any]:
+        """Return shares, overlaps and the coverage map of masks; see `mask_statistics`."""
+        return mask_statistics(context_mask, target_masks, self.grid)
+
+    def visualize_masks(
+        self,
+        context_mask: Tensor,
+        target_masks: Tensor,
+        *,
+        count: int = 4,
+        title: str | None = None,
+        save_path: Path | str | None = None,
+    ) -> Any:
+        """Return a matplotlib figure of the first `count` images and of the whole batch's coverage."""
+        from hjepa_pretrain.masks.figures import draw_masks
+
+        title = self.title if title is None else title
+        return draw_masks(context_mask, target_masks, self.grid, count=count, title=title, save_path=save_path)

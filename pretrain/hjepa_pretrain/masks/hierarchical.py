@@ -31,25 +31,33 @@ from hjepa_pretrain.masks.blocks import (
     check_count,
     check_keep,
     check_range,
-    check_share,
-    grid_of,
     level_lattice,
     level_scales,
     paint,
     sizes_in_scale,
 )
-from hjepa_pretrain.masks.indices import Masks, fixed_masks, separate
+from hjepa_pretrain.masks.generator import Device, MaskGenerator, Regions
+from hjepa_pretrain.masks.indices import separate
 from hjepa_pretrain.masks.inspection import mask_statistics
 from hjepa_pretrain.masks.placement import gathered_blocks, roll, roll_places, unroll
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+LevelMasks = dict[str, dict[str, Tensor]]
+
 _ASPECT_WEIGHT = 8.0
 
 
-class HierarchicalMaskGenerator:
-    """Draws masks for every level; each image gets its own, and the same (seed, step) the same."""
+class HierarchicalMaskGenerator(MaskGenerator[LevelMasks]):
+    """Draws masks for every level; each image gets its own, and the same (seed, step) the same.
+
+    A call returns `{"level_0": {"context": [B, N], "targets": [B, M, N]}, ...}`. In `sample` image i is masked for
+    level (i + step) modulo `L`. The count of context tokens is the same for every level, so that shapes are: only which
+    tokens they are differs. A batch, and any beginning of it, holds all levels in equal parts.
+    """
+
+    title = "Hierarchical masks"
 
     def __init__(
         self,
@@ -89,24 +97,21 @@ class HierarchicalMaskGenerator:
             ConfigError: the patch does not divide the image, a range is none, there is no such progression, blocks
                 leave no context, or the levels are none.
         """
-        self.grid = grid_of(input_size, patch_size)
-        self.num_patches = math.prod(self.grid)
+        super().__init__(input_size, patch_size, roll=roll, saliency=saliency, seed=seed)
         check_count("num_hierarchies", num_hierarchies)
         check_count("num_target_masks", num_target_masks)
         check_keep("min_keep", min_keep, self.num_patches)
         check_range("aspect_ratio_range", aspect_ratio_range)
         check_range("context_share", context_share, most=1)
-        check_share("roll", roll)
         self.num_levels, self.num_target_masks, self.max_attempts = num_hierarchies, num_target_masks, max_attempts
         self.aspect_ratio_range = aspect_ratio_range
-        self.min_keep, self.roll, self.saliency, self.seed = min_keep, roll, saliency, seed
+        self.min_keep = min_keep
         self.scales = level_scales(base_scale, scale_progression, num_hierarchies)
         low, high = context_share
         steps = max(num_hierarchies - 1, 1)
         self.context_shares = [high - (high - low) * (num_hierarchies - 1 - level) / steps for level in self.levels]
         self.cells = [level_lattice(self.grid, level, self.scales[level]) for level in self.levels]
         self._sizes = [self._table(level) for level in self.levels]
-        self.step = 0
 
     @property
     def levels(self) -> range:
@@ -130,93 +135,51 @@ class HierarchicalMaskGenerator:
             allowed = block_sizes(self.grid, scale, aspect, cell=cell)
         return SizeTable(allowed, grid=self.grid, scale=scale, aspect=aspect, aspect_weight=_ASPECT_WEIGHT)
 
-    def __call__(
-        self,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        *,
-        step: int | None = None,
-        saliency: Tensor | None = None,
-    ) -> dict[str, dict[str, Tensor]]:
-        """Return `{"level_0": {"context": [B, N], "targets": [B, M, N]}, ...}`, boolean with True = use.
-
-        Args:
-            batch_size: images `B`.
-            device: where the masks are made.
-            step: draws the masks of that step; without it, the generator counts its calls.
-            saliency: `[B, N]`, not negative, or None.
-        """
-        step = self.step if step is None else step
-        self.step = step + 1
+    def _drawn(self, batch: int, device: Device, step: int, saliency: Tensor | None) -> LevelMasks:
         masks = {}
         for level in self.levels:
-            box, targets = self._blocks(batch_size, device, step, level, saliency)
+            box, targets = self._blocks(batch, device, step, level, saliency)
             generator = seeded_generator(self.seed, step, f"kept {level}", device)
             context, targets = separate(box, targets, keep=self.min_keep, generator=generator)
             masks[f"level_{level}"] = {"context": context, "targets": targets}
         return masks
 
-    def sample(
-        self,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        *,
-        step: int,
-        context_tokens: int,
-        target_tokens: int,
-        saliency: Tensor | None = None,
-    ) -> Masks:
-        """Return the masks of a `step` with fixed counts; image i is masked for level (i + step) modulo `L`.
-
-        The count of context tokens is the same for every level, so that shapes are: only which tokens they are
-        differs. A batch, and any beginning of it, holds all levels in equal parts.
-
-        Raises:
-            ConfigError: the counts leave nothing to see or to predict.
-        """
-        level = (torch.arange(batch_size, device=device) + step) % self.num_levels
-        box = torch.empty(batch_size, self.num_patches, dtype=torch.bool, device=device)
+    def _regions(
+        self, batch: int, device: Device, step: int, saliency: Tensor | None, *, context_tokens: int
+    ) -> Regions:
+        level = (torch.arange(batch, device=device) + step) % self.num_levels
+        box = torch.empty(batch, self.num_patches, dtype=torch.bool, device=device)
         union = torch.empty_like(box)
         for number in self.levels:
-            own = slice((number - step) % self.num_levels, None, self.num_levels)
-            count = len(range(batch_size)[own])
+            images = slice((number - step) % self.num_levels, None, self.num_levels)
+            count = len(range(batch)[images])
             if not count:
                 continue
-            salient = None if saliency is None else saliency[own]
+            salient = None if saliency is None else saliency[images]
             context, targets = self._blocks(count, device, step, number, salient)
-            box[own], union[own] = context, targets.any(dim=1)
-        return fixed_masks(
-            box,
-            union,
-            context_tokens=context_tokens,
-            target_tokens=target_tokens,
-            seed=self.seed,
-            step=step,
-            level=level,
-        )
+            box[images], union[images] = context, targets.any(dim=1)
+        return Regions(box, union, level)
 
-    def get_hierarchical_statistics(self, masks: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Any]]:
+    def get_hierarchical_statistics(self, masks: LevelMasks) -> dict[str, dict[str, Any]]:
         """Return the statistics of every level; see `mask_statistics`."""
-        return {name: mask_statistics(each["context"], each["targets"], self.grid) for name, each in masks.items()}
+        return {name: mask_statistics(part["context"], part["targets"], self.grid) for name, part in masks.items()}
 
     def visualize_hierarchical_masks(
-        self, masks: dict[str, dict[str, Tensor]], *, count: int = 4, save_path: Path | str | None = None
+        self, masks: LevelMasks, *, count: int = 4, save_path: Path | str | None = None
     ) -> Any:
         """Return a matplotlib figure with a row per level, of the first `count` images and the whole batch."""
         from hjepa_pretrain.masks.figures import draw_levels
 
         return draw_levels(masks, self.grid, cells=self.cells, count=count, save_path=save_path)
 
-    def visualize_combined_view(
-        self, masks: dict[str, dict[str, Tensor]], *, count: int = 4, save_path: Path | str | None = None
-    ) -> Any:
+    def visualize_combined_view(self, masks: LevelMasks, *, count: int = 4, save_path: Path | str | None = None) -> Any:
         """Return a matplotlib figure of the first `count` images in which all levels lie over each other."""
         from hjepa_pretrain.masks.figures import draw_combined
 
         return draw_combined(masks, self.grid, count=count, save_path=save_path)
 
     def _blocks(
-        self, batch: int, device: torch.device | str, step: int, level: int, saliency: Tensor | None
+        self, batch: int, device: Device, step: int, level: int, saliency: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return the context block `[B, N]` and the target blocks `[B, M, N]`, which may share tokens."""
         generator = seeded_generator(self.seed, step, f"masks {level}", device)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hjepa_eval.encoders.vit import cells, pool_cells
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def mask_statistics(context_mask: Tensor, target_masks: Tensor, grid: tuple[int, int]) -> dict[str, Any]:
@@ -78,29 +75,3 @@ def _shapes(blocks: Tensor) -> dict[str, Any]:
         "target_aspect": [float(aspect.min()), float(aspect.max())],
         "target_elongation": float((sides.amax(dim=1) / sides.amin(dim=1)).mean()),
     }
-
-
-class InspectableMasks:
-    """What a mask generator says of context `[B, N]` and targets `[B, M, N]` on its `grid` of (rows, columns)."""
-
-    grid: tuple[int, int]
-    title: str
-
-    def get_mask_statistics(self, context_mask: Tensor, target_masks: Tensor) -> dict[str, Any]:
-        """Return shares, overlaps and the coverage map of masks; see `mask_statistics`."""
-        return mask_statistics(context_mask, target_masks, self.grid)
-
-    def visualize_masks(
-        self,
-        context_mask: Tensor,
-        target_masks: Tensor,
-        *,
-        count: int = 4,
-        title: str | None = None,
-        save_path: Path | str | None = None,
-    ) -> Any:
-        """Return a matplotlib figure of the first `count` images and of the whole batch's coverage."""
-        from hjepa_pretrain.masks.figures import draw_masks
-
-        title = self.title if title is None else title
-        return draw_masks(context_mask, target_masks, self.grid, count=count, title=title, save_path=save_path)

@@ -6,8 +6,6 @@ scale and aspect are drawn independently; sizes are the integer ones whose area 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -21,17 +19,16 @@ from hjepa_pretrain.masks.blocks import (
     check_keep,
     check_range,
     check_share,
-    grid_of,
     paint,
 )
-from hjepa_pretrain.masks.indices import Masks, fixed_masks, separate
-from hjepa_pretrain.masks.inspection import InspectableMasks
+from hjepa_pretrain.masks.generator import Device, FlatMaskGenerator, Regions
+from hjepa_pretrain.masks.indices import separate
 from hjepa_pretrain.masks.placement import random_corners, roll, roll_places, salient_corners, separate_blocks, unroll
 
 LATTICE = 2
 
 
-class MultiBlockMaskGenerator(InspectableMasks):
+class MultiBlockMaskGenerator(FlatMaskGenerator):
     """Draws context and target blocks for a batch; every image gets its own, and the same (seed, step) the same."""
 
     title = "Multi-block masks"
@@ -77,8 +74,7 @@ class MultiBlockMaskGenerator(InspectableMasks):
             ConfigError: the patch does not divide the image, a range or share is none, `min_keep` leaves nothing to
                 predict, or the grid is too small for aligned blocks.
         """
-        self.grid = grid_of(input_size, patch_size)
-        self.num_patches = math.prod(self.grid)
+        super().__init__(input_size, patch_size, roll=roll, saliency=saliency, seed=seed)
         check_count("num_target_masks", num_target_masks)
         check_keep("min_keep", min_keep, self.num_patches)
         check_count("max_attempts", max_attempts)
@@ -86,7 +82,6 @@ class MultiBlockMaskGenerator(InspectableMasks):
         check_range("context_scale", context_scale, most=1)
         check_range("aspect_ratio_range", aspect_ratio_range)
         check_share("aligned", aligned)
-        check_share("roll", roll)
         if aligned and min(self.grid) <= LATTICE:
             rows, columns = self.grid
             raise ConfigError(
@@ -95,8 +90,7 @@ class MultiBlockMaskGenerator(InspectableMasks):
         self.num_target_masks, self.max_attempts = num_target_masks, max_attempts
         self.target_scale, self.context_scale, self.aspect_ratio_range = target_scale, context_scale, aspect_ratio_range
         self.allow_target_overlap, self.min_keep = allow_target_overlap, min_keep
-        self.aligned, self.roll, self.saliency, self.seed = aligned, roll, saliency, seed
-        self.step = 0
+        self.aligned = aligned
         self._sizes = self._table(cell=1)
         self._aligned_sizes = self._table(cell=LATTICE)
 
@@ -112,58 +106,18 @@ class MultiBlockMaskGenerator(InspectableMasks):
         allowed = block_sizes(self.grid, self.target_scale, self.aspect_ratio_range, cell=cell)
         return SizeTable(allowed, grid=self.grid, scale=self.target_scale, aspect=self.aspect_ratio_range)
 
-    def __call__(
-        self,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        *,
-        step: int | None = None,
-        saliency: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return context `[B, N]` and targets `[B, M, N]`, boolean with True = use; they never share a token.
-
-        Args:
-            batch_size: images `B`.
-            device: where the masks are made.
-            step: draws the masks of that step; without it, the generator counts its calls.
-            saliency: `[B, N]`, not negative, or None.
-        """
-        step = self.step if step is None else step
-        self.step = step + 1
-        box, targets = self._blocks(batch_size, device, step, saliency)
+    def _drawn(self, batch: int, device: Device, step: int, saliency: Tensor | None) -> tuple[Tensor, Tensor]:
+        box, targets = self._blocks(batch, device, step, saliency)
         generator = seeded_generator(self.seed, step, "kept", device)
         return separate(box, targets, keep=self.min_keep, generator=generator)
 
-    def sample(
-        self,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        *,
-        step: int,
-        context_tokens: int,
-        target_tokens: int,
-        saliency: Tensor | None = None,
-    ) -> Masks:
-        """Return the masks of a `step` with fixed counts: `context_tokens` random ones of each context, no padding.
+    def _regions(
+        self, batch: int, device: Device, step: int, saliency: Tensor | None, *, context_tokens: int
+    ) -> Regions:
+        box, targets = self._blocks(batch, device, step, saliency)
+        return Regions(box, targets.any(dim=1))
 
-        Targets are the union of an image's blocks, or a random `target_tokens` of it, padded where it holds fewer.
-
-        Raises:
-            ConfigError: the counts leave nothing to see or to predict.
-        """
-        box, targets = self._blocks(batch_size, device, step, saliency)
-        return fixed_masks(
-            box,
-            targets.any(dim=1),
-            context_tokens=context_tokens,
-            target_tokens=target_tokens,
-            seed=self.seed,
-            step=step,
-        )
-
-    def _blocks(
-        self, batch: int, device: torch.device | str, step: int, saliency: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _blocks(self, batch: int, device: Device, step: int, saliency: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the context block `[B, N]` and the target blocks `[B, M, N]`, which may share tokens."""
         generator = seeded_generator(self.seed, step, "masks", device)
         cell = torch.ones(batch, dtype=torch.int64, device=generator.device)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from hjepa_pretrain.masks.figures import check_picture
-from hjepa_pretrain.masks.generator import create_mask_generator
 from hjepa_pretrain.masks.hierarchical import HierarchicalMaskGenerator
+from hjepa_pretrain.masks.kinds import create_mask_generator
 
 if TYPE_CHECKING:
     from hjepa_pretrain.config.settings import MaskingSettings

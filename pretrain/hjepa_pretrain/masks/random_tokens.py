@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from hjepa_eval.datasets.randomness import seeded_generator
-from hjepa_pretrain.masks.blocks import check_keep, grid_of
-from hjepa_pretrain.masks.indices import Masks, fixed_masks
-from hjepa_pretrain.masks.inspection import InspectableMasks
+from hjepa_pretrain.masks.blocks import check_keep
+from hjepa_pretrain.masks.generator import Device, FlatMaskGenerator, Regions
 
 
-class RandomMaskGenerator(InspectableMasks):
+class RandomMaskGenerator(FlatMaskGenerator):
     """Draws a random choice of tokens per image; the same (seed, step) the same.
 
     Source: MAE (He et al. 2022), section 3.
@@ -42,53 +39,26 @@ class RandomMaskGenerator(InspectableMasks):
         Raises:
             ConfigError: the patch does not divide the image, or the count leaves nothing to see or to predict.
         """
-        self.grid = grid_of(input_size, patch_size)
-        self.num_patches = math.prod(self.grid)
+        super().__init__(input_size, patch_size, saliency=saliency, seed=seed)
         check_keep("context_tokens", context_tokens, self.num_patches)
-        self.context_tokens, self.saliency, self.seed = context_tokens, saliency, seed
-        self.step = 0
+        self.context_tokens = context_tokens
 
     @property
     def fewest_targets(self) -> int:
         """Tokens that are hidden of every image at least: one, since any number may be seen."""
         return 1
 
-    def __call__(
-        self,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        *,
-        step: int | None = None,
-        saliency: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return context `[B, N]` and targets `[B, 1, N]`, boolean with True = use."""
-        step = self.step if step is None else step
-        self.step = step + 1
-        hidden = self._hidden(batch_size, device, step, self.num_patches - self.context_tokens, saliency)
+    def _drawn(self, batch: int, device: Device, step: int, saliency: Tensor | None) -> tuple[Tensor, Tensor]:
+        hidden = self._hidden(batch, device, step, self.num_patches - self.context_tokens, saliency)
         return ~hidden, hidden.unsqueeze(1)
 
-    def sample(
-        self,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        *,
-        step: int,
-        context_tokens: int,
-        target_tokens: int,
-        saliency: Tensor | None = None,
-    ) -> Masks:
-        """Return the masks of a `step`: `context_tokens` are seen, a random `target_tokens` of the others predicted.
+    def _regions(
+        self, batch: int, device: Device, step: int, saliency: Tensor | None, *, context_tokens: int
+    ) -> Regions:
+        hidden = self._hidden(batch, device, step, self.num_patches - context_tokens, saliency)
+        return Regions(~hidden, hidden)
 
-        Raises:
-            ConfigError: the counts leave nothing to see or to predict.
-        """
-        check_keep("context_tokens", context_tokens, self.num_patches)
-        hidden = self._hidden(batch_size, device, step, self.num_patches - context_tokens, saliency)
-        return fixed_masks(
-            ~hidden, hidden, context_tokens=context_tokens, target_tokens=target_tokens, seed=self.seed, step=step
-        )
-
-    def _hidden(self, batch: int, device: torch.device | str, step: int, count: int, saliency: Tensor | None) -> Tensor:
+    def _hidden(self, batch: int, device: Device, step: int, count: int, saliency: Tensor | None) -> Tensor:
         """Return bool `[B, N]`, `count` tokens per image, drawn without replacement by Gumbel numbers."""
         generator = seeded_generator(self.seed, step, "masks", device)
         draws = torch.rand(batch, self.num_patches, generator=generator, device=generator.device)

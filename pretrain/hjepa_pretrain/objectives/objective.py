@@ -1,8 +1,11 @@
-"""From a step's outputs to one loss, and to the named terms that are logged."""
+"""From a step's outputs to one loss and the terms that are logged; the objectives on whole images are a list."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +14,7 @@ from hjepa_pretrain.config.settings import GlobalSettings, TrainSettings
 from hjepa_pretrain.objectives.contrast import contrast
 from hjepa_pretrain.objectives.losses import explained_variance, hierarchical_loss, level_loss
 from hjepa_pretrain.objectives.sigreg import sigreg
-from hjepa_pretrain.objectives.vicreg import vicreg_terms
+from hjepa_pretrain.objectives.vicreg import covariance_penalty, invariance, variance_hinge
 
 
 def training_loss(
@@ -61,7 +64,7 @@ def _levels(outputs: dict[str, Any], settings: TrainSettings) -> tuple[Tensor, d
     weights = settings.level_weights or (1.0,) * len(outputs["predictions"])
     total, losses = hierarchical_loss(*cells, weights=weights, kind=settings.loss, beta=settings.loss_beta)
     terms = {f"level_{level}": loss for level, loss in enumerate(losses.unbind())}
-    terms |= {f"r2_{level}": explained_variance(*each) for level, each in enumerate(zip(*cells, strict=True))}
+    terms |= {f"r2_{level}": explained_variance(*part) for level, part in enumerate(zip(*cells, strict=True))}
     return total, terms
 
 
@@ -71,6 +74,86 @@ def view_pairs(count: int) -> list[tuple[int, int]]:
     Source: DINO (Caron et al. 2021), multi-crop. Deviation: gradient flows into both views of a pair.
     """
     return [(i, j) for i in range(min(2, count)) for j in range(i + 1, count)]
+
+
+class Projections(NamedTuple):
+    """What objectives on whole images look at.
+
+    Attributes:
+        views: `[B, P]` of each view; the first two are whole (global) ones, the others small local crops.
+        pairs: numbers of the views that are compared, see `view_pairs`.
+        settings: weights, temperature and the like.
+        directions: `[P, S]` of `sigreg_directions`, or None.
+    """
+
+    views: list[Tensor]
+    pairs: list[tuple[int, int]]
+    settings: GlobalSettings
+    directions: Tensor | None
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A term on the projections of whole images. The field of `train.whole_image` with its name is its weight.
+
+    Attributes:
+        name: of the term in logs, and of its weight.
+        term: what is minimised, without the weight.
+        needs: `pairs` of views, `directions`, or neither.
+    """
+
+    name: str
+    term: Callable[[Projections], Tensor]
+    needs: frozenset[Literal["pairs", "directions"]] = frozenset()
+
+    def weight(self, settings: GlobalSettings) -> float:
+        """Return what the term counts; 0 leaves it out."""
+        return float(getattr(settings, self.name))
+
+    def __call__(self, projections: Projections) -> Tensor:
+        """Return the term, a scalar.
+
+        Raises:
+            ValueError: there is no second view, or there are no directions, where the term needs them.
+        """
+        if "pairs" in self.needs and not projections.pairs:
+            raise ValueError(f"{self.name} compares two views, and there is one")
+        if "directions" in self.needs and projections.directions is None:
+            raise ValueError(f"{self.name} needs directions")
+        return self.term(projections)
+
+
+def _of_pairs(function: Callable[[Tensor, Tensor], Tensor], seen: Projections) -> Tensor:
+    return torch.stack([function(seen.views[i], seen.views[j]) for i, j in seen.pairs]).mean()
+
+
+def _of_views(function: Callable[[Tensor], Tensor], seen: Projections) -> Tensor:
+    return torch.stack([function(view) for view in seen.views]).mean()
+
+
+def _contrast(seen: Projections) -> Tensor:
+    return _of_pairs(partial(contrast, temperature=seen.settings.temperature), seen)
+
+
+def _sigreg(seen: Projections) -> Tensor:
+    directions = seen.directions
+    assert directions is not None  # `Objective` has looked.
+    return _of_views(lambda view: sigreg(view, directions), seen)
+
+
+# To add one: a file with the function, a line here, and its weight in `config.settings.GlobalSettings`.
+OBJECTIVES = (
+    Objective("invariance", partial(_of_pairs, invariance), frozenset({"pairs"})),
+    Objective("variance", partial(_of_views, variance_hinge)),
+    Objective("covariance", partial(_of_views, covariance_penalty)),
+    Objective("contrast", _contrast, frozenset({"pairs"})),
+    Objective("sigreg", _sigreg, frozenset({"directions"})),
+)
+
+
+def active_objectives(settings: GlobalSettings) -> list[Objective]:
+    """Return the objectives on projections that have a weight."""
+    return [objective for objective in OBJECTIVES if objective.weight(settings)]
 
 
 def whole_image_loss(
@@ -86,26 +169,8 @@ def whole_image_loss(
         ValueError: `directions` is missing for sigreg, or a second view for invariance or contrast.
     """
     views = list(projections.unbind())
-    pairs = view_pairs(len(views))
-    if (settings.invariance or settings.contrast) and not pairs:
-        raise ValueError("invariance and contrast compare two views, and there is one")
-    weights = {
-        "invariance": settings.invariance,
-        "variance": settings.variance,
-        "covariance": settings.covariance,
-        "contrast": settings.contrast,
-        "sigreg": settings.sigreg,
-    }
-    terms = vicreg_terms(views, pairs, weights=weights)
-    if settings.contrast:
-        values = [contrast(views[i], views[j], temperature=settings.temperature) for i, j in pairs]
-        terms["contrast"] = _mean(values)
-    if settings.sigreg:
-        if directions is None:
-            raise ValueError("sigreg needs directions")
-        terms["sigreg"] = _mean([sigreg(view, directions) for view in views])
-    return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms
-
-
-def _mean(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).mean()
+    seen = Projections(views, view_pairs(len(views)), settings, directions)
+    active = active_objectives(settings)
+    terms = {objective.name: objective(seen) for objective in active}
+    weighted = [objective.weight(settings) * terms[objective.name] for objective in active]
+    return torch.stack(weighted).sum(), terms

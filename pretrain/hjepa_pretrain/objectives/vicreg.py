@@ -1,8 +1,8 @@
-"""VICReg's three terms on vectors of whole images, their mix, and C-JEPA, which adds it to the prediction of levels."""
+"""VICReg's three terms on vectors of whole images; for callers of the library their mix, and C-JEPA, which adds it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -55,24 +55,6 @@ def covariance_penalty(vectors: Tensor) -> Tensor:
         return off_diagonal.square().sum() / vectors.shape[1]
 
 
-def vicreg_terms(
-    views: Sequence[Tensor], pairs: Sequence[tuple[int, int]], *, weights: Mapping[str, float]
-) -> dict[str, Tensor]:
-    """Return VICReg's terms of views `[B, P]` by name, without their weights.
-
-    `invariance` is the mean over `pairs` of views; `variance` and `covariance` are means over all views, each a batch
-    of its own. `weights` has the three names; a term whose weight is 0 is neither computed nor returned.
-    """
-    terms = {}
-    if weights["invariance"]:
-        terms["invariance"] = torch.stack([invariance(views[i], views[j]) for i, j in pairs]).mean()
-    if weights["variance"]:
-        terms["variance"] = torch.stack([variance_hinge(view) for view in views]).mean()
-    if weights["covariance"]:
-        terms["covariance"] = torch.stack([covariance_penalty(view) for view in views]).mean()
-    return terms
-
-
 def vicreg(
     first: Tensor,
     second: Tensor,
@@ -90,10 +72,9 @@ def vicreg(
     Source: VICReg (Bardes et al. 2022), equation 6, with the paper's weights. Deviation: as its published code does,
     the variances are averaged over the views where the equation adds them; the covariances are added in both.
     """
-    # The mean of two covariances with twice the weight is their sum.
-    weights = {"invariance": invariance_weight, "variance": variance_weight, "covariance": 2 * covariance_weight}
-    terms = vicreg_terms((first, second), ((0, 1),), weights=weights)
-    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    spread = (variance_hinge(first) + variance_hinge(second)) / 2
+    decorrelation = covariance_penalty(first) + covariance_penalty(second)
+    return invariance_weight * invariance(first, second) + variance_weight * spread + covariance_weight * decorrelation
 
 
 def c_jepa(

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from hjepa_pretrain.config.settings import TrainSettings
+from hjepa_pretrain.config.settings import PROJECTED, TrainSettings
 from hjepa_pretrain.objectives.contrast import contrast
 from hjepa_pretrain.objectives.losses import level_loss
-from hjepa_pretrain.objectives.objective import training_loss, view_pairs
+from hjepa_pretrain.objectives.objective import OBJECTIVES, training_loss, view_pairs
 from hjepa_pretrain.objectives.sigreg import sigreg, sigreg_directions
 from hjepa_pretrain.objectives.vicreg import c_jepa, covariance_penalty, invariance, variance_hinge
 from torch import Tensor
@@ -85,6 +85,10 @@ def test_training_loss__without_whole_image_terms_is_the_levels_alone() -> None:
     loss, terms = training_loss(made, settings(whole_image={}, level_weights=None))
     assert set(terms) == {"loss", "level_0", "level_1", "r2_0", "r2_1"}
     assert loss.item() == pytest.approx((terms["level_0"] + terms["level_1"]).item())
+
+
+def test_objectives__are_one_list_whose_weights_are_the_marked_settings() -> None:
+    assert {objective.name for objective in OBJECTIVES} == set(PROJECTED) == set(WEIGHTS) - {"predict"}
 
 
 def test_view_pairs__local_views_meet_whole_ones_alone() -> None:
