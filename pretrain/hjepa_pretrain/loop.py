@@ -24,8 +24,8 @@ from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.training_data import load_training_data
 from hjepa_pretrain.diagnostics.alarms import Alarms
 from hjepa_pretrain.diagnostics.measuring import measure_levels
-from hjepa_pretrain.diagnostics.progress import Findings, Progress
-from hjepa_pretrain.distributed.processes import Ranks, ranks_together
+from hjepa_pretrain.diagnostics.progress import Progress, RunStory
+from hjepa_pretrain.distributed.processes import ProcessGroup, ranks_together
 from hjepa_pretrain.runs.checkpoint import Checkpoint, best_or_last, folder, save_checkpoint
 from hjepa_pretrain.runs.files import (
     Summary,
@@ -103,7 +103,7 @@ class _Run:
         run_dir: Path,
         progress: Callable[[Progress], None],
         say: Callable[[str], None],
-        ranks: Ranks,
+        ranks: ProcessGroup,
     ) -> None:
         self.ranks = ranks
         self.settings, self.dataset, self.run_dir = settings, dataset, run_dir
@@ -112,7 +112,7 @@ class _Run:
         self.transform = run_transform(settings, self.geometry)
         count = min(settings.data.max_samples or len(dataset), len(dataset))
         self.config = run_config(settings, self.geometry, self.transform, dataset, count)
-        self.found = Findings(Alarms(settings.diagnostics, widths=self.geometry.widths))
+        self.story = RunStory(Alarms(settings.diagnostics, widths=self.geometry.widths))
         self.last_saved = "none yet"
 
     def go(self, *, resume: bool) -> Summary:
@@ -168,7 +168,7 @@ class _Run:
             self.say(said)
         self.trainer.restore(checkpoint, source=str(path))
         self.clock.seconds_before, self.clock.steps_before = float(checkpoint.state["seconds"]), self.trainer.step
-        self.found.restore(checkpoint.state)
+        self.story.restore(checkpoint.state)
         before = int(checkpoint.state.get("ranks", 1))
         if before != self.ranks.count:
             self.say(f"the run goes on with {self.ranks.count} ranks instead of {before}: other draws from here on")
@@ -183,7 +183,7 @@ class _Run:
         try:
             with interrupt_between_steps(alone=self.ranks.count == 1) as asked:
                 done = self.ranks.agree(self.clock.fraction(trainer.step))
-                while done < 1.0 and not self.found.alarms.should_stop:
+                while done < 1.0 and not self.story.alarms.should_stop:
                     trainer.train_step(done)
                     self._look(done)
                     if trainer.step % train.checkpoint_interval == 0:
@@ -206,14 +206,14 @@ class _Run:
             if together and not trainer.in_step and trainer.step > self.clock.steps_before:
                 self._save()
             raise
-        if self.found.alarms.should_stop:
-            self.say(self.found.alarms.should_stop)
+        if self.story.alarms.should_stop:
+            self.say(self.story.alarms.should_stop)
         return self._finish()
 
     def _report(self) -> bool:
         """Report progress, and tell whether Ctrl-C came meanwhile."""
         try:
-            self.report(self.found.progress(self.trainer, self.clock))
+            self.report(self.story.progress(self.trainer, self.clock))
         except KeyboardInterrupt:
             return True
         return False
@@ -222,24 +222,24 @@ class _Run:
         """Log, measure and heed the alarms when it is time to."""
         step = self.trainer.step
         measuring = bool(self.settings.diagnostics.bank) and (last or step % self.settings.diagnostics.interval == 0)
-        if self.found.measured_at == step or not (measuring or last or step % self.settings.train.log_interval == 0):
+        if self.story.measured_at == step or not (measuring or last or step % self.settings.train.log_interval == 0):
             return
         if self.trainer.pending or self.trainer.averaged:
-            self.found.losses = self.trainer.take_losses(last_good=self.last_saved)
+            self.story.losses = self.trainer.take_losses(last_good=self.last_saved)
         if not measuring:
             self._log(done, measured=False)
             return
-        self.found.diagnosis, self.found.measured_at = measure_levels(self.trainer, progress=done), step
+        self.story.diagnosis, self.story.measured_at = measure_levels(self.trainer, progress=done), step
         if self.ranks.leader:
-            self.found.work.measure(self.trainer, progress=done)
+            self.story.work.measure(self.trainer, progress=done)
         self._log(done, measured=True)  # Before the alarms, so that what they saw stays to be looked at.
         reached = self.ranks.agree(self.clock.fraction(step))
-        self.found.alarms.check(step, reached, self.found.losses, self.found.diagnosis)
-        if self.found.alarms.improved:
+        self.story.alarms.check(step, reached, self.story.losses, self.story.diagnosis)
+        if self.story.alarms.improved:
             self._save()
 
     def _log(self, done: float, *, measured: bool) -> None:
-        self.logs.write(self.found.line(self.trainer, self.clock, done=done, measured=measured))
+        self.logs.write(self.story.line(self.trainer, self.clock, done=done, measured=measured))
 
     def _checkpoint(self) -> Checkpoint:
         encoder, tensors = self.trainer.tensors()
@@ -251,7 +251,7 @@ class _Run:
             "precision": self.trainer.precision,
             "device": self.trainer.device.type,
             "ranks": self.ranks.count,
-            **self.found.state(),
+            **self.story.state(),
             "logged": metrics_size(self.run_dir),
             **machine(),
         }
@@ -266,17 +266,17 @@ class _Run:
             self.trainer.take_losses(last_good=self.last_saved)
         checkpoint, keep = self._checkpoint(), self.settings.train.keep_checkpoints
         if self.ranks.leader:
-            save_checkpoint(self.run_dir, checkpoint, keep=keep, best=self.found.best_step)
+            save_checkpoint(self.run_dir, checkpoint, keep=keep, best=self.story.best_step)
         self.last_saved = name
 
     def _finish(self) -> Summary:
         seconds, trainer = self.clock.seconds, self.trainer
         self._look(1.0, last=True)
         self._save()
-        self.report(self.found.progress(self.trainer, self.clock))
-        checkpoint, best = self._checkpoint(), self.found.alarms.best_so_far
+        self.report(self.story.progress(self.trainer, self.clock))
+        checkpoint, best = self._checkpoint(), self.story.alarms.best_so_far
         if self.ranks.leader:
-            checkpoint = best_or_last(self.run_dir, checkpoint, best=self.found.best_step, say=self.say)
+            checkpoint = best_or_last(self.run_dir, checkpoint, best=self.story.best_step, say=self.say)
             if best is not None and checkpoint.state["step"] != best["step"]:
                 best = None  # Its weights are gone: the summary speaks of those that are there.
         summary = Summary(
@@ -285,8 +285,8 @@ class _Run:
             epochs=trainer.epoch,
             seconds=round(seconds, 2),
             images_per_second=round(trainer.step * self.settings.train.batch_size / max(seconds, 1e-9), 1),
-            losses=self.found.losses,
-            measures=self.found.diagnosis,
+            losses=self.story.losses,
+            measures=self.story.diagnosis,
             best=best,
             dataset=self.config["dataset"],
             settings_hash=hash_json(self.config["settings"]),

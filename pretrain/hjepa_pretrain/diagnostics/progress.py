@@ -41,7 +41,7 @@ class Progress:
     epoch: float
 
 
-class Findings:
+class RunStory:
     """Found at the last log and the last measurement; goes into checkpoints and comes back from them.
 
     Attributes:

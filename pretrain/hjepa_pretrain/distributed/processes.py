@@ -70,7 +70,7 @@ PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process among those that share a run; alone, everything here is the identity.
 
     Attributes:
@@ -132,7 +132,7 @@ class Ranks:
 
 
 @contextmanager
-def ranks_together(wanted: str) -> Iterator[Ranks]:
+def ranks_together(wanted: str) -> Iterator[ProcessGroup]:
     """Give the ranks of this run, each with its device of those that `wanted` allows; they meet here and end here.
 
     A process group that exists already is used and left. When a rank cannot go on, the others learn why: see `endings`.
@@ -142,7 +142,7 @@ def ranks_together(wanted: str) -> Iterator[Ranks]:
     """
     rank, count, local_rank = started_ranks()
     device = resolve_device(read_ranks().device(wanted) if count > 1 else wanted)
-    ranks = Ranks(rank, count, local_rank, device)
+    ranks = ProcessGroup(rank, count, local_rank, device)
     if device.type == "cuda" and count > 1:
         torch.cuda.set_device(device)
     if count == 1 or dist.is_initialized():
@@ -162,7 +162,7 @@ def ranks_together(wanted: str) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def _meet(ranks: Ranks) -> Store:
+def _meet(ranks: ProcessGroup) -> Store:
     """Start the process group, and return the store that the ranks share."""
     place = meeting_place(os.environ)
     missing = {name: value for name, value in place.items() if name not in os.environ}

@@ -20,7 +20,7 @@ from hjepa_pretrain.models.encoders import ContextEncoder
 from hjepa_pretrain.models.hjepa import HJEPA
 from hjepa_pretrain.models.predictor import Predictor
 from hjepa_pretrain.models.projector import Projector
-from hjepa_pretrain.models.stages import StageEncoder
+from hjepa_pretrain.models.stages import MaskedStages
 
 
 def create_hjepa(
@@ -112,7 +112,7 @@ def _context_encoder(settings: PretrainSettings, geometry: Geometry) -> ContextE
     model, arguments = settings.model, encoder_arguments(settings)
     if geometry.maps:
         network = create_stages(model.encoder_type, drop_path=model.drop_path, **arguments)
-        return StageEncoder(
+        return MaskedStages(
             network, taps=geometry.taps, grid=geometry.grid, maps=geometry.maps, image_size=geometry.image_size
         )
     vit = create_vit(model.encoder_type, drop_path_rate=model.drop_path, **arguments)

@@ -14,7 +14,7 @@ from hjepa_eval.errors import TrainingError
 from hjepa_pretrain.models.encoders import ContextEncoder, TargetEncoder, token_flags
 
 
-class StageEncoder(ContextEncoder):
+class MaskedStages(ContextEncoder):
     """A network with stages that sees an image with hidden patches of pixels; each level is a stage.
 
     To its callers it is a `ContextEncoder`, but it has none of a ViT's parts: no tokens can be left out, so hidden
@@ -93,9 +93,9 @@ class StageEncoder(ContextEncoder):
         """Return fp32 `[B, D]`: the mean of all cells `[B, T, D]`; padding hides no cell."""
         return tokens.float().mean(dim=1)
 
-    def moving_average(self) -> StageTarget:
+    def moving_average(self) -> AveragedStages:
         """Return the target encoder that begins as a copy of this one."""
-        return StageTarget(self)
+        return AveragedStages(self)
 
     def level_shapes(self) -> list[tuple[int, int]]:
         """Return rows and columns of every level."""
@@ -106,12 +106,12 @@ class StageEncoder(ContextEncoder):
         return tokens
 
 
-class StageTarget(StageEncoder, TargetEncoder):
-    """The exponential moving average of a `StageEncoder`, in evaluation mode: BatchNorm uses its running statistics."""
+class AveragedStages(MaskedStages, TargetEncoder):
+    """The exponential moving average of a `MaskedStages`, in evaluation mode: BatchNorm uses its running statistics."""
 
-    def __init__(self, context_encoder: StageEncoder) -> None:
+    def __init__(self, context_encoder: MaskedStages) -> None:
         """Copy `context_encoder` as it is now, so that both are equal at step 0."""
-        StageEncoder.__init__(
+        MaskedStages.__init__(
             self,
             copy.deepcopy(context_encoder.network),
             taps=context_encoder.taps,

@@ -11,7 +11,7 @@ import torch
 from hjepa_eval.errors import TrainingError, first_few
 from hjepa_eval.extraction.inference import can_compile
 from hjepa_eval.features.fingerprint import differences
-from hjepa_pretrain.distributed.processes import Ranks
+from hjepa_pretrain.distributed.processes import ProcessGroup
 from hjepa_pretrain.runs.checkpoint import Checkpoint, folder, list_checkpoints, newest_checkpoint, read_checkpoint
 
 # What may change between two sessions of one run: where it is computed and looked at, and when it stops, but not what
@@ -36,7 +36,7 @@ _FREE = (
 )
 
 
-def newest_for_all(run_dir: Path, ranks: Ranks, *, say: Callable[[str], None]) -> Checkpoint | None:
+def newest_for_all(run_dir: Path, ranks: ProcessGroup, *, say: Callable[[str], None]) -> Checkpoint | None:
     """Return the newest whole checkpoint by the leader's judgement; None when the run was left before its first one.
 
     Raises:

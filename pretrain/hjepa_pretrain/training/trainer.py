@@ -22,7 +22,7 @@ from hjepa_pretrain.config.schedules import learning_rate
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.step_inputs import StepInputMaker
 from hjepa_pretrain.data.training_data import TrainingData
-from hjepa_pretrain.distributed.processes import Ranks
+from hjepa_pretrain.distributed.processes import ProcessGroup
 from hjepa_pretrain.models import create_hjepa_from_config
 from hjepa_pretrain.models.encoders import ContextEncoder, use_plain_attention
 from hjepa_pretrain.runs.checkpoint import Checkpoint
@@ -79,7 +79,7 @@ class Trainer:
         *,
         device: torch.device,
         compiled: bool = False,
-        ranks: Ranks | None = None,
+        ranks: ProcessGroup | None = None,
     ) -> None:
         """Build everything for `data`, on `device`, with the loss and its gradients `compiled` or not.
 
@@ -89,7 +89,7 @@ class Trainer:
             HjepaError: the parts do not fit together.
         """
         self.settings, self.data, self.transform, self.device = settings, data, transform, device
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or ProcessGroup()
         self.sharded = settings.train.parallel == "fsdp" and self.ranks.count > 1
         self.precision = resolve_precision(settings.train.precision, device)
         epochs = settings.train.epochs

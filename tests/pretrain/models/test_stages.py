@@ -11,7 +11,7 @@ from hjepa_pretrain.config.geometry import resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.diagnostics.levels import readouts
 from hjepa_pretrain.loop import Progress, pretrain
-from hjepa_pretrain.models import HJEPA, StageEncoder, StageTarget, create_hjepa_from_config
+from hjepa_pretrain.models import HJEPA, AveragedStages, MaskedStages, create_hjepa_from_config
 from hjepa_pretrain.training.optimizer import trainable
 from safetensors.torch import load_file
 from small_runs import trace
@@ -127,8 +127,8 @@ def test_stage_encoder__hide_zeroed_is_refused() -> None:
 def test_stage_target__starts_equal_averages_weights_and_copies_statistics_of_batch_norm() -> None:
     model = network().train()
     context, target = model.context_encoder, model.target_encoder
-    assert isinstance(context, StageEncoder)
-    assert isinstance(target, StageTarget)
+    assert isinstance(context, MaskedStages)
+    assert isinstance(target, AveragedStages)
     assert not target.network.training
     for mine, other in zip(target.state_dict().values(), context.state_dict().values(), strict=True):
         assert torch.equal(mine, other)
