@@ -132,6 +132,10 @@ def _known_keys(schema: type[BaseModel], location: Sequence[int | str]) -> list[
 
 def describe_problems(schema: type[BaseModel], error: ValidationError, source: str) -> str:
     """Return one line that lists every problem of a failed validation: key, value found, what was expected."""
+    return f"{source}: " + "; ".join(_problems(schema, error))
+
+
+def _problems(schema: type[BaseModel], error: ValidationError) -> list[str]:
     problems = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
@@ -144,7 +148,7 @@ def describe_problems(schema: type[BaseModel], error: ValidationError, source: s
             problems.append(f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"]))
         else:
             problems.append(f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}")
-    return f"{source}: " + "; ".join(problems)
+    return problems
 
 
 def build(schema: type[SettingsT], values: Mapping[str, Any], source: str) -> SettingsT:
@@ -189,6 +193,65 @@ def load(
     from_yaml = read_yaml(config) if config is not None else {}
     given = merge(from_yaml, environment_values(schema), parse_assignments(assignments), flags or {})
     return build(schema, given, f"{config} and options" if config is not None else "options")
+
+
+def option_keys(schemas: Iterable[type[BaseModel]]) -> list[dict[str, str]]:
+    """Return, for each of several schemas that take their values side by side, key -> name of its field.
+
+    A key is a field's alias or name, as in one schema alone. An alias that several of them use, such as the `protocol`
+    of two probes, is nobody's key; each such field has its own name.
+    """
+    fields = [schema.model_fields for schema in schemas]
+    aliases = [field.alias for group in fields for field in group.values() if field.alias]
+    return [
+        {
+            field.alias if field.alias and aliases.count(field.alias) == 1 else name: name
+            for name, field in group.items()
+        }
+        for group in fields
+    ]
+
+
+def given_values(
+    schema: type[BaseModel],
+    *,
+    config: Path | None = None,
+    assignments: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what YAML file, environment of a schema, `--set` assignments and flags say, the later ones winning.
+
+    Raises:
+        ConfigError: the file cannot be read, or an assignment has no value.
+    """
+    from_yaml = read_yaml(config) if config is not None else {}
+    return merge(from_yaml, environment_values(schema), parse_assignments(assignments), flags or {})
+
+
+def build_together(schemas: Sequence[type[Settings]], given: Mapping[str, Any], source: str) -> list[Settings]:
+    """Return every schema filled from one set of values; a key goes to every schema that knows it.
+
+    Raises:
+        ConfigError: anything does not fit any of them; the message lists all problems.
+    """
+    known = [
+        {**{field: field for field in schema.model_fields}, **keys}
+        for schema, keys in zip(schemas, option_keys(schemas), strict=True)
+    ]
+    everything = [key for keys in option_keys(schemas) for key in keys]
+    problems = [
+        f"unknown key {key!r}{did_you_mean(key, everything)}" for key in given if not any(key in keys for keys in known)
+    ]
+    made: list[Settings] = []
+    for schema, keys in zip(schemas, known, strict=True):
+        values = {schema.model_fields[keys[key]].alias or keys[key]: given[key] for key in given if key in keys}
+        try:
+            made.append(schema.model_validate(values))
+        except ValidationError as error:
+            problems += _problems(schema, error)
+    if problems:
+        raise ConfigError(f"{source}: {'; '.join(dict.fromkeys(problems))}")
+    return made
 
 
 def find_preset(name: str, folder: str) -> Path:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from folders import ROOT
 
-from hjepa_eval.cli import COMMANDS
+from hjepa_eval.cli import commands
 
+COMMANDS = commands()
 HEAVY = ("torch", "torchvision", "faiss", "timm", "sklearn", "matplotlib", "hjepa_pretrain.loop", "rich.live")
 SOURCES = {"hjepa_eval": ROOT, "hjepa_pretrain": ROOT / "pretrain"}
 MOST_ENTRIES = 16
@@ -201,7 +202,8 @@ def test_help__of_the_program_loads_no_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     loaded = ast.literal_eval(done.stdout.splitlines()[-1])
-    assert loaded == ["hjepa_eval", "hjepa_eval.cli", "hjepa_eval.cli.console", "hjepa_eval.errors"]
+    light = ["hjepa_eval", "hjepa_eval.cli", "hjepa_eval.cli.console", "hjepa_eval.errors"]
+    assert loaded == [*light, "hjepa_eval.evaluation", "hjepa_eval.evaluation.plans"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

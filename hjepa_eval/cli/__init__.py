@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from hjepa_eval import __version__
 from hjepa_eval.cli.console import NO_READER, StdoutError, checked_stdout, say_error
+from hjepa_eval.evaluation.plans import PROBES
 
 
 class Entry(NamedTuple):
@@ -28,7 +29,7 @@ class Entry(NamedTuple):
 
 
 _HERE = "hjepa_eval.cli.commands"
-COMMANDS = {
+_BEFORE_PROBES = {
     "demo": Entry(f"{_HERE}.demo", "From images to the table in minutes."),
     "pretrain": Entry("hjepa_eval.cli.pretraining", "Pretrain an H-JEPA."),
     "export": Entry(f"{_HERE}.export", "Write a run's encoder for other programs."),
@@ -36,10 +37,8 @@ COMMANDS = {
         "hjepa_eval.cli.pretraining", "Draw the masks of pretraining settings, of every kind, and say what they cover."
     ),
     "extract": Entry(f"{_HERE}.extract", "Store the features of every level."),
-    "knn": Entry(f"{_HERE}.probes", "Nearest neighbours at every level."),
-    "linear": Entry(f"{_HERE}.probes", "A linear classifier at every level."),
-    "fewshot": Entry(f"{_HERE}.probes", "Few-shot episodes at every level."),
-    "lowshot": Entry(f"{_HERE}.probes", "Few labels at every level."),
+}
+_AFTER_PROBES = {
     "finetune": Entry(f"{_HERE}.finetune", "Train encoder and head on labels, from one level."),
     "eval": Entry(f"{_HERE}.evaluate", "Extract, run every probe, and report."),
     "report": Entry(f"{_HERE}.report", "Show result records level by level."),
@@ -57,10 +56,20 @@ COMMANDS = {
 }
 
 
+def commands() -> dict[str, Entry]:
+    """Return the list of commands; every probe is one."""
+    probes = {name: Entry(f"{_HERE}.probes", summary) for name, (_, summary) in PROBES.items()}
+    return {**_BEFORE_PROBES, **probes, **_AFTER_PROBES}
+
+
 def _load(name: str) -> Any:
     """Return a command of the list, ready to run."""
     program = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-    import_module(COMMANDS[name].module).register(program)
+    module = import_module(commands()[name].module)
+    if name in PROBES:
+        module.register(program, name)
+    else:
+        module.register(program)
     return typer.main.get_group(program).commands[name]
 
 
@@ -69,21 +78,22 @@ class _Program(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands, those of the list first."""
-        return [*COMMANDS, *(name for name in self.commands if name not in COMMANDS)]
+        listed = commands()
+        return [*listed, *(name for name in self.commands if name not in listed)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command; all are loaded for a name that is none, so that the nearest ones can be told."""
-        for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
+        listed = commands()
+        for name in [cmd_name] if cmd_name in listed else listed:
             if name not in self.commands:
                 self.commands[name] = _load(name)
         return self.commands.get(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list without loading a command of it."""
-        rows = [(name, entry.summary) for name, entry in COMMANDS.items()]
-        rows += [
-            (name, command.get_short_help_str()) for name, command in self.commands.items() if name not in COMMANDS
-        ]
+        listed = commands()
+        rows = [(name, entry.summary) for name, entry in listed.items()]
+        rows += [(name, own.get_short_help_str()) for name, own in self.commands.items() if name not in listed]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

@@ -27,20 +27,27 @@ def say_error(message: str) -> None:
     print(f"hjepa: {one_line(message)}", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def told_errors() -> Iterator[None]:
+    """Turn the user's errors inside into one line and exit 2, and Ctrl-C into advice and exit 130."""
+    try:
+        yield
+    except HjepaError as error:
+        say_error(str(error))
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt as interrupt:
+        advice = str(interrupt) or "nothing that was finished is lost; run the same command again to go on"
+        say_error(f"interrupted; {advice}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
 def guarded(function: Callable[P, T]) -> Callable[P, T]:
-    """Turn the user's errors into one line and exit 2, and Ctrl-C into advice and exit 130."""
+    """Return the function with `told_errors` around it."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+        with told_errors():
             return function(*args, **kwargs)
-        except HjepaError as error:
-            say_error(str(error))
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt as interrupt:
-            advice = str(interrupt) or "nothing that was finished is lost; run the same command again to go on"
-            say_error(f"interrupted; {advice}")
-            raise typer.Exit(INTERRUPTED) from None
 
     return run
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic.fields import FieldInfo
 
-from hjepa_eval.cli.console import guarded
-from hjepa_eval.config import Settings, load
+from hjepa_eval.cli.console import told_errors
+from hjepa_eval.config import Settings, load, option_keys
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -59,8 +60,8 @@ def _group(field: FieldInfo) -> int:
     return int(str(extra["group"])) if isinstance(extra, dict) else 0
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    flag = "--" + (field.alias or name).replace("_", "-")
+def _parameter(key: str, field: FieldInfo) -> inspect.Parameter:
+    flag = "--" + key.replace("_", "-")
     kinds = _plain(field.annotation)
     kind: Any = bool if bool in kinds else (list[str] if tuple in kinds else str)
     if kind is bool and field.default:
@@ -71,21 +72,19 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
         show_default=False,
         metavar=None if kind is bool else _metavar(field),
     )
+    # A keyword of Python cannot name a parameter.
+    name = f"{key}_" if keyword.iskeyword(key) else key
     # Every value travels as text: the schema converts it, and says what is wrong with it in its one message.
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, info]
     )
 
 
-def settings_command(
-    app: typer.Typer, name: str, schema: type[SettingsT]
-) -> Callable[[Callable[[SettingsT], None]], Callable[[SettingsT], None]]:
-    """Register a function of `schema` as the command `name`, with an option per field, `--config` and `--set`."""
+def _extra_parameters() -> list[inspect.Parameter]:
+    """Return the parameters `--config` and `--set`, which stand last."""
     config = typer.Option("--config", help="YAML file with any of these options", metavar="PATH")
     assign = typer.Option("--set", metavar="KEY=VALUE", help="one setting, repeatable")
-    fields = sorted(schema.model_fields.items(), key=lambda item: _group(item[1]))
-    parameters = [_parameter(field_name, field) for field_name, field in fields]
-    parameters += [
+    return [
         inspect.Parameter(
             "config_file", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, config]
         ),
@@ -94,16 +93,44 @@ def settings_command(
         ),
     ]
 
+
+def option_parameters(schemas: Sequence[type[Settings]]) -> list[inspect.Parameter]:
+    """Return a parameter for every key of several schemas, in the order of a help; of equal keys the first counts."""
+    fields: dict[str, FieldInfo] = {}
+    for schema, keys in zip(schemas, option_keys(schemas), strict=True):
+        for key, name in keys.items():
+            fields.setdefault(key, schema.model_fields[name])
+    return [_parameter(key, field) for key, field in sorted(fields.items(), key=lambda item: _group(item[1]))]
+
+
+def given_flags(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, by key."""
+    return {key.rstrip("_"): value for key, value in options.items() if value is not None and value != []}
+
+
+def add_command(
+    app: typer.Typer, name: str, run: Callable[..., None], parameters: Sequence[inspect.Parameter], description: str
+) -> None:
+    """Register a function as the command `name`: it is called with `config_file`, `assignments` and the parameters."""
+    parameters = [*parameters, *_extra_parameters()]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__ = description
+    app.command(name)(run)
+
+
+def settings_command(
+    app: typer.Typer, name: str, schema: type[SettingsT]
+) -> Callable[[Callable[[SettingsT], None]], Callable[[SettingsT], None]]:
+    """Register a function of `schema` as the command `name`, with an option per field, `--config` and `--set`."""
+
     def register(function: Callable[[SettingsT], None]) -> Callable[[SettingsT], None]:
         def run(config_file: Path | None = None, assignments: list[str] | None = None, **options: Any) -> None:
-            given = {key: value for key, value in options.items() if value is not None and value != []}
-            flags = {schema.model_fields[key].alias or key: value for key, value in given.items()}
-            function(load(schema, config=config_file, assignments=assignments or (), flags=flags))
+            with told_errors():
+                flags = given_flags(options)
+                function(load(schema, config=config_file, assignments=assignments or (), flags=flags))
 
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        run.__doc__ = function.__doc__
-        app.command(name)(guarded(run))
+        add_command(app, name, run, option_parameters([schema]), inspect.getdoc(function) or "")
         return function
 
     return register

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,7 +17,7 @@ from hjepa_eval.encoders.precision import device_name, resolve_precision
 from hjepa_eval.errors import unknown
 from hjepa_eval.evaluation.costs import LevelCosts, level_costs
 from hjepa_eval.evaluation.job import Talk
-from hjepa_eval.evaluation.settings import ExtractionSettings, ImageSettings
+from hjepa_eval.evaluation.settings import ExtractCommandSettings, ImageSettings, ProbeSettings
 from hjepa_eval.evaluation.stages import COSTS
 from hjepa_eval.extraction.extract import Extraction, ExtractSettings, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
@@ -37,7 +37,7 @@ SPLITS = ("train", "test")
 
 
 @dataclass
-class Features:
+class FeatureSet:
     """Stores of both splits of one encoder, and what a record says about them.
 
     Attributes:
@@ -50,6 +50,7 @@ class Features:
         views: one extraction per augmented pass over the train images.
         others: the same images under the other readouts asked for.
         costs: what an image takes up to each level; None where that is not known or was not asked.
+        images: the datasets that they are of.
     """
 
     encoder: ModelInfo
@@ -59,8 +60,9 @@ class Features:
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
     views: tuple[Extraction, ...] = ()
-    others: tuple[Features, ...] = ()
+    others: tuple[FeatureSet, ...] = ()
     costs: LevelCosts | None = None
+    images: Mapping[str, ImageDataset] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -168,8 +170,12 @@ def load_split(settings: ImageSettings, split: str) -> ImageDataset:
     return load_dataset(str(settings.dataset), split, root=settings.root, download=settings.download, memo=memo)
 
 
-def find_encoder(settings: ImageSettings) -> EncoderHandle:
+def find_encoder(settings: ImageSettings, *, images: Mapping[str, ImageDataset] | None = None) -> EncoderHandle:
     """Return the encoder that resolved settings ask for.
+
+    Args:
+        settings: of `resolve`.
+        images: both splits, for an encoder that is fitted on train; loaded by name when not given.
 
     Raises:
         HjepaError: it is unknown, or its weights are missing or do not fit.
@@ -178,109 +184,160 @@ def find_encoder(settings: ImageSettings) -> EncoderHandle:
         str(settings.model),
         seed=settings.seed,
         download=settings.download,
-        train_images=lambda: load_split(settings, "train"),
+        train_images=lambda: images["train"] if images else load_split(settings, "train"),
         cache_dir=settings.cache_dir,
     )
 
 
-def collect_features(settings: ExtractionSettings, talk: Talk, *, repair: bool = False, costs: bool = True) -> Features:
+@dataclass(frozen=True)
+class Given:
+    """What the caller holds already, and no name stands for.
+
+    Attributes:
+        encoders: by the name that settings call them.
+        images: both splits of the dataset; empty where settings name it.
+    """
+
+    encoders: Mapping[str, EncoderHandle] = field(default_factory=dict)
+    images: Mapping[str, ImageDataset] = field(default_factory=dict)
+
+    def encoder(self, settings: ImageSettings) -> EncoderHandle:
+        """Return the encoder that resolved settings ask for.
+
+        Raises:
+            HjepaError: it is unknown, or its weights are missing or do not fit.
+        """
+        held = self.encoders.get(str(settings.model))
+        return held if held is not None else find_encoder(settings, images=self.images)
+
+    def split(self, settings: ImageSettings, split: str) -> ImageDataset:
+        """Return the images that resolved settings ask for.
+
+        Raises:
+            HjepaError: the dataset is unknown, missing or incomplete.
+        """
+        return self.images[split] if self.images else load_split(settings, split)
+
+
+NOTHING_GIVEN = Given()
+
+
+def collect_features(
+    settings: ProbeSettings | ExtractCommandSettings,
+    talk: Talk,
+    *,
+    readouts: Sequence[str],
+    views: int = 0,
+    repair: bool = False,
+    costs: bool = True,
+    given: Given = NOTHING_GIVEN,
+) -> FeatureSet:
     """Return the features that resolved settings ask for; what the cache lacks is extracted on the way.
 
     Args:
         settings: of `resolve`.
         talk: told about progress.
+        readouts: to store, all from one forward pass; the first is the one that is measured.
+        views: augmented passes over the train images.
         repair: redo damaged shards instead of refusing the store.
         costs: say what the levels cost, too; it is measured unless it is remembered.
+        given: encoder and images where the caller holds them.
 
     Raises:
         HjepaError: anything that the user can mend: names, data, weights, the cache.
     """
     started = time.perf_counter()
-    encoder = find_encoder(settings)
+    encoder = given.encoder(settings)
     levels = choose_levels(encoder, settings.level)
     seconds = {"load encoder": time.perf_counter() - started}
-    cache = settings.cache_dir or default_cache_dir()
-    precision = settings.precision
-    ranks = read_ranks()
-    how = ExtractSettings(
-        settings.device,
-        precision,
-        batch_size=settings.batch_size,
-        workers=settings.num_workers or default_workers(),
-        max_samples=settings.max_samples,
-        on_bad_image=settings.on_bad_image,
-        storage="float16" if settings.storage == "fp16" else "float32",
-        compile=settings.compile,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-    )
-    readouts = settings.all_readouts
-
-    def fill(dataset: ImageDataset, view: View | None = None) -> dict[str, Extraction]:
-        return _extract_split(encoder, dataset, readouts, cache, how, talk, repair, view)
-
-    splits, datasets = {}, {split: load_split(settings, split) for split in SPLITS}
-    for split, dataset in datasets.items():
+    images = {split: given.split(settings, split) for split in SPLITS}
+    fill = _Filling(encoder, tuple(readouts), settings, talk, repair)
+    splits = {}
+    for split in SPLITS:
         started = time.perf_counter()
-        splits[split] = fill(dataset)
+        splits[split] = fill(images[split])
         seconds[f"extract {split}"] = time.perf_counter() - started
-    started = time.perf_counter()
-    numbers = range(1, settings.num_views + 1)
-    views = []
-    if numbers:
+    augmented = []
+    if views:
         from hjepa_eval.datasets.transform import View
 
-        views = [fill(datasets["train"], View(number, settings.seed)) for number in numbers]
+        started = time.perf_counter()
+        augmented = [fill(images["train"], View(number, settings.seed)) for number in range(1, views + 1)]
         seconds["extract views"] = time.perf_counter() - started
     measured = None
     # Ranks extract together, but records are made by one process.
-    if costs and ranks.rank == 0:
+    if costs and read_ranks().rank == 0:
         started = time.perf_counter()
-        with talk.progress(f"costs of {encoder.name}", "", stage=COSTS):
-            measured = level_costs(
-                encoder,
-                device=settings.device,
-                precision=precision,
-                batch_size=settings.batch_size,
-                cache_dir=cache,
-                say=talk.alert,
-            )
+        measured = _costs(encoder, settings, talk)
         seconds["measure costs"] = time.perf_counter() - started
     model = ModelInfo(name=encoder.name, weights=encoder.identity["weights"], identity=encoder.identity)
-    found = []
-    for readout in readouts:
-        own = {split: extractions[readout] for split, extractions in splits.items()}
-        chosen = tuple(level for level in own["train"].store.manifest.levels if level.index in levels)
-        augmented = tuple(view[readout] for view in views)
-        found.append(Features(model, own, chosen, precision, settings.device, seconds, augmented))
-    return replace(found[0], others=tuple(found[1:]), costs=measured)
-
-
-def _extract_split(
-    encoder: EncoderHandle,
-    dataset: ImageDataset,
-    readouts: Sequence[str],
-    cache: Path,
-    how: ExtractSettings,
-    talk: Talk,
-    repair: bool,
-    view: View | None,
-) -> dict[str, Extraction]:
-    which = f"view {view.number}" if view else dataset.split
-    what = f"extract {encoder.name}, {dataset.name} {dataset.split}" + (f" {which}" if view else "")
-    images = len(dataset) if how.max_samples is None else min(how.max_samples, len(dataset))
-    with talk.progress(what, "images", stage=f"extract {which}", size=images) as report:
-        found = extract(
-            encoder,
-            dataset,
-            readouts=readouts,
-            cache_dir=cache,
-            settings=how,
-            view=view,
-            repair=repair,
-            say=talk.alert,
-            progress=report,
+    sets = []
+    for readout in dict.fromkeys(readouts):
+        stores = {split: extractions[readout] for split, extractions in splits.items()}
+        chosen = tuple(level for level in stores["train"].store.manifest.levels if level.index in levels)
+        passes = tuple(view[readout] for view in augmented)
+        sets.append(
+            FeatureSet(model, stores, chosen, settings.precision, settings.device, seconds, passes, images=images)
         )
-        if all(extraction.images == 0 for extraction in found.values()):
-            report.spared("from the cache, no forward pass")
-    return found
+    return replace(sets[0], others=tuple(sets[1:]), costs=measured)
+
+
+def _costs(encoder: EncoderHandle, settings: ProbeSettings | ExtractCommandSettings, talk: Talk) -> LevelCosts | None:
+    with talk.progress(f"costs of {encoder.name}", "", stage=COSTS):
+        return level_costs(
+            encoder,
+            device=settings.device,
+            precision=settings.precision,
+            batch_size=settings.batch_size,
+            cache_dir=settings.cache_dir or default_cache_dir(),
+            say=talk.alert,
+        )
+
+
+class _Filling:
+    """Fills the stores of one encoder, a pass over one split at a time."""
+
+    def __init__(
+        self,
+        encoder: EncoderHandle,
+        readouts: tuple[str, ...],
+        settings: ProbeSettings | ExtractCommandSettings,
+        talk: Talk,
+        repair: bool,
+    ) -> None:
+        ranks = read_ranks()
+        self.encoder, self.readouts, self.talk, self.repair = encoder, tuple(dict.fromkeys(readouts)), talk, repair
+        self.cache = settings.cache_dir or default_cache_dir()
+        self.how = ExtractSettings(
+            settings.device,
+            settings.precision,
+            batch_size=settings.batch_size,
+            workers=settings.num_workers or default_workers(),
+            max_samples=settings.max_samples,
+            on_bad_image=settings.on_bad_image,
+            storage="float16" if settings.storage == "fp16" else "float32",
+            compile=settings.compile,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
+
+    def __call__(self, dataset: ImageDataset, view: View | None = None) -> dict[str, Extraction]:
+        """Return readout -> stores of a split, or of an augmented view of it."""
+        which = f"view {view.number}" if view else dataset.split
+        what = f"extract {self.encoder.name}, {dataset.name} {dataset.split}" + (f" {which}" if view else "")
+        images = len(dataset) if self.how.max_samples is None else min(self.how.max_samples, len(dataset))
+        with self.talk.progress(what, "images", stage=f"extract {which}", size=images) as report:
+            stores = extract(
+                self.encoder,
+                dataset,
+                readouts=self.readouts,
+                cache_dir=self.cache,
+                settings=self.how,
+                view=view,
+                repair=self.repair,
+                say=self.talk.alert,
+                progress=report,
+            )
+            if all(extraction.images == 0 for extraction in stores.values()):
+                report.spared("from the cache, no forward pass")
+        return stores

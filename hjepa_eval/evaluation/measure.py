@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,48 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from hjepa_eval.evaluation.features import Features
+from hjepa_eval.evaluation.features import FeatureSet
 from hjepa_eval.evaluation.findings import Finding, count_classes, merge_seeds
 from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.probe import Plan
 from hjepa_eval.evaluation.rows import LevelRow, level_rows
-from hjepa_eval.evaluation.settings import ProbeSettings
-from hjepa_eval.evaluation.stages import probe_word
 from hjepa_eval.metrics.paired import choose_level, compare_levels
 from hjepa_eval.probes.side_by_side import side_by_side
 from hjepa_eval.results.files import write_record
+from hjepa_eval.results.headings import Heading
 from hjepa_eval.results.outcomes import SampleOutcomes, write_outcomes
 from hjepa_eval.results.provenance import make_provenance
 from hjepa_eval.results.records import LevelChoice, LevelComparison, LevelResult, Predictions, Record
-
-# (row, seed, whether a level will be chosen) -> what was found
-ProbeLevel = Callable[[LevelRow, int, bool], Finding]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A probe under a protocol, ready to run on any level.
-
-    Attributes:
-        probe: `knn`, `linear`, ...
-        protocol: its name in records.
-        parameters: all that changes a number.
-        deviations: what differs from the protocol's source.
-        rule: what a level is chosen by, where that is measured.
-        run: the probe.
-        split: whose samples the outcomes are of.
-        together: run the levels side by side, a few threads each.
-        version: of the protocol; records of different ones do not share a table.
-    """
-
-    probe: str
-    protocol: str
-    parameters: dict[str, Any]
-    deviations: tuple[str, ...]
-    rule: str
-    run: ProbeLevel
-    split: str = "test"
-    together: bool = False
-    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,39 +33,59 @@ class Measured:
     record: Record
     samples: SampleOutcomes
 
-    def write(self, folder: Path, *, predictions: bool) -> Path:
-        """Write the record, with `predictions` the per-sample outcomes beside it, and return the record's path."""
+    def write(self, folder: Path, *, predictions: bool) -> tuple[Path, Record]:
+        """Write the record, with `predictions` the per-sample outcomes beside it; return its path and what it holds."""
         record = self.record
         if predictions:
             path = folder / Path(record.file_name).with_suffix(".npz")
             write_outcomes(self.samples, path)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
             record = record.model_copy(update={"predictions": Predictions(file=path.name, sha256=digest)})
-        return write_record(record, folder)
+        return write_record(record, folder), record
 
 
-def measure(plan: Plan, features: Mapping[int, Features], settings: ProbeSettings, talk: Talk) -> Measured:
-    """Run `plan` on every level of `features` (seed -> stores) and return its record.
+@dataclass(frozen=True)
+class Task:
+    """A probe that is to be run.
+
+    Attributes:
+        probe: its name in records.
+        heading: what tables call it.
+        plan: how it runs.
+        settings: all options, for the record.
+        fuse: add a row with all levels joined.
+    """
+
+    probe: str
+    heading: Heading
+    plan: Plan
+    settings: Mapping[str, Any]
+    fuse: bool = False
+
+
+def measure(task: Task, features: Mapping[int, FeatureSet], talk: Talk) -> Measured:
+    """Run a probe on every level of `features` (seed -> stores) and return its record.
 
     Raises:
         ProbeError: features or labels do not allow the probe.
     """
     started = time.perf_counter()
-    rows = {seed: level_rows(found, fuse=settings.fuse == "concat") for seed, found in features.items()}
+    plan = task.plan
+    rows = {seed: level_rows(stores, fuse=task.fuse) for seed, stores in features.items()}
     first = next(iter(rows.values()))
     choosing = len(first) > 1
     found: dict[int, dict[int, Finding]] = {row.level: {} for row in first}
     jobs = [(seed, row) for seed, each in rows.items() for row in each]
     size = sum(row.width for _, row in jobs)
-    title = f"{plan.probe}, {first[0].features.encoder.name}"
-    with talk.progress(title, "", stage=probe_word(plan.probe), size=size) as report:
+    title = f"{task.probe}, {first[0].features.encoder.name}"
+    with talk.progress(title, "", stage=task.heading.title, size=size) as report:
         report(0, len(jobs))
         for done, ((seed, row), finding) in enumerate(_run(plan, jobs, choosing), start=1):
             found[row.level][seed] = finding
             report(done, len(jobs))
     merged = {row.level: merge_seeds(found[row.level]) for row in first}
     samples = _samples(plan, first[0], merged)
-    record = _record(plan, first, merged, samples, features, settings, time.perf_counter() - started)
+    record = _record(task, first, merged, samples, features, time.perf_counter() - started)
     return Measured(record, samples)
 
 
@@ -120,18 +110,18 @@ def _samples(plan: Plan, row: LevelRow, merged: Mapping[int, Finding]) -> Sample
 
 
 def _record(
-    plan: Plan,
+    task: Task,
     rows: Sequence[LevelRow],
     merged: Mapping[int, Finding],
     samples: SampleOutcomes,
-    features: Mapping[int, Features],
-    settings: ProbeSettings,
+    features: Mapping[int, FeatureSet],
     seconds: float,
 ) -> Record:
+    plan = task.plan
     first = next(iter(features.values()))
     phases = {phase: sum(one.seconds.get(phase, 0.0) for one in features.values()) for phase in first.seconds}
     return Record(
-        probe=plan.probe,
+        probe=task.probe,
         protocol=plan.protocol,
         protocol_version=plan.version,
         parameters=plan.parameters,
@@ -143,11 +133,12 @@ def _record(
         choices=tuple(_choices(plan, rows, merged)),
         deviations=plan.deviations,
         seeds=tuple(features) if len(features) > 1 else (),
+        heading=plan.heading or task.heading,
         provenance=make_provenance(
             seed=next(iter(features)),
             device=first.device,
-            settings=settings.model_dump(mode="json", by_alias=True),
-            seconds={**phases, plan.probe: seconds},
+            settings=dict(task.settings),
+            seconds={**phases, task.probe: seconds},
         ),
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hjepa_eval.datasets.subsets.superclasses import read_superclasses, superclasses_for
 from hjepa_eval.errors import DataError, StoreError
-from hjepa_eval.evaluation.features import Features
+from hjepa_eval.evaluation.features import FeatureSet
 from hjepa_eval.features.store import FeatureStore, StoredFeatures
 from hjepa_eval.probes.samples import Samples, StreamedSamples
 from hjepa_eval.probes.search.bank import Bank
@@ -85,7 +85,7 @@ class LevelRow:
         scales: what each part is divided by; empty for a single level.
     """
 
-    features: Features
+    features: FeatureSet
     level: int
     name: str
     width: int
@@ -173,7 +173,7 @@ def _whole(bank: Bank) -> NDArray[np.float32]:
     return next(bank.blocks(max(1, bank.shape[0])))
 
 
-def level_rows(features: Features, *, fuse: bool) -> list[LevelRow]:
+def level_rows(features: FeatureSet, *, fuse: bool) -> list[LevelRow]:
     """Return a row per level asked for, and with `fuse` one more with all of them joined.
 
     Before they are joined every level is brought to the same root mean square norm on train (one factor per level), so
@@ -194,7 +194,7 @@ def level_rows(features: Features, *, fuse: bool) -> list[LevelRow]:
     return [*rows, LevelRow(features, last + 1, f"levels {named} joined", width, tokens, parts, scales)]
 
 
-def _scales(features: Features, parts: tuple[int, ...], *, joined: bool) -> tuple[float, ...]:
+def _scales(features: FeatureSet, parts: tuple[int, ...], *, joined: bool) -> tuple[float, ...]:
     if not joined:
         return ()
     train = features.splits["train"]

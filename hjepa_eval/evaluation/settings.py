@@ -1,4 +1,4 @@
-"""What the commands take: one schema per command, whose fields are the command's options."""
+"""What commands take: schemas whose fields are options. A probe's own options are declared beside its plan."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValid
 Numbers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)]
 Fractions = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_split)]
 Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 
 ReadoutName = Literal["mean", "max", "cls", "grid", "tokens"]
@@ -63,16 +64,47 @@ def option(default: Any, description: str, *, group: int, env: str = "", **check
     return Field(default, description=description, json_schema_extra=extra, **checks)
 
 
-class OutputSettings(Settings):
-    """Where results go and how much is said on the way."""
-
-    out: Folder = option(Path("results"), "folder for result records (JSON)", group=OUTPUT)
-    as_json: bool = option(False, "print JSON on stdout instead of a table", group=OUTPUT, alias="json")
-    quiet: bool = option(False, "no progress, no notes; errors and the result only", group=OUTPUT)
+def readout_option() -> Any:
+    """Return the option that says how tokens become the vector that is measured."""
+    return option("mean", "tokens to one vector", group=DATA)
 
 
-class ImageSettings(OutputSettings):
-    """Which encoder, which images, and where it runs."""
+def storage_option() -> Any:
+    """Return the option of the number format on disk."""
+    return option("fp32", "of the features on disk; fp16 halves them and rounds to 3 digits", group=RUNNING)
+
+
+def compile_option() -> Any:
+    """Return the option of torch.compile."""
+    return option(
+        "auto", "torch.compile the encoder; auto does when the images repay the minute that it takes", group=RUNNING
+    )
+
+
+def views_option() -> Any:
+    """Return the option of augmented passes."""
+    return option(0, "augmented passes over the train images (random crops and flips)", group=DATA, ge=0)
+
+
+def superclasses_option() -> Any:
+    """Return the option of a coarse accuracy beside that over classes."""
+    return option(
+        None, "JSON file {superclass: [class, ...]} for a coarse accuracy; cifar100's 20 are built in", group=PROBE
+    )
+
+
+def predictions_option(default: bool, more: str = "") -> Any:
+    """Return the option of per-sample outcomes."""
+    what = f"write the outcome of every test sample too (npz), as hjepa compare {more or 'needs it'}"
+    return option(default, what, group=OUTPUT)
+
+
+Storage = Literal["fp32", "fp16"]
+Compile = Literal["auto", "on", "off"]
+
+
+class ImageSettings(Settings):
+    """Which encoder, which images, where it runs, and where results go."""
 
     model: str | None = option(
         None, "encoder, as in 'hjepa models'; the newest finished run under runs/ when not given", group=DATA
@@ -106,57 +138,17 @@ class ImageSettings(OutputSettings):
     cache_dir: Folder | None = option(
         None, "folder of feature stores (HJEPA_CACHE; else ~/.cache/hjepa)", group=RUNNING, env="HJEPA_CACHE"
     )
+    out: Folder = option(Path("results"), "folder for result records (JSON)", group=OUTPUT)
+    as_json: bool = option(False, "print JSON on stdout instead of a table", group=OUTPUT, alias="json")
+    quiet: bool = option(False, "no progress, no notes; errors and the result only", group=OUTPUT)
 
 
-class ExtractionSettings(ImageSettings):
-    """How features are computed and stored."""
-
-    storage: Literal["fp32", "fp16"] = option(
-        "fp32", "of the features on disk; fp16 halves them and rounds to 3 digits", group=RUNNING
-    )
-    compile: Literal["auto", "on", "off"] = option(
-        "auto", "torch.compile the encoder; auto does when the images repay the minute that it takes", group=RUNNING
-    )
-
-    @property
-    def all_readouts(self) -> tuple[str, ...]:
-        """The readouts to store, all from one forward pass."""
-        return ("mean",)
-
-    @property
-    def num_views(self) -> int:
-        """How many augmented passes over the train images to store beside the plain one."""
-        return 0
-
-
-class ReadoutSettings(ImageSettings):
-    """How tokens become the vector that is measured."""
-
-    readout: ReadoutName = option("mean", "tokens to one vector", group=DATA)
-
-
-class OutcomeSettings(ReadoutSettings):
-    """What is written besides records."""
-
-    predictions: bool = option(
-        False, "write the outcome of every test sample too (npz), as hjepa compare needs it", group=OUTPUT
-    )
-
-
-class ViewSettings(ExtractionSettings):
-    """Features of augmented views of the train images too, for probes that train with augmentation."""
-
-    views: int = option(0, "augmented passes over the train images (random crops and flips)", group=DATA, ge=0)
-
-    @property
-    def num_views(self) -> int:
-        """How many augmented passes over the train images to store beside the plain one."""
-        return self.views
-
-
-class ExtractCommandSettings(ViewSettings):
+class ExtractCommandSettings(ImageSettings):
     """The features themselves."""
 
+    storage: Storage = storage_option()
+    compile: Compile = compile_option()
+    views: int = views_option()
     readouts: Annotated[Readouts, Field(min_length=1)] = option(
         ("mean",),
         "repeatable: mean or max of the cells, cls, grid (means of 2x2 quadrants), tokens (all cells, row by row)",
@@ -168,22 +160,16 @@ class ExtractCommandSettings(ViewSettings):
     )
     out: Folder = option(Path("features"), "folder for --format", group=OUTPUT)
 
-    @property
-    def all_readouts(self) -> tuple[str, ...]:
-        """The readouts to store, all from one forward pass."""
-        return tuple(dict.fromkeys(self.readouts))
 
-
-class ProbeSettings(OutcomeSettings, ExtractionSettings):
+class ProbeSettings(ImageSettings):
     """What every probe can do besides its own options."""
 
+    storage: Storage = storage_option()
+    compile: Compile = compile_option()
+    readout: ReadoutName = readout_option()
+    predictions: bool = predictions_option(False)
     seeds: Seeds = option((), "several seeds, such as 0,1,2: means with all values; else --seed alone", group=PROBE)
     fuse: Literal["none", "concat"] = option("none", "concat adds a row with all levels joined", group=PROBE)
-
-    @property
-    def all_readouts(self) -> tuple[str, ...]:
-        """The readouts to store, all from one forward pass; the first is the one that is measured."""
-        return (self.readout,)
 
     @property
     def all_seeds(self) -> tuple[int, ...]:
@@ -191,72 +177,11 @@ class ProbeSettings(OutcomeSettings, ExtractionSettings):
         return tuple(dict.fromkeys(self.seeds)) or (self.seed,)
 
 
-class SuperclassSettings(ProbeSettings):
-    """A coarse accuracy beside that over classes."""
-
-    superclasses: Folder | None = option(
-        None, "JSON file {superclass: [class, ...]} for a coarse accuracy; cifar100's 20 are built in", group=PROBE
-    )
-
-
-class KnnSettings(SuperclassSettings):
-    """k-nearest-neighbour classification."""
-
-    knn_protocol: str = option("dino", "dino, lightly, solo or majority", group=PROBE, alias="protocol")
-    k: Counts | None = option(
-        None, "numbers of neighbours, repeatable, all from one search; the protocol's when not given", group=PROBE
-    )
-    temperature: Strengths | None = option(
-        None,
-        "of the weights exp(cosine / T), repeatable, one search for all; the protocol's when not given",
-        group=PROBE,
-    )
-    metric: Literal["cosine", "euclidean"] | None = option(None, "the protocol's when not given", group=PROBE)
-    leave_one_out: bool = option(False, "classify train images by the others; test is not touched", group=PROBE)
-    index: Literal["flat", "ivf", "hnsw", "ivfpq"] = option(
-        "flat", "flat is exact; the others approximate it for large banks, their recall is measured", group=PROBE
-    )
-    backend: Literal["auto", "faiss", "torch"] = option("auto", "of the search; the answers are the same", group=PROBE)
-
-
-class LinearSettings(SuperclassSettings, ViewSettings):
-    """A linear classifier on frozen features."""
-
-    linear_protocol: str = option(
-        "logreg",
-        "logreg, clip-logreg, dinov2-logreg, ridge, dinov2-linear-cached, mae-linprobe-cached, ijepa-linear-cached",
-        group=PROBE,
-        alias="protocol",
-    )
-    readouts: Readouts = option(
-        (), "further readouts, such as cls,max: the best on the held-out part of train is taken", group=PROBE
-    )
-
-    @property
-    def all_readouts(self) -> tuple[str, ...]:
-        """The readouts to store, all from one forward pass; the first is the one that is measured."""
-        return tuple(dict.fromkeys((self.readout, *self.readouts)))
-
-    c: Strengths | None = option(
-        None, "inverse regularisation strengths for logreg, repeatable; its own grid when not given", group=PROBE
-    )
-
-
-class FewShotSettings(ProbeSettings):
-    """Few-shot episodes."""
-
-    ways: int = option(5, "classes per episode", group=PROBE, ge=2)
-    shots: Counts = option((1, 5), "labelled images per class, repeatable", group=PROBE)
-    queries: int = option(15, "test images per class and episode", group=PROBE, ge=1)
-    episodes: int = option(10_000, "number of episodes", group=PROBE, ge=2)
-    classifier: Literal["prototype", "simpleshot-un", "simpleshot-l2n", "simpleshot-cl2n", "ridge", "logreg"] = option(
-        "prototype", "prototype is simpleshot-l2n: the nearest mean of normalised features", group=PROBE
-    )
-
-
-class FinetuneSettings(OutcomeSettings):
+class FinetuneSettings(ImageSettings):
     """Training of encoder and head on labels."""
 
+    readout: ReadoutName = readout_option()
+    predictions: bool = predictions_option(False)
     level: Levels = option((), "the one level that the head reads; the last when not given", group=DATA)
     epochs: int = option(20, "passes over the train images", group=PROBE, ge=1)
     lr: float = option(5e-4, "highest learning rate, of the head, per 256 images of a batch", group=PROBE, gt=0)
@@ -281,25 +206,6 @@ class FinetuneSettings(OutcomeSettings):
     resume: Folder | None = option(None, "go on with this run folder, with its own settings", group=OUTPUT)
 
 
-class LowShotSettings(ProbeSettings):
-    """Few labelled images."""
-
-    low_shot_protocol: str = option(
-        "logreg-lowshot",
-        "logreg-lowshot, dino-lowshot, msn-lowshot, knn-lowshot or ridge-lowshot",
-        group=PROBE,
-        alias="protocol",
-    )
-    fraction: Fractions = option(
-        (), "shares of each class's train labels, repeatable; 0.01,0.1 when no size is given", group=PROBE
-    )
-    per_class: Numbers = option((), "labelled images of every class, repeatable", group=PROBE)
-    image_list: Folder | None = option(
-        None, "text file with one image file name a line, such as SimCLR's 1percent.txt", group=PROBE, alias="list"
-    )
-    draws: int = option(5, "random subsets of each size; the result is their mean", group=PROBE, ge=1)
-
-
 class AttentionSettings(ImageSettings):
     """Images to explore, and what of their attention the page holds."""
 
@@ -318,9 +224,22 @@ class AttentionSettings(ImageSettings):
     as_json: bool = option(False, "print what was written as JSON", group=OUTPUT, alias="json")
 
 
-class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
-    """All probes, and the report."""
+class EvalSettings(ProbeSettings):
+    """Several probes, baselines beside the model, and the report; the probes' own options stand beside these."""
 
+    probes: Names = option(
+        ("knn", "linear", "fewshot"),
+        "repeatable: knn, linear, fewshot, lowshot, or FILE.py:PROBE with one of your own",
+        group=PROBE,
+    )
+    # 192 numbers per image, whatever the images: raw pixels at ImageNet's size would be 150,528.
+    baselines: EncoderNames = option(
+        ("random", "pixels:8"),
+        "encoders to show beside the model, repeatable: random (the model untrained, where it has such a twin), "
+        "pixels:8, kmeans, or any other; or none",
+        group=DATA,
+    )
+    predictions: bool = predictions_option(True, "and confusion matrices need it; on by default")
     gallery: bool = option(
         True,
         "small copies of test images and of their nearest train images in --out, for the report; on by default",
@@ -332,21 +251,5 @@ class EvalSettings(KnnSettings, LinearSettings, FewShotSettings):
         group=OUTPUT,
         env="HJEPA_MAP",
         alias="map",
-    )
-    knn_protocol: str = option("dino", "of kNN, as in hjepa knn --protocol", group=PROBE)
-    linear_protocol: str = option("logreg", "of the linear probe, as in hjepa linear --protocol", group=PROBE)
-
-    # 192 numbers per image, whatever the images: raw pixels at ImageNet's size would be 150,528.
-    baselines: EncoderNames = option(
-        ("random", "pixels:8"),
-        "encoders to show beside the model, repeatable: random (the model untrained, where it has such a twin), "
-        "pixels:8, kmeans, or any other; or none",
-        group=DATA,
-    )
-    predictions: bool = option(
-        True,
-        "write the outcome of every test sample too (npz), as hjepa compare and confusion matrices need it; on by "
-        "default",
-        group=OUTPUT,
     )
     open: bool = option(False, "show the report in the browser when it is there", group=OUTPUT)

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from hjepa_eval.config import Settings
 from hjepa_eval.features.fingerprint import hash_json
+from hjepa_eval.results.headings import Heading, heading_of
 
 # 2 added comparisons, choices, deviations, several seeds, per-class counts; 3 the cost of a level; 4 the checksum of
-# the file. Records of before lack them and stay readable.
+# the file and the heading. Records of before lack them and stay readable.
 SCHEMA_VERSION = 4
 CHECKSUM_SINCE = 4
 
@@ -186,7 +187,13 @@ class Record(Settings):
     deviations: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     predictions: Predictions | None = None
+    heading: Heading | None = None
     provenance: Provenance
+
+    @property
+    def headed(self) -> Heading:
+        """What tables call the scores; of a record that does not say it, as its probe was called."""
+        return self.heading or heading_of(self.probe, self.parameters)
 
     @property
     def key(self) -> str:

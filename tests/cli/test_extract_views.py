@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from hjepa_eval.evaluation.features import collect_features, resolve
-from hjepa_eval.evaluation.live.display import Stderr
+from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.rows import level_rows
 from hjepa_eval.evaluation.settings import ExtractCommandSettings
 
@@ -34,7 +34,7 @@ def test_views__are_stored_beside_the_plain_pass_of_train(hjepa) -> None:
 
 def test_views__are_given_to_a_probe_row_by_row() -> None:
     settings = ExtractCommandSettings(model="pixels:8", dataset="digits", max_samples=40, views=2)
-    features = collect_features(resolve(settings), Stderr(quiet=True))
+    features = collect_features(resolve(settings), Talk(), readouts=["mean"], views=settings.views)
     (row,) = level_rows(features, fuse=False)
     views = row.train_views()
     plain = row.samples("train")

@@ -87,9 +87,9 @@ def own_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(text)
     write_digits(folder / "digits.npz")
     own = page_commands("python my_hjepa.py ")
-    plain = [[*each, *(["--episodes", "100"] if each[0] == "eval" else [])] for each in page_commands("hjepa ")]
-    assert len(own) == 4
-    assert len(plain) == 3
+    plain = [[*each, *(["--episodes", "100"] if each[0] == "eval" and "--probes" not in each else [])] for each in page_commands("hjepa ")]
+    assert len(own) == 5
+    assert len(plain) == 4
     euclidean = ["centroid", "--model", "small", "--dataset", "arrays:digits.npz"]
     said = run(folder, DRIVER.format(program="my_hjepa"), [*own, euclidean, *plain], path=[folder])
     (folder / "said.txt").write_text(said)
@@ -102,7 +102,7 @@ def test_own_program__dataset_encoder_and_probe_stand_in_lists_and_tables(own_pr
     parts = dict(re.findall(r"^\$ (\w+)[^\n]*\n(.*?)(?=^\$|\Z)", said, flags=re.MULTILINE | re.DOTALL))
     assert "arrays:FILE.npz" in parts["datasets"]
     assert "arrays:digits.npz: 1,442 train and 355 test images" in parts["report"]
-    assert "centroid nearest-mean" in parts["report"]
+    assert "nearest mean" in parts["report"]
     assert "kNN k=20" in parts["report"]
     assert "second convolution" in parts["models"]
 

@@ -5,7 +5,7 @@ import pytest
 from hjepa_eval.config import load
 from hjepa_eval.evaluation.job import Job, Left, Stage, time_left
 from hjepa_eval.evaluation.settings import EvalSettings
-from hjepa_eval.evaluation.stages import evaluation_stages, extraction_stages
+from hjepa_eval.evaluation.stages import REPORT, evaluation_stages, extraction_stages
 
 
 class Silent:
@@ -101,12 +101,12 @@ def test_job__takes_planned_stages_by_name_passes_over_others_and_inserts_what_n
 
 
 def test_plan__of_an_evaluation_has_every_stage_of_every_encoder_and_the_report() -> None:
-    settings = load(EvalSettings, flags={"model": "runs/a", "dataset": "digits", "seeds": "0,1", "views": 1})
+    settings = load(EvalSettings, flags={"model": "runs/a", "dataset": "digits", "seeds": "0,1"})
     stages = evaluation_stages(
-        settings.model_copy(update={"views": 0}),
+        {spec: settings.model_copy(update={"model": spec}) for spec in ("runs/a", "random:runs/a")},
         ["kNN"],
-        {"runs/a": None, "random:runs/a": None},
-        closing=["galleries"],
+        {},
+        closing=["galleries", REPORT],
     )
     names = [(stage.group, stage.name) for stage in stages]
     once = ["extract train", "extract test"]
@@ -117,14 +117,14 @@ def test_plan__of_an_evaluation_has_every_stage_of_every_encoder_and_the_report(
         ("", "galleries"),
         ("", "report"),
     ]
-    assert [stage.name for stage in extraction_stages(settings)] == [*once, "extract view 1"]
+    assert [stage.name for stage in extraction_stages(settings, views=1)] == [*once, "extract view 1"]
 
 
 def test_plan__an_encoder_and_its_untrained_twin_are_of_one_kind_and_pixels_are_not() -> None:
     kinds = []
     for model in ("runs/a", "random:runs/a", "timm:vit?checkpoint=x.pth?taps=1", "random:vit?taps=1", "pixels:8"):
         settings = load(EvalSettings, flags={"model": model, "dataset": "digits"})
-        kinds.append(extraction_stages(settings)[0].kind)
+        kinds.append(extraction_stages(settings, views=0)[0].kind)
     assert kinds[0] == kinds[1]
     assert kinds[2] == kinds[3]
     assert len(set(kinds)) == 3

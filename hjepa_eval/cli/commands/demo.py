@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
         """
         from hjepa_eval.cli.commands.evaluate import evaluate_and_report, finish
         from hjepa_eval.cli.pretraining import run_preset
-        from hjepa_eval.config import load
+        from hjepa_eval.evaluation.request import read_request
         from hjepa_eval.evaluation.settings import EvalSettings
 
         started = time.monotonic()
@@ -74,9 +74,9 @@ def register(app: typer.Typer) -> None:
             "open": open_report,
             "map": "pca",  # UMAP, where it is installed, compiles for half a minute.
         }
-        evaluation = load(EvalSettings, flags=flags)
-        paths = evaluate_and_report(evaluation, talk, folder=out)
+        request = read_request(EvalSettings, flags=flags)
+        paths = evaluate_and_report(request, talk, folder=out)
         talk.note(f"the run is {out}; the whole demo took {time.monotonic() - started:.0f} s")
-        talk.note(f"records are in {evaluation.out}/")
+        talk.note(f"records are in {request.common.out}/")
         talk.note("next: hjepa knn --dataset cifar10 --root FOLDER, or hjepa eval --model random:vit_tiny_patch4_32")
-        finish(paths, evaluation, talk)
+        finish(paths, request, talk)

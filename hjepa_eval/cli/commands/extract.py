@@ -15,7 +15,7 @@ from hjepa_eval.evaluation.stages import extraction_stages
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hjepa_eval.evaluation.features import Features
+    from hjepa_eval.evaluation.features import FeatureSet
     from hjepa_eval.extraction.extract import Extraction
 
 
@@ -36,8 +36,10 @@ def register(app: typer.Typer) -> None:
         first = read_ranks().rank == 0
         resolved, talk = resolve(settings), Stderr(quiet=settings.quiet, leader=first)
         with talk.job():
-            talk.plan(extraction_stages(resolved))
-            features = collect_features(resolved, talk, repair=True, costs=False)
+            talk.plan(extraction_stages(resolved, views=resolved.views))
+            features = collect_features(
+                resolved, talk, readouts=resolved.readouts, views=resolved.views, repair=True, costs=False
+            )
         if not first:
             return
         files = _export(features, settings)
@@ -58,7 +60,7 @@ def register(app: typer.Typer) -> None:
             print(f"wrote {file}")
 
 
-def _stores(features: Features) -> list[tuple[str, int | None, Extraction]]:
+def _stores(features: FeatureSet) -> list[tuple[str, int | None, Extraction]]:
     """Return split, view and extraction of every store: by readout, both splits, then the augmented views of train."""
     return [
         entry
@@ -70,7 +72,7 @@ def _stores(features: Features) -> list[tuple[str, int | None, Extraction]]:
     ]
 
 
-def _export(features: Features, settings: ExtractCommandSettings) -> list[Path]:
+def _export(features: FeatureSet, settings: ExtractCommandSettings) -> list[Path]:
     """Write the levels asked for to files of the format asked for, a folder per store."""
     if settings.export is None:
         return []
@@ -86,7 +88,7 @@ def _export(features: Features, settings: ExtractCommandSettings) -> list[Path]:
     return files
 
 
-def _describe(features: Features) -> list[dict[str, object]]:
+def _describe(features: FeatureSet) -> list[dict[str, object]]:
     """Return one entry per store; `view` is None for a plain one."""
     names = {level.index for level in features.levels}
     return [

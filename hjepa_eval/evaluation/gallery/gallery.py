@@ -15,7 +15,7 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.kinds.run import is_run
 from hjepa_eval.encoders.run_metrics import read_metrics
 from hjepa_eval.errors import HjepaError
-from hjepa_eval.evaluation.features import SPLITS, Features, default_workers, load_split
+from hjepa_eval.evaluation.features import SPLITS, FeatureSet, default_workers
 from hjepa_eval.evaluation.gallery.neighbourhoods import find_neighbourhoods
 from hjepa_eval.evaluation.gallery.projection import Method, check_method, project_levels, takes_umap
 from hjepa_eval.evaluation.job import Talk
@@ -82,7 +82,7 @@ def check_map(settings: EvalSettings) -> None:
 
 
 def write_galleries(
-    found: Mapping[str, Mapping[int, Features]],
+    found: Mapping[str, Mapping[int, FeatureSet]],
     settings: EvalSettings,
     talk: Talk,
     *,
@@ -99,16 +99,14 @@ def write_galleries(
         draw_masks: draws the masks of a run; without it galleries have none.
     """
     paths: list[Path] = []
-    images: dict[str, ImageDataset] = {}
     # What takes the time is said: with PCA a gallery takes about a second.
     how = " with UMAP, which compiles first (--map pca is quick)" if takes_umap(settings.map_method) else ""
     with talk.progress(f"galleries{how}", "", stage="galleries") as report:
         for done, (model, seeds) in enumerate(found.items(), start=1):
             seed, features = next(iter(seeds.items()))
             try:
-                images = images or {split: load_split(settings, split) for split in SPLITS}
                 gallery = make_gallery(
-                    features, images, model=model, method=settings.map_method, seed=seed, draw_masks=draw_masks
+                    features, model=model, method=settings.map_method, seed=seed, draw_masks=draw_masks
                 )
                 paths.append(write_gallery(gallery, settings.out))
             except HjepaError as error:
@@ -118,8 +116,7 @@ def write_galleries(
 
 
 def make_gallery(
-    features: Features,
-    images: Mapping[str, ImageDataset],
+    features: FeatureSet,
     *,
     model: str,
     method: Method = "auto",
@@ -133,7 +130,6 @@ def make_gallery(
 
     Args:
         features: stores of both splits.
-        images: the same splits of the same dataset.
         model: the encoder as it was asked for; a run's has curves and masks.
         method: of the map.
         seed: of the map and of what is drawn.
@@ -181,7 +177,7 @@ def make_gallery(
         test_store=test.store.manifest.key,
         class_names=features.class_names,
         levels=tuple((level.index, level.name) for level in features.levels),
-        images=dict(_copies(images, plane, neighbourhoods, masks)),
+        images=dict(_copies(features.images, plane, neighbourhoods, masks)),
         map=plane,
         neighbourhoods=neighbourhoods,
         training=read_metrics(run) if is_run(run) else (),

@@ -1,17 +1,28 @@
-"""`hjepa linear`: a linear classifier at every level, under a named protocol."""
+"""The linear probe: a linear classifier at every level, under a named protocol."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hjepa_eval.config import Settings
 from hjepa_eval.errors import ConfigError
-from hjepa_eval.evaluation.settings import LinearSettings
+from hjepa_eval.evaluation.probe import Plan, Probe
+from hjepa_eval.evaluation.settings import PROBE as GROUP
+from hjepa_eval.evaluation.settings import (
+    Folder,
+    Readouts,
+    Strengths,
+    option,
+    superclasses_option,
+    views_option,
+)
+from hjepa_eval.results.headings import HEADINGS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from hjepa_eval.evaluation.measure import Plan
+    from hjepa_eval.evaluation.findings import Finding
     from hjepa_eval.evaluation.rows import LevelRow
     from hjepa_eval.probes.linear.linear import LinearResult
     from hjepa_eval.probes.linear.protocols import LinearProtocol
@@ -23,6 +34,25 @@ _RULES = {
     "sgd": "a stratified tenth of train, after training on the rest",
     "ridge": "leave-one-out accuracy on train",
 }
+
+
+class LinearSettings(Settings):
+    """A linear classifier on frozen features."""
+
+    linear_protocol: str = option(
+        "logreg",
+        "logreg, clip-logreg, dinov2-logreg, ridge, dinov2-linear-cached, mae-linprobe-cached, ijepa-linear-cached",
+        group=GROUP,
+        alias="protocol",
+    )
+    readouts: Readouts = option(
+        (), "further readouts, such as cls,max: the best on the held-out part of train is taken", group=GROUP
+    )
+    views: int = views_option()
+    c: Strengths | None = option(
+        None, "inverse regularisation strengths for logreg, repeatable; its own grid when not given", group=GROUP
+    )
+    superclasses: Folder | None = superclasses_option()
 
 
 Found: TypeAlias = "LinearResult | RidgeResult | SgdResult"
@@ -93,8 +123,6 @@ def plan_linear(settings: LinearSettings) -> Plan:
         ConfigError: C or views are given to a protocol that has no use for them.
         UnknownNameError: there is no such protocol.
     """
-    from hjepa_eval.evaluation.findings import Finding, make_score, superclass_finding
-    from hjepa_eval.evaluation.measure import Plan
     from hjepa_eval.evaluation.rows import superclass_name
     from hjepa_eval.probes.linear.protocols import linear_protocol
 
@@ -106,29 +134,7 @@ def plan_linear(settings: LinearSettings) -> Plan:
     if settings.views and protocol.solver != "sgd":
         trained = "dinov2-linear-cached, mae-linprobe-cached or ijepa-linear-cached"
         raise ConfigError(f"--views is for protocols that train by SGD; {protocol.name} does not, take {trained}")
-
-    def run(row: LevelRow, seed: int, choosing: bool) -> Finding:
-        found, chosen, held_out = _fit_best(row, seed, protocol, settings)
-        labels = row.stream("test").labels
-        scores = [make_score("top1", found.score, headline=True), make_score("top5", found.top5)]
-        outcomes = {"top1": found.predictions == labels}
-        superclass = row.superclass(settings.superclasses)
-        if superclass is not None:
-            score, right = superclass_finding(found.predictions, labels, superclass)
-            scores.append(score)
-            outcomes[score.key] = right
-        return Finding(
-            scores=tuple(scores),
-            outcomes=outcomes,
-            predictions={"top1": found.predictions},
-            held_out={} if held_out is None else {"top1": held_out},
-            chosen=chosen,
-            calibration=_calibration(found, labels),
-            notes=found.notes,
-        )
-
     return Plan(
-        probe="linear",
         protocol=protocol.name,
         parameters={
             "c": None if settings.c is None else list(settings.c),
@@ -136,9 +142,45 @@ def plan_linear(settings: LinearSettings) -> Plan:
             "readouts": list(settings.readouts),
             "superclasses": superclass_name(settings.superclasses),
         },
+        run=lambda row, seed, choosing: _run(row, seed, protocol=protocol, settings=settings),
         deviations=protocol.deviations,
         rule=_RULES[protocol.solver],
-        run=run,
         together=True,
         version=protocol.version,
+        readouts=settings.readouts,
+        views=settings.views,
     )
+
+
+def _run(row: LevelRow, seed: int, *, protocol: LinearProtocol, settings: LinearSettings) -> Finding:
+    """Return what a linear classifier says of one level."""
+    from hjepa_eval.evaluation.findings import Finding, make_score, superclass_finding
+
+    fit, chosen, held_out = _fit_best(row, seed, protocol, settings)
+    labels = row.stream("test").labels
+    scores = [make_score("top1", fit.score, headline=True), make_score("top5", fit.top5)]
+    outcomes = {"top1": fit.predictions == labels}
+    superclass = row.superclass(settings.superclasses)
+    if superclass is not None:
+        score, right = superclass_finding(fit.predictions, labels, superclass)
+        scores.append(score)
+        outcomes[score.key] = right
+    return Finding(
+        scores=tuple(scores),
+        outcomes=outcomes,
+        predictions={"top1": fit.predictions},
+        held_out={} if held_out is None else {"top1": held_out},
+        chosen=chosen,
+        calibration=_calibration(fit, labels),
+        notes=fit.notes,
+    )
+
+
+PROBE = Probe(
+    "linear",
+    HEADINGS["linear"],
+    "Logistic regression unless --protocol says otherwise. What is tuned is "
+    "chosen on a held-out part of train, then all of train is fitted; test is touched once.",
+    settings=LinearSettings,
+    plan=plan_linear,
+)

@@ -1,18 +1,21 @@
-"""`hjepa lowshot`: what each level allows with few labels."""
+"""Low-shot: what each level allows with few labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from hjepa_eval.evaluation.settings import LowShotSettings
+from hjepa_eval.config import Settings
+from hjepa_eval.evaluation.probe import Plan, Probe
+from hjepa_eval.evaluation.settings import PROBE as GROUP
+from hjepa_eval.evaluation.settings import Folder, Fractions, Numbers, option
+from hjepa_eval.results.headings import HEADINGS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from hjepa_eval.datasets.subsets.lists import NameList
-    from hjepa_eval.evaluation.measure import Plan
     from hjepa_eval.evaluation.rows import LevelRow
     from hjepa_eval.metrics.paired import Outcomes
 
@@ -20,6 +23,25 @@ if TYPE_CHECKING:
     Subsets = tuple[str, list[NDArray[np.int64]]]
 
 DEFAULT_FRACTIONS = (0.01, 0.1)
+
+
+class LowShotSettings(Settings):
+    """Few labelled images."""
+
+    low_shot_protocol: str = option(
+        "logreg-lowshot",
+        "logreg-lowshot, dino-lowshot, msn-lowshot, knn-lowshot or ridge-lowshot",
+        group=GROUP,
+        alias="protocol",
+    )
+    fraction: Fractions = option(
+        (), "shares of each class's train labels, repeatable; 0.01,0.1 when no size is given", group=GROUP
+    )
+    per_class: Numbers = option((), "labelled images of every class, repeatable", group=GROUP)
+    image_list: Folder | None = option(
+        None, "text file with one image file name a line, such as SimCLR's 1percent.txt", group=GROUP, alias="list"
+    )
+    draws: int = option(5, "random subsets of each size; the result is their mean", group=GROUP, ge=1)
 
 
 def _fractions(settings: LowShotSettings) -> tuple[float, ...]:
@@ -64,9 +86,8 @@ def _listed(row: LevelRow, settings: LowShotSettings, listed: NameList) -> Subse
 
     from hjepa_eval.datasets.subsets.lists import indices_of
     from hjepa_eval.errors import DataError
-    from hjepa_eval.evaluation.features import load_split
 
-    wanted = indices_of(load_split(settings, "train"), listed.names)
+    wanted = indices_of(row.features.images["train"], listed.names)
     stored = row.index("train")
     found = np.isin(wanted, stored)
     if not found.all():
@@ -83,7 +104,6 @@ def plan_low_shot(settings: LowShotSettings) -> Plan:
 
     from hjepa_eval.datasets.subsets.lists import read_image_list
     from hjepa_eval.evaluation.findings import Finding, make_score, mean_score
-    from hjepa_eval.evaluation.measure import Plan
     from hjepa_eval.probes.few_labels.low_shot import low_shot
     from hjepa_eval.probes.few_labels.low_shot_protocols import low_shot_protocol
 
@@ -127,4 +147,14 @@ def plan_low_shot(settings: LowShotSettings) -> Plan:
         "list": f"{listed.file} {listed.sha256}" if listed else None,
         "draws": settings.draws,
     }
-    return Plan("lowshot", protocol.name, parameters, protocol.deviations, "", run)
+    return Plan(protocol.name, parameters, run, protocol.deviations)
+
+
+PROBE = Probe(
+    "lowshot",
+    HEADINGS["lowshot"],
+    "A classifier sees a part of the train labels (1 % and 10 % when nothing is said) "
+    "and is tested on all of test; several draws, the same for every level.",
+    settings=LowShotSettings,
+    plan=plan_low_shot,
+)

@@ -7,11 +7,6 @@ from typing import Any
 
 from hjepa_eval.results.records import Record, Score
 
-PROBE_ORDER = ("knn", "linear", "fewshot", "lowshot", "finetune")
-# The protocols that a heading need not name.
-_USUAL = {"dino-knn", "logreg", "few-shot-prototype", "finetune"}
-# Parameters that the scores spell themselves.
-_SPELLED = {"k", "shots", "ways", "queries", "leave_one_out", "fraction", "per_class", "list", "index"}
 # The probe, its protocol, how it ran, and the score: what all numbers of one column share.
 ColumnKey = tuple[str, ...]
 
@@ -23,8 +18,8 @@ def column_names(records: Sequence[Record]) -> Callable[[Record, Score], str]:
     }
 
     def name(record: Record, score: Score) -> str:
-        parts = [_plain_name(record, score)]
-        if record.protocol not in _USUAL:
+        parts = [record.headed.of(score.metric, score.parameters)]
+        if record.protocol != record.headed.usual:
             parts.append(record.protocol.removesuffix("-knn").removeprefix("few-shot-"))
         shown = [f"{key} {_spell(record.parameters.get(key) or 'none')}" for key in differing[record.protocol]]
         return " ".join(parts) + (f" ({', '.join(shown)})" if shown else "")
@@ -50,22 +45,7 @@ def column_keys(records: Sequence[Record]) -> Callable[[Record, Score], ColumnKe
 
 def rank(record: Record) -> int:
     """Return the place of a record's probe among the columns."""
-    return PROBE_ORDER.index(record.probe) if record.probe in PROBE_ORDER else len(PROBE_ORDER)
-
-
-def _plain_name(record: Record, score: Score) -> str:
-    parameters = score.parameters
-    if record.probe == "knn":
-        kind = "kNN" + (" leave-one-out" if record.parameters.get("leave_one_out") else "")
-        kind += "" if record.parameters.get("index", "flat") == "flat" else f" {record.parameters['index']}"
-        name = f"{kind} k={parameters['k']}"
-    elif record.probe == "fewshot":
-        name = f"{parameters['ways']}-way {parameters['shots']}-shot"
-    elif record.probe == "lowshot":
-        name = str(parameters["labels"])
-    else:
-        name = record.probe
-    return f"{name}, superclasses" if score.metric == "superclass" else name
+    return record.headed.place
 
 
 def _protocols(records: Sequence[Record]) -> list[str]:
@@ -75,7 +55,7 @@ def _protocols(records: Sequence[Record]) -> list[str]:
 def _differing(records: Sequence[Record]) -> list[str]:
     """Return the parameters, besides those that scores spell, that are not the same in all records that name them."""
     # Records of an earlier version lack newer parameters: an absent one differs from nothing.
-    keys = dict.fromkeys(key for record in records for key in record.parameters if key not in _SPELLED)
+    keys = dict.fromkeys(key for record in records for key in record.parameters if key not in record.headed.spelled)
     return [
         key
         for key in keys

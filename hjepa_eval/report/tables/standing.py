@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from hjepa_eval.report.tables.columns import ColumnKey, Variant, column_keys, variant
+from hjepa_eval.results.headings import HEADINGS
 from hjepa_eval.results.records import LevelResult, Record, Score
 
 # In the order of rows and colours, whatever the order of files or of `--baselines`.
 _KINDS = ("random", "pixels", "kmeans")
-# What `hjepa eval` runs; the other probes have commands of their own.
-_OF_EVAL = ("knn", "linear", "fewshot")
 
 
 def is_baseline(model: str) -> bool:
@@ -78,12 +77,17 @@ def baseline_note(records: Sequence[Record]) -> list[str]:
     """Return the command that adds baselines to a table of one dataset; nothing where one is in view."""
     if any(is_baseline(record.model.name) for record in records):
         return []
-    record = next((record for record in records if record.probe in _OF_EVAL), records[0])
+    # Fine-tuning has a command of its own; all probes of this package can be asked of `hjepa eval`.
+    probes = [each.probe for each in records if each.probe in HEADINGS and each.probe != "finetune"]
+    record = next((record for record in records if record.probe in probes), records[0])
     model, data = shlex.quote(record.model.name), f"--dataset {shlex.quote(record.dataset.name)}"
     trained = _has_untrained_twin(record)
-    if record.probe in _OF_EVAL:
-        command = f"hjepa eval --model {model} --baselines {'random,' if trained else ''}pixels:8 {data}"
-    elif trained:
+    if probes:
+        named = ",".join(dict.fromkeys(probes))
+        command = (
+            f"hjepa eval --probes {named} --model {model} --baselines {'random,' if trained else ''}pixels:8 {data}"
+        )
+    elif trained and record.probe in HEADINGS:
         twin = shlex.quote(f"random:{_bare(record.model.name)}")
         command = f"hjepa {record.probe} --model {twin} {data}"
     else:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from hjepa_eval.cli.commands.evaluate import _encoders
 from hjepa_eval.config import load
+from hjepa_eval.evaluation.evaluate import baselines_of
 from hjepa_eval.evaluation.settings import EvalSettings
 
 FEW = ("--dataset", "digits", "--max-samples", 250, "--episodes", 10, "--k", 5, "--c", 1)
 
 
 def encoders(model: str, *baselines: str) -> list[str]:
-    flags = {"model": model, **({"baselines": list(baselines)} if baselines else {})}
-    return _encoders(load(EvalSettings, flags=flags))
+    flags = {"baselines": list(baselines)} if baselines else {}
+    return [model, *baselines_of(model, load(EvalSettings, flags=flags))]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_baselines__a_misspelt_one_is_told_a_name_that_eval_uses(hjepa) -> None:
 def test_baselines__none_is_none(value: str | list[str]) -> None:
     settings = load(EvalSettings, flags={"model": "kmeans", "baselines": value})
     assert settings.baselines == ()
-    assert _encoders(settings) == ["kmeans"]
+    assert baselines_of("kmeans", settings) == []
 
 
 def test_baselines__a_twin_that_was_asked_for_and_is_not_there_is_an_error(hjepa) -> None:

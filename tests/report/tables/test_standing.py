@@ -114,10 +114,10 @@ def test_baselines__stand_after_the_models_and_silence_the_advice() -> None:
 @pytest.mark.parametrize(
     ("model", "probe", "command"),
     [
-        ("runs/a b", "knn", "hjepa eval --model 'runs/a b' --baselines random,pixels:8 --dataset digits"),
-        ("timm:vit", "linear", "hjepa eval --model timm:vit --baselines random,pixels:8 --dataset"),
-        ("hf:x/y", "knn", "hjepa eval --model hf:x/y --baselines pixels:8"),
-        ("mine.py:build", "knn", "hjepa eval --model mine.py:build --baselines pixels:8"),
+        ("runs/a b", "knn", "hjepa eval --probes knn --model 'runs/a b' --baselines random,pixels:8 --dataset digits"),
+        ("timm:vit", "linear", "hjepa eval --probes linear --model timm:vit --baselines random,pixels:8 --dataset"),
+        ("hf:x/y", "knn", "hjepa eval --probes knn --model hf:x/y --baselines pixels:8"),
+        ("mine.py:build", "knn", "hjepa eval --probes knn --model mine.py:build --baselines pixels:8"),
         ("timm:vit", "finetune", "hjepa finetune --model random:vit --dataset digits"),
     ],
 )

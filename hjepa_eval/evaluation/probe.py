@@ -1,0 +1,119 @@
+"""A probe as it is declared: its name, its options, and the plan that runs it; and the probes by name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from hjepa_eval.config import Settings
+from hjepa_eval.errors import ConfigError, HjepaError, UnknownNameError, did_you_mean
+from hjepa_eval.evaluation.plans import PROBES
+from hjepa_eval.results.headings import Heading
+
+if TYPE_CHECKING:
+    from hjepa_eval.evaluation.findings import Finding
+    from hjepa_eval.evaluation.rows import LevelRow
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A probe under a protocol, ready to run on any level.
+
+    Attributes:
+        protocol: its name in records.
+        parameters: all that changes a number.
+        run: takes a row, a seed, and whether a level will be chosen; returns what was found there.
+        deviations: what differs from the protocol's source.
+        rule: what a level is chosen by, where that is measured.
+        split: whose samples the outcomes are of.
+        together: run the levels side by side, a few threads each.
+        version: of the protocol; records of different ones do not share a table.
+        heading: of its scores, where it is not the probe's own.
+        readouts: further ones that it reads.
+        views: augmented passes over the train images that it reads.
+        may_be_left_out: of an evaluation with several probes, where the images do not allow this one.
+    """
+
+    protocol: str
+    parameters: dict[str, Any]
+    run: Callable[[LevelRow, int, bool], Finding]
+    deviations: tuple[str, ...] = ()
+    rule: str = ""
+    split: str = "test"
+    together: bool = False
+    version: int = 1
+    heading: Heading | None = None
+    readouts: tuple[str, ...] = ()
+    views: int = 0
+    may_be_left_out: bool = False
+
+
+@dataclass(frozen=True)
+class Probe(Generic[SettingsT]):
+    """A probe, declared once: commands, evaluations and tables take all they need from here.
+
+    Attributes:
+        name: of the probe in records, of its command, and in `--probes`.
+        heading: what tables call it.
+        description: what its command's help says below the line that `PROBES` has.
+        settings: its own options, beside those of every probe.
+        plan: makes the plan that its options ask for.
+    """
+
+    name: str
+    heading: Heading
+    description: str
+    settings: type[SettingsT]
+    plan: Callable[[SettingsT], Plan]
+
+
+def load_probe(name: str) -> Probe[Any]:
+    """Return the probe of a name: one of `PROBES`, or `FILE.py:NAME`, a probe in a file of the user's.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+        ConfigError: the file cannot be loaded, or what it holds by that name is no probe.
+    """
+    if name in PROBES:
+        probe = importlib.import_module(PROBES[name][0]).PROBE
+    elif ".py:" in name:
+        file, _, attribute = name.rpartition(":")
+        probe = getattr(_module_of(Path(file).expanduser()), attribute, None)
+    else:
+        hint = did_you_mean(name, PROBES)
+        raise UnknownNameError(
+            f"unknown probe {name!r}{hint}; known: {', '.join(PROBES)}, or FILE.py:PROBE of your own"
+        )
+    if not isinstance(probe, Probe):
+        raise ConfigError(f"{name} is no probe; a file has PROBE = Probe(...), as docs/extending.md shows")
+    return probe
+
+
+def _module_of(file: Path) -> Any:
+    """Return the module in a file; its folder is on the import path, so that it may import what lies beside it.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be loaded.
+    """
+    spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"no file {file} with a probe; give FILE.py:PROBE")
+    module = importlib.util.module_from_spec(spec)
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    sys.modules.setdefault(file.stem, module)  # As dataclasses and pydantic look up annotations.
+    try:
+        spec.loader.exec_module(module)
+    except HjepaError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module

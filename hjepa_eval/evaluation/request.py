@@ -1,0 +1,113 @@
+"""What an evaluation is asked for: which models, with what every probe shares, and which probes with their options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from hjepa_eval.config import Settings, build, build_together, given_values
+from hjepa_eval.encoders.kinds.run import is_run
+from hjepa_eval.errors import ConfigError, EncoderError
+from hjepa_eval.evaluation.probe import Probe, load_probe
+from hjepa_eval.evaluation.settings import DATA, EvalSettings, ProbeSettings, option
+
+# Not split at commas: `?layers=blocks.1,blocks.3` is part of a name.
+_Models = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value])
+]
+
+
+class Models(Settings):
+    """The encoders to evaluate."""
+
+    model: _Models = option(
+        (),
+        "encoder, as in 'hjepa models', or a glob of runs such as 'runs/*'; repeatable; the newest finished run under "
+        "runs/ when not given",
+        group=DATA,
+    )
+
+
+@dataclass(frozen=True)
+class Request:
+    """An evaluation to be made.
+
+    Attributes:
+        models: as asked for, globs resolved; empty for the newest finished run.
+        common: what all probes share; its `model` is filled in for each model.
+        probes: each with its own options.
+    """
+
+    models: tuple[str, ...]
+    common: ProbeSettings
+    probes: tuple[tuple[Probe[Any], Settings], ...]
+
+
+def read_request(
+    schema: type[ProbeSettings],
+    *,
+    probes: Sequence[Probe[Any]] | None = None,
+    config: Path | None = None,
+    assignments: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> Request:
+    """Return what options ask for.
+
+    Args:
+        schema: of what the probes share; `EvalSettings` names the probes, too.
+        probes: to run, where no option names them.
+        config: YAML file with options.
+        assignments: `KEY=VALUE`.
+        flags: options by key.
+
+    Raises:
+        ConfigError: anything does not fit; the message lists all problems.
+        UnknownNameError: there is no such probe.
+        EncoderError: a glob of runs names none, or one that is not finished.
+    """
+    given = given_values(schema, config=config, assignments=assignments, flags=flags)
+    source = f"{config} and options" if config is not None else "options"
+    models = build(Models, {"model": given.pop("model")} if "model" in given else {}, source).model
+    if probes is None:
+        named = {"probes": given["probes"]} if "probes" in given else {}
+        probes = [load_probe(name) for name in dict.fromkeys(build(EvalSettings, named, source).probes)]
+    common, *options = build_together([schema, *(probe.settings for probe in probes)], given, source)
+    assert isinstance(common, ProbeSettings)
+    twice = {probe.name for probe in probes if [other.name for other in probes].count(probe.name) > 1}
+    if twice:
+        raise ConfigError(f"--probes has two probes of the name {sorted(twice)[0]}; a record tells them apart by name")
+    return Request(expand_models(models), common, tuple(zip(probes, options, strict=True)))
+
+
+def expand_models(models: Sequence[str]) -> tuple[str, ...]:
+    """Return the models, each once, with the runs that a glob such as `runs/*` means in its place.
+
+    Raises:
+        EncoderError: a glob names no run, or one that is not finished.
+    """
+    expanded: list[str] = []
+    for model in models:
+        name, *options = model.split("?")
+        expanded += ["?".join([run, *options]) for run in _runs(name)] if "*" in name else [model]
+    return tuple(dict.fromkeys(expanded))
+
+
+def _runs(pattern: str) -> list[str]:
+    """Return the folders of finished runs that a pattern names, by name."""
+    path = Path(pattern).expanduser()
+    root = Path(path.anchor) if path.is_absolute() else Path()
+    runs = sorted(run for run in root.glob(str(path.relative_to(root))) if is_run(run))
+    if not runs:
+        raise EncoderError(f"--model {pattern}: no pretraining run there; 'hjepa pretrain' or 'hjepa demo' makes one")
+    unfinished = [run for run in runs if not (run / "summary.json").is_file()]
+    if unfinished:
+        listed = ", ".join(map(str, unfinished))
+        raise EncoderError(
+            f"--model {pattern}: not finished: {listed}; let it go on with hjepa pretrain --resume {unfinished[0]}, or "
+            "name the other runs, each with --model"
+        )
+    return [str(run) for run in runs]
