@@ -87,7 +87,10 @@ def own_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(text)
     write_digits(folder / "digits.npz")
     own = page_commands("python my_hjepa.py ")
-    plain = [[*each, *(["--episodes", "100"] if each[0] == "eval" and "--probes" not in each else [])] for each in page_commands("hjepa ")]
+    plain = [
+        [*each, *(["--episodes", "100"] if each[0] == "eval" and "--probes" not in each else [])]
+        for each in page_commands("hjepa ")
+    ]
     assert len(own) == 5
     assert len(plain) == 4
     euclidean = ["centroid", "--model", "small", "--dataset", "arrays:digits.npz"]
