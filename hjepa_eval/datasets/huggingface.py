@@ -96,6 +96,14 @@ class TableImages(ImageDataset):
         path = self._paths[int(self._order[index])]
         return None if path is None else f"{self.class_names[self.labels[index]]}/{path.rpartition('/')[2]}"
 
+    def source_name(self, index: int) -> str:
+        """Return the path of image `index` that its table gives, of a file outside only its name, else its row."""
+        row = int(self._order[index])
+        path = self._paths[row]
+        if path is None:
+            return f"{self.split}/{row}"
+        return os.path.basename(path) if os.path.isabs(path) else path
+
     def _fingerprint(
         self, table: Any, image: str, labels: NDArray[np.int64], outside: list[str], memo: Path | None
     ) -> str:

@@ -99,6 +99,13 @@ class ImageDataset(ABC):
         """Return the name of image `index` as `<class>/<file>`, or None if its source has no file names."""
         return None
 
+    def source_name(self, index: int) -> str:
+        """Return where image `index` lies in its source: a path with `/` from the data set's root, or `<split>/<row>`.
+
+        Rows are counted from 0 in the source's own order, not in that of the data set.
+        """
+        return f"{self.split}/{index}"
+
 
 def class_ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return for each sample how many samples of its class come before it."""

@@ -106,7 +106,10 @@ def _samples(plan: Plan, row: LevelRow, merged: Mapping[int, Finding]) -> Sample
     if not predictions:
         count = len(next(iter(outcomes.values())))
         return SampleOutcomes(np.arange(count), np.empty(0, np.int64), outcomes, {})
-    return SampleOutcomes(row.index(plan.split), row.stream(plan.split).labels, outcomes, predictions)
+    labels = row.stream(plan.split).labels
+    return SampleOutcomes(
+        row.index(plan.split), labels, outcomes, predictions, row.names(plan.split) or (), row.class_names
+    )
 
 
 def _record(

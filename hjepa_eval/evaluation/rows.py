@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hjepa_eval.datasets.subsets.superclasses import read_superclasses, superclasses_for
 from hjepa_eval.errors import DataError, StoreError
 from hjepa_eval.evaluation.features import FeatureSet
+from hjepa_eval.features.names import read_names
 from hjepa_eval.features.store import FeatureStore, StoredFeatures
 from hjepa_eval.probes.samples import Samples, StreamedSamples
 from hjepa_eval.probes.search.bank import Bank
@@ -153,6 +154,11 @@ class LevelRow:
         """Return each sample's place in the dataset's order, int64 [N]."""
         extraction = self.features.splits[split]
         return extraction.store.index(limit=extraction.limit)
+
+    def names(self, split: str) -> list[str] | None:
+        """Return where each sample comes from, such as `test/cat/1.png`; None where the store does not say."""
+        extraction = self.features.splits[split]
+        return read_names(extraction.store, limit=extraction.limit)
 
 
 def superclass_name(file: Path | None) -> str | None:

@@ -6,6 +6,7 @@ work, and the stores come out the same, byte for byte, as from one process.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
 from hjepa_eval.extraction.passes import ExtractSettings, Pass, Progress
 from hjepa_eval.features.cache import store_folder
 from hjepa_eval.features.claims import Say, finishing, present
-from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel, read_manifest, shard_span
+from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel, read_manifest, shard_span, write_manifest
+from hjepa_eval.features.names import write_names
 from hjepa_eval.features.store import FeatureStore
 from hjepa_eval.features.writer import StoreWriter
 
@@ -137,7 +139,8 @@ def extract(
     limit = len(dataset) if settings.max_samples is None else min(settings.max_samples, len(dataset))
     for store in complete.values():
         _check_skipped(store, limit, settings)
-    return {name: Extraction(complete[name], limit, images, seconds) for name in readouts}
+    named = {name: _with_names(store, dataset) for name, store in complete.items()}
+    return {name: Extraction(named[name], limit, images, seconds) for name in readouts}
 
 
 def _silent(*_: object) -> None:
@@ -225,15 +228,32 @@ def _fill(work: Pass, complete: dict[str, FeatureStore]) -> tuple[dict[str, Feat
     lacking = [name for name in work.manifests if name not in complete]
     with present([work.folders[name] for name in lacking]):
         writers, images = fill(work, lacking)
-        return {**complete, **{name: _finish(writer) for name, writer in writers.items()}}, images
+        return {**complete, **{name: _finish(writer, work.dataset) for name, writer in writers.items()}}, images
 
 
-def _finish(writer: StoreWriter) -> FeatureStore:
+def _finish(writer: StoreWriter, dataset: ImageDataset) -> FeatureStore:
     """Return the finished store; another process may have finished it, or a longer one, meanwhile."""
     with finishing(writer.folder):
         if _finished_images(writer.folder, writer.manifest) > writer.manifest.num_images:
             return FeatureStore(writer.folder, verify=False)
-        return writer.finish()
+        return writer.finish(_names(dataset, writer.manifest.num_images))
+
+
+def _names(dataset: ImageDataset, count: int) -> list[str]:
+    return [dataset.source_name(index) for index in range(count)]
+
+
+def _with_names(store: FeatureStore, dataset: ImageDataset) -> FeatureStore:
+    """Return a store that says where its images come from: one of before learns it, where it can be written."""
+    if store.manifest.names is not None:
+        return store
+    with contextlib.suppress(OSError), finishing(store.folder):
+        manifest = read_manifest(store.folder)
+        if manifest.names is None:  # Another process may have written them meanwhile.
+            named = write_names(store.folder, _names(dataset, manifest.num_images))
+            write_manifest(store.folder, replace(manifest, names=named))
+        return FeatureStore(store.folder, verify=False)
+    return store
 
 
 def _choose(modes: Sequence[Pass]) -> Pass:

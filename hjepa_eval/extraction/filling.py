@@ -18,7 +18,7 @@ from hjepa_eval.extraction.passes import ExtractSettings, Pass
 from hjepa_eval.features import manifest as ranges
 from hjepa_eval.features.claims import claim, this_process
 from hjepa_eval.features.manifest import Range
-from hjepa_eval.features.writer import StoreWriter
+from hjepa_eval.features.writer import StoreWriter, check_small
 
 
 class Assembly:
@@ -73,10 +73,12 @@ class Assembly:
         if not self._levels:
             size = part.stop - part.start
             self._levels = [np.empty((size, level.width), manifest.storage) for level in manifest.levels]
-        for place, found in zip(self._levels, rows, strict=True):
+        for stored, level, features in zip(self._levels, manifest.levels, rows, strict=True):
+            if manifest.storage == "float16":
+                check_small(features, level=level.index, where=str(part.file))
             # A value too large for float16 becomes infinite, which the writer refuses.
             with np.errstate(over="ignore"):
-                place[start : start + len(found)] = found
+                stored[start : start + len(features)] = features
 
     def _write(self, part: Range) -> None:
         count = len(self._index)

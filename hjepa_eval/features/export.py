@@ -15,8 +15,11 @@ import numpy.typing as npt
 
 from hjepa_eval.errors import StoreError, unknown
 from hjepa_eval.features.fingerprint import canonical_json, escape_surrogates
+from hjepa_eval.features.names import read_names
 from hjepa_eval.features.store import FeatureStore
 
+# In the name of a file, these would break a line of a list in two.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)} | {0x2028: "\\u2028", 0x2029: "\\u2029"}
 # Rows are read and written so many bytes at a time.
 _BLOCK_BYTES = 32 << 20
 
@@ -31,9 +34,11 @@ def export_store(
 ) -> list[Path]:
     """Write levels of a store to files in `folder` and return their paths.
 
-    `npy` writes `level<i>.npy` float32 `[N, D]` for each level, `labels.npy` and `index.npy` int64 `[N]`; `parquet`
-    writes `features.parquet` with the columns index, label, class, level0, ... Memory stays bounded. The files get
-    their names when all are whole, and take the place of older ones.
+    `npy` writes `level<i>.npy` float32 `[N, D]` for each level, `labels.npy` and `index.npy` int64 `[N]`, `classes.txt`
+    with the name of each label and `names.txt` with that of each image, one a line; `parquet` writes `features.parquet`
+    with the columns index, name, label, class, level0, ... A store of before has no names: `names.txt` is absent then,
+    the column null. Memory for features stays bounded. The files get their names when all are whole, and take the
+    place of older ones.
 
     Args:
         store: where the features are.
@@ -73,6 +78,7 @@ class _Files:
         self._folder = folder
         self._open_files = open_files
         self._temporary: dict[Path, Path] = {}
+        self._gone: list[Path] = []
 
     @property
     def paths(self) -> list[Path]:
@@ -85,8 +91,14 @@ class _Files:
         self._temporary[self._folder / name] = temporary
         return self._open_files.enter_context(temporary.open("xb"))
 
+    def remove(self, name: str) -> None:
+        """Remove what an earlier export left under a name, once all files are whole."""
+        self._gone.append(self._folder / name)
+
     def publish(self) -> None:
         """Give every file its name."""
+        for path in self._gone:
+            path.unlink(missing_ok=True)
         for path, temporary in self._temporary.items():
             os.replace(temporary, path)
 
@@ -121,6 +133,17 @@ def _export_npy(store: FeatureStore, levels: Sequence[int], limit: int | None, c
             file.write(block.astype("<f4", copy=False).data)
     for name, column in (("labels", store.labels(limit=limit)), ("index", store.index(limit=limit))):
         np.save(create(f"{name}.npy"), column)
+    create("classes.txt").write(_lines(store.manifest.class_names))
+    names = read_names(store, limit=limit)
+    if names is None:
+        create.remove("names.txt")  # Those of an earlier export would be of other images.
+    else:
+        create("names.txt").write(_lines(names))
+
+
+def _lines(names: Sequence[str]) -> bytes:
+    """Return names as text, one a line; what would break a line, and bytes that are no UTF-8, are escaped."""
+    return "".join(f"{escape_surrogates(name).translate(_CONTROLS)}\n" for name in names).encode()
 
 
 def _export_parquet(store: FeatureStore, levels: Sequence[int], limit: int | None, create: _Files) -> None:
@@ -137,6 +160,7 @@ def _export_parquet(store: FeatureStore, levels: Sequence[int], limit: int | Non
     schema = pa.schema(
         [
             ("index", pa.int64()),
+            ("name", pa.string()),
             ("label", pa.int64()),
             ("class", pa.dictionary(pa.int32(), pa.string())),
             *((f"level{level}", pa.list_(pa.float32(), width)) for level, width in zip(levels, widths, strict=True)),
@@ -145,6 +169,7 @@ def _export_parquet(store: FeatureStore, levels: Sequence[int], limit: int | Non
     )
     names = pa.array([escape_surrogates(name) for name in manifest.class_names], pa.string())
     labels, index = store.labels(limit=limit), store.index(limit=limit)
+    sources = read_names(store, limit=limit) or [None] * len(labels)
     rows = _block_rows(sum(widths))
     # Features neither repeat nor have a telling minimum; the small columns do.
     small = ["index", "label", "class"]
@@ -158,6 +183,7 @@ def _export_parquet(store: FeatureStore, levels: Sequence[int], limit: int | Non
             classes = _classes(labels[part], len(names))
             columns = [
                 pa.array(index[part]),
+                pa.array([name and escape_surrogates(name) for name in sources[part]], pa.string()),
                 pa.array(labels[part]),
                 pa.DictionaryArray.from_arrays(pa.array(classes, pa.int32(), mask=classes < 0), names),
                 *(pa.FixedSizeListArray.from_arrays(pa.array(b.reshape(-1)), b.shape[1]) for b in blocks),

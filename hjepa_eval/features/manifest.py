@@ -15,6 +15,7 @@ from hjepa_eval.features.fingerprint import escape_surrogates, hash_json, write_
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+NAMES = "names.json.gz"
 
 
 def shard_file(start: int, stop: int) -> str:
@@ -36,6 +37,18 @@ class Shard:
     start: int
     stop: int
     rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class NamesFile:
+    """The file of a store that says where its images come from: of every image asked for, those that were skipped too.
+
+    It is no part of the key: what an image is called changes no number.
+    """
+
+    file: str
     bytes: int
     sha256: str
 
@@ -68,6 +81,7 @@ class Manifest:
         skipped: images that could not be read, and why.
         notes: what a reader of the results must know about the dataset.
         shards: in order; together they cover `num_images`.
+        names: where the images come from; None in stores of before, which do not say.
     """
 
     identity: dict[str, Any]
@@ -82,6 +96,7 @@ class Manifest:
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     shards: tuple[Shard, ...] = field(default=())
+    names: NamesFile | None = None
 
     @property
     def key(self) -> str:
@@ -152,9 +167,12 @@ def _parse(content: dict[str, Any]) -> Manifest:
         # A name is never taken as a path: `../x` would lead out of the store.
         if shard.file != shard_file(shard.start, shard.stop):
             raise ValueError(f"shard name {shard.file!r} is not {shard_file(shard.start, shard.stop)!r}")
+    names = values.pop("names", None)
+    if names is not None and names["file"] != NAMES:
+        raise ValueError(f"the file of names is {names['file']!r}, expected {NAMES!r}")
     for name in ("class_names", "skipped", "notes"):
         values[name] = tuple(values[name])
-    return Manifest(levels=levels, shards=shards, **values)
+    return Manifest(levels=levels, shards=shards, names=None if names is None else NamesFile(**names), **values)
 
 
 SHARD_SIZE = 4096

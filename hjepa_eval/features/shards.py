@@ -112,15 +112,15 @@ def superseded(folder: Path, shards: Sequence[Shard]) -> list[Path]:
 
 
 def shard_problems(folder: Path, manifest: Manifest, *, verify: bool) -> Iterator[str]:
-    """Yield what is wrong with each shard that a manifest names: its size, and with `verify` its sha256."""
-    for shard in manifest.shards:
-        path = folder / shard.file
+    """Yield what is wrong with each file that a manifest names: its size, and with `verify` its sha256."""
+    for entry in (*manifest.shards, *([] if manifest.names is None else [manifest.names])):
+        path = folder / entry.file
         try:
             if not path.is_file():
                 yield f"{path} is missing"
-            elif path.stat().st_size != shard.bytes:
-                yield f"{path} has {path.stat().st_size} bytes instead of {shard.bytes}"
-            elif verify and hashlib.sha256(path.read_bytes()).hexdigest() != shard.sha256:
+            elif path.stat().st_size != entry.bytes:
+                yield f"{path} has {path.stat().st_size} bytes instead of {entry.bytes}"
+            elif verify and hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
                 yield f"{path} is damaged: its sha256 does not match the manifest"
         except OSError as error:
             yield f"{path} cannot be read: {error.strerror}"

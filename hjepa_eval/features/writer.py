@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,15 @@ from hjepa_eval.errors import StoreError
 from hjepa_eval.features.claims import filling
 from hjepa_eval.features.fingerprint import canonical_json, write_atomically
 from hjepa_eval.features.manifest import MANIFEST, Manifest, Range, Shard, shard_ranges, shard_rows, write_manifest
+from hjepa_eval.features.names import write_names
 from hjepa_eval.features.shards import superseded
 from hjepa_eval.features.store import FeatureStore
 
 # The largest page of common machines (16 KiB on Apple's; 4 KiB on most others); one row of 4096 float32 values too.
 ALIGNMENT = 16384
+
+# Below it, float16 loses a digit for every factor of ten.
+_SMALLEST_HALF = float(np.finfo(np.float16).smallest_normal)
 
 _NAMES = {"<i8": "I64", "<f4": "F32", "<f2": "F16"}
 
@@ -68,6 +72,24 @@ def pack_shard(tensors: Mapping[str, npt.NDArray[Any]], about: Mapping[str, Any]
         digest.update(part.data)
     beginning[_CHECKSUM] = digest.hexdigest().encode()
     return b"".join([beginning, *(part.data for part in parts)])
+
+
+def check_small(features: npt.NDArray[np.float32], *, level: int, where: str) -> None:
+    """Check that float16 keeps features [B, D]: what is below 6.1e-5 has fewer than 3 digits there, or becomes zero.
+
+    Of a row, its largest value counts: what vanishes beside a large one is lost in rounding anyway. Rows of zeros stay.
+
+    Raises:
+        StoreError: some rows are too small; the message says how many.
+    """
+    largest = np.abs(features).max(axis=1, initial=0.0)
+    small = (largest > 0) & (largest < _SMALLEST_HALF)
+    if small.any():
+        raise StoreError(
+            f"{int(small.sum()):,} of {len(features):,} images of a batch have features at level {level} that are all "
+            f"below {_SMALLEST_HALF:.1e}, the smallest that float16 holds with 3 digits (the largest of one is "
+            f"{largest[small].min():.1e}), so {where} was not written; run with --storage fp32"
+        )
 
 
 def read_about(content: bytes) -> dict[str, Any] | None:
@@ -188,8 +210,11 @@ class StoreWriter:
                     f"that float16 can hold, so {self.folder / part.file} was not written; run with --storage fp32"
                 )
 
-    def finish(self) -> FeatureStore:
+    def finish(self, names: Sequence[str] | None = None) -> FeatureStore:
         """Write the manifest, remove files that it does not name, and return the complete store.
+
+        Args:
+            names: where each of the images asked for comes from, in the dataset's order; None where nobody knows.
 
         Raises:
             StoreError: a shard is still missing, or the manifest cannot be written.
@@ -200,7 +225,8 @@ class StoreWriter:
         shards = tuple(shard for shard, _ in done)
         skipped = tuple(reason for _, reasons in done for reason in reasons)
         try:
-            write_manifest(self.folder, replace(self.manifest, shards=shards, skipped=skipped))
+            named = None if names is None else write_names(self.folder, names)
+            write_manifest(self.folder, replace(self.manifest, shards=shards, skipped=skipped, names=named))
             if not filling(self.folder):
                 for leftover in self.folder.glob(".*"):
                     leftover.unlink(missing_ok=True)  # Temporary files of a killed process.

@@ -106,6 +106,7 @@ class Gallery:
         masks: of the run; None when it is none, or has no masks.
         no_masks: why a run has no masks here, in a sentence; empty where it has, is no run, or nothing says why.
         notes: what was sampled or left out.
+        names: where images come from, such as `test/cat/1.png`; galleries of before have none.
     """
 
     model: str
@@ -121,6 +122,7 @@ class Gallery:
     masks: MaskExamples | None = None
     no_masks: str = ""
     notes: tuple[str, ...] = ()
+    names: Mapping[ImageKey, str] = field(default_factory=dict, repr=False)
 
     @property
     def level_labels(self) -> list[str]:
@@ -163,6 +165,7 @@ def write_gallery(gallery: Gallery, folder: Path) -> Path:
         "class_names": gallery.class_names,
         "levels": gallery.levels,
         "splits": [split for split, _ in keys],
+        "names": [gallery.names.get(key) for key in keys],
         "map_method": gallery.map.method,
         "chosen": gallery.neighbourhoods.chosen,
         "training": gallery.training,
@@ -216,7 +219,8 @@ def _assemble(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Galler
 
     images = part("images/")
     pieces = np.split(images["bytes"], images["ends"])[:-1]
-    keys = zip(about["splits"], images["index"].tolist(), strict=True)
+    keys = list(zip(about["splits"], images["index"].tolist(), strict=True))
+    names = zip(keys, about.get("names", [None] * len(keys)), strict=True)
     masks = about["masks"]
     return Gallery(
         model=about["model"],
@@ -232,6 +236,7 @@ def _assemble(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Galler
         masks=None if masks is None else MaskExamples(masks["kind"], tuple(masks["grid"]), **part("masks/")),
         no_masks=str(about.get("no_masks", "")),  # Galleries of before do not say.
         notes=tuple(about["notes"]),
+        names={key: str(name) for key, name in names if name is not None},
     )
 
 

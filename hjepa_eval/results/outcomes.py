@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import ResultError
-from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.features.fingerprint import escape_surrogates, write_atomically
 from hjepa_eval.metrics.paired import Outcomes
 
 
@@ -25,21 +25,29 @@ class SampleOutcomes:
         labels: int64 [N], the true classes; empty for episodes.
         outcomes: (level, score key) -> [N], right or wrong, or the accuracy of each episode.
         predictions: (level, score key) -> int64 [N].
+        names: where each sample comes from, such as `test/cat/1.png`; empty for episodes and stores without names.
+        class_names: of each class number; empty for episodes.
     """
 
     index: NDArray[np.int64]
     labels: NDArray[np.int64]
     outcomes: Mapping[tuple[int, str], Outcomes]
     predictions: Mapping[tuple[int, str], NDArray[np.int64]]
+    names: Sequence[str] = ()
+    class_names: Sequence[str] = ()
 
 
 def write_outcomes(found: SampleOutcomes, path: Path) -> None:
     """Write a compressed npz: `index`, `labels`, `level0/outcome/<score key>`, `level0/prediction/<score key>`, ...
 
+    `names` and `class_names` are there where they are known, as text.
+
     Raises:
         ResultError: the file cannot be written; no part of it is left.
     """
     arrays: dict[str, NDArray] = {"index": found.index, "labels": found.labels}
+    texts = {"names": found.names, "class_names": found.class_names}
+    arrays |= {name: np.array([escape_surrogates(each) for each in text]) for name, text in texts.items() if len(text)}
     arrays |= {f"level{level}/outcome/{key}": array for (level, key), array in found.outcomes.items()}
     arrays |= {f"level{level}/prediction/{key}": array for (level, key), array in found.predictions.items()}
     content = io.BytesIO()
@@ -67,7 +75,8 @@ def read_outcomes(path: Path) -> SampleOutcomes:
                 if kind:
                     target = outcomes if kind == "outcome" else predictions
                     target[int(level.removeprefix("level")), key] = content[name]
-            return SampleOutcomes(content["index"], content["labels"], outcomes, predictions)
+            texts = (content[name].tolist() if name in content.files else () for name in ("names", "class_names"))
+            return SampleOutcomes(content["index"], content["labels"], outcomes, predictions, *texts)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         # numpy's own advice for objects would have them run code.
         why = "it holds objects, not numbers" if "pickle" in str(error) else error

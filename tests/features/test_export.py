@@ -25,7 +25,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_export_npy__numpy_reads_the_same_numbers(make_store, tmp_path: Path, storage: str) -> None:
     store = make_store(tmp_path / "s", images=5000, storage=storage, skipped=(7, 4999))
     paths = export_store(store, tmp_path / "out" / "deep")
-    assert [path.name for path in paths] == ["level0.npy", "level1.npy", "labels.npy", "index.npy"]
+    assert [path.name for path in paths] == ["level0.npy", "level1.npy", "labels.npy", "index.npy", "classes.txt"]
     assert sorted(path.name for path in (tmp_path / "out" / "deep").iterdir()) == sorted(path.name for path in paths)
     for level in (0, 1):
         found = np.load(paths[level], mmap_mode="r")
@@ -38,11 +38,11 @@ def test_export_npy__numpy_reads_the_same_numbers(make_store, tmp_path: Path, st
 def test_export__levels_and_limit_choose(make_store, tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", images=3000, skipped=(7,))
     paths = export_store(store, tmp_path / "out", levels=[1, 1], kind="npy", limit=100)
-    assert [path.name for path in paths] == ["level1.npy", "labels.npy", "index.npy"]
+    assert [path.name for path in paths] == ["level1.npy", "labels.npy", "index.npy", "classes.txt"]
     np.testing.assert_array_equal(np.load(paths[0]), store.features(1, limit=100))
-    assert [len(np.load(path)) for path in paths] == [99, 99, 99]
+    assert [len(np.load(path)) for path in paths[:-1]] == [99, 99, 99]
     (table,) = export_store(store, tmp_path / "out", levels=[1], kind="parquet", limit=100)
-    assert pq.read_table(table).column_names == ["index", "label", "class", "level1"]
+    assert pq.read_table(table).column_names == ["index", "name", "label", "class", "level1"]
     assert pq.read_table(table).num_rows == 99
 
 
@@ -74,7 +74,7 @@ def test_export__empty_store_gives_empty_files(make_store, tmp_path: Path, kind:
     store = make_store(tmp_path / "s", images=3, skipped=(0, 1, 2))
     paths = export_store(store, tmp_path / "out", kind=kind)
     if kind == "npy":
-        assert [np.load(path).shape for path in paths] == [(0, 6), (0, 64), (0,), (0,)]
+        assert [np.load(path).shape for path in paths[:4]] == [(0, 6), (0, 64), (0,), (0,)]
     else:
         assert pq.read_table(paths[0]).num_rows == 0
 
@@ -94,7 +94,7 @@ def test_export__failure_leaves_older_files_alone_and_success_replaces_them(
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     last.write_bytes(content)
     assert set(export_store(store, tmp_path / "out", kind=kind)) == set(before)
-    assert all(path.read_bytes() != content for path, content in before.items())
+    assert all(path.read_bytes() != content for path, content in before.items() if path.name != "classes.txt")
 
 
 def test_export__full_disk_is_a_letter(make_store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ def gallery() -> Gallery:
             "hierarchical", (1, 2), np.array([3]), draw.random((2, 1, 2)) < 0.5, np.ones((2, 1, 3, 2), bool)
         ),
         notes=("of 8 test images the first 3 are shown",),
+        names={("test", 0): "test/cat/1.png", ("train", 9): NAME + "\udcff"},
     )
 
 
@@ -81,9 +82,10 @@ def test_gallery__of_before_says_no_reason_for_having_no_masks(gallery: Gallery,
     with safe_open(path, framework="numpy") as file:
         about = json.loads(file.metadata()["about"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    del about["no_masks"]
+    del about["no_masks"], about["names"]
     save_file(arrays, path, {"about": json.dumps(about)})
     assert read_gallery(path).no_masks == ""
+    assert read_gallery(path).names == {}
 
 
 def test_galleries__are_found_in_folders_beside_records_and_below_a_demo(gallery: Gallery, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ def test_outcomes__survive_writing_and_reading(tmp_path: Path) -> None:
         labels=np.array([1, 0, 1]),
         outcomes={(0, "top1 k=20"): np.array([True, False, True]), (12, "accuracy ways=5"): np.array([0.2, 0.4, 1.0])},
         predictions={(0, "top1 k=20"): np.array([1, 1, 1])},
+        names=("test/a.png", "test/k\udce4se.png", "test/c.png"),
+        class_names=("cat", "dog"),
     )
     write_outcomes(found, tmp_path / "x.npz")
     back = read_outcomes(tmp_path / "x.npz")
@@ -26,6 +28,14 @@ def test_outcomes__survive_writing_and_reading(tmp_path: Path) -> None:
     assert back.outcomes[0, "top1 k=20"].dtype == bool
     assert back.outcomes[12, "accuracy ways=5"].tolist() == [0.2, 0.4, 1.0]
     assert back.predictions[0, "top1 k=20"].tolist() == [1, 1, 1]
+    assert back.names == ["test/a.png", "test/k\\udce4se.png", "test/c.png"]
+    assert back.class_names == ["cat", "dog"]
+
+
+def test_outcomes__of_before_have_no_names(tmp_path: Path) -> None:
+    write_outcomes(SampleOutcomes(np.arange(1), np.arange(1), {}, {}), tmp_path / "x.npz")
+    assert np.load(tmp_path / "x.npz").files == ["index", "labels"]
+    assert read_outcomes(tmp_path / "x.npz").names == ()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"no npz"])

@@ -146,16 +146,12 @@ def _images(
             maps = attention_maps(encoder, pixels).numpy()
         blocks = choose_blocks(settings.layers, len(maps), name=encoder.name)
         for place, index in enumerate(kept):
-            name = dataset.class_names[dataset.labels[index]]
-            yield (
-                _pack(batch[place], maps[:, place], index=index, class_name=name, blocks=blocks),
-                blocks,
-                maps.shape[2],
-            )
+            image = _pack(batch[place], maps[:, place], dataset=dataset, index=index, blocks=blocks)
+            yield image, blocks, maps.shape[2]
 
 
 def _pack(
-    image: Tensor, attention: NDArray[np.float32], *, index: int, class_name: str, blocks: Sequence[int]
+    image: Tensor, attention: NDArray[np.float32], *, dataset: ImageDataset, index: int, blocks: Sequence[int]
 ) -> ShownImage:
     """Return a uint8 image `[3, S, S]` with some blocks of its attention `[layers, heads, T, T]` and their rollout."""
     from torchvision.io import encode_png
@@ -167,7 +163,14 @@ def _pack(
     picture = encode_png(image).numpy().tobytes()
     # A rollout goes through all blocks before it, whether or not the page holds them.
     rollout = attention_rollout(attention)[held]
-    return show_image(index, class_name, picture=picture, attention=attention[held], rollout=rollout)
+    return show_image(
+        index,
+        dataset.class_names[dataset.labels[index]],
+        picture=picture,
+        attention=attention[held],
+        rollout=rollout,
+        name=dataset.source_name(index),
+    )
 
 
 def choose_blocks(wanted: Sequence[int], depth: int, *, name: str) -> tuple[int, ...]:
@@ -237,8 +240,9 @@ def _say(explorer: Explorer, size: int, settings: AttentionSettings) -> None:
     """Print what was written, and open it when asked to."""
     if settings.as_json:
         shown = [image.index for image in explorer.images]
+        names = [image.name for image in explorer.images]
         about = {name: getattr(explorer, name) for name in ("blocks", "heads", "grid", "prefix", "notes")}
-        print_json({"file": str(settings.out), "bytes": size, "images": shown, **about})
+        print_json({"file": str(settings.out), "bytes": size, "images": shown, "names": names, **about})
     else:
         numbers = {"image": len(explorer.images), "block": len(explorer.blocks), "head": explorer.heads}
         images, blocks, heads = (f"{count} {what}{'s' * (count != 1)}" for what, count in numbers.items())

@@ -92,6 +92,10 @@ class ImageFiles(ImageDataset):
         """Return the name of image `index` as `<class>/<file>`."""
         return f"{self.class_names[self.labels[index]]}/{self._names[index].rpartition('/')[2]}"
 
+    def source_name(self, index: int) -> str:
+        """Return the path of image `index` from the folder that holds the splits, such as `train/cat/1.png`."""
+        return f"{self.folder.name}/{self._names[index]}"
+
 
 TEST_FOLDERS = ("test", "val")
 

@@ -52,6 +52,7 @@ class Cifar(ImageDataset):
         self.split = split
         self.class_names = tuple(files.classes)
         self.labels = targets[order]
+        self._order = order
         self._images = torch.from_numpy(pixels)
         digest = hashlib.sha256(f"{name}|{split}|".encode())
         digest.update(self.labels.tobytes())
@@ -61,6 +62,10 @@ class Cifar(ImageDataset):
     def image(self, index: int) -> Tensor:
         """Return image `index` as uint8 `[3, 32, 32]`."""
         return self._images[index]
+
+    def source_name(self, index: int) -> str:
+        """Return `train/<row>` or `test/<row>`, the row of image `index` in the official files, batch after batch."""
+        return f"{self.split}/{self._order[index]}"
 
 
 def load_cifar(

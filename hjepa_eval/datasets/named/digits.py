@@ -36,6 +36,7 @@ class Digits(ImageDataset):
         self.split = split
         self.class_names = tuple(str(digit) for digit in range(10))
         self.labels = targets[chosen].astype(np.int64)
+        self._rows = chosen
         grey = np.round(pixels[chosen] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
         self._images = torch.from_numpy(np.repeat(grey, 3, axis=1))
         content = self.labels.tobytes() + grey.tobytes()
@@ -44,3 +45,7 @@ class Digits(ImageDataset):
     def image(self, index: int) -> Tensor:
         """Return image `index` as uint8 `[3, 8, 8]`."""
         return self._images[index]
+
+    def source_name(self, index: int) -> str:
+        """Return `train/<row>` or `test/<row>`, the row of image `index` in what `load_digits` returns."""
+        return f"{self.split}/{self._rows[index]}"

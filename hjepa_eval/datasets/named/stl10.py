@@ -71,6 +71,10 @@ class Stl10(ImageDataset):
 
         return torch.from_numpy(np.ascontiguousarray(columns.transpose(0, 2, 1)))
 
+    def source_name(self, index: int) -> str:
+        """Return `train/<row>` or `test/<row>`, the row of image `index` in `<split>_X.bin`."""
+        return f"{self.split}/{self._order[index]}"
+
 
 def _bytes(path: Path) -> NDArray[np.uint8]:
     try:

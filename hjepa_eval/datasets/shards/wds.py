@@ -89,6 +89,11 @@ class TarShards(ImageDataset):
         name = self._shards[int(self._shard[index])].names[int(self._place[index])]
         return f"{self.class_names[self.labels[index]]}/{name}"
 
+    def source_name(self, index: int) -> str:
+        """Return the shard and the member that image `index` is, such as `photos-train-000.tar/cat/1.png`."""
+        shard = self._shards[int(self._shard[index])]
+        return f"{shard.path.name}/{shard.names[int(self._place[index])]}"
+
 
 class _OpenFiles:
     """Shards that many threads read at once: reads name their place, so threads share a descriptor without a lock."""

@@ -103,6 +103,10 @@ class Subset(ImageDataset):
         """Return the name of image `index` as `<class>/<file>`, or None if its source has no file names."""
         return self._parent.image_name(int(self._positions[index]))
 
+    def source_name(self, index: int) -> str:
+        """Return where image `index` lies in the source of the data set that it was taken from."""
+        return self._parent.source_name(int(self._positions[index]))
+
 
 def read_choice(options: Mapping[str, str], *, spec: str) -> Choice | None:
     """Return what the options of a data set's name ask for; None if that is all of it.

@@ -170,6 +170,7 @@ def make_gallery(
     masks, said = draw_masks(run, np.sort(drawn)) if draw_masks is not None and is_run(run) else (None, "")
     most = f"of {len(test_index):,} test images the map shows the first {count:,}; queries are chosen among them"
     notes = (most,) if count < len(test_index) else ()
+    copies = dict(_copies(features.images, plane, neighbourhoods, masks))
     return Gallery(
         model=features.encoder.name,
         dataset=features.dataset_info().name,
@@ -177,13 +178,14 @@ def make_gallery(
         test_store=test.store.manifest.key,
         class_names=features.class_names,
         levels=tuple((level.index, level.name) for level in features.levels),
-        images=dict(_copies(features.images, plane, neighbourhoods, masks)),
+        images=copies,
         map=plane,
         neighbourhoods=neighbourhoods,
         training=read_metrics(run) if is_run(run) else (),
         masks=masks,
         no_masks=said if masks is None else "",
         notes=(*notes, *([said] if masks is not None and said else [])),
+        names={(split, index): features.images[split].source_name(index) for split, index in copies},
     )
 
 

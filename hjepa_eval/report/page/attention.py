@@ -56,6 +56,7 @@ class ShownImage:
         picture: base64 of a square PNG, as the encoder sees it.
         attention: of `[blocks, heads, T, T]`.
         rollout: of `[blocks, T, T]`.
+        name: where it comes from, such as `test/cat/1.png`.
     """
 
     index: int
@@ -63,13 +64,14 @@ class ShownImage:
     picture: str = field(repr=False)
     attention: PackedShares = field(repr=False)
     rollout: PackedShares = field(repr=False)
+    name: str = ""
 
     @property
     def size(self) -> int:
         """Bytes of the page that this image takes, or a little less than that."""
         packed = (self.attention, self.rollout)
         data = len(self.picture) + sum(len(each.steps) + len(each.largest) for each in packed)
-        return data + _MARKUP + _PER_LETTER * len(self.class_name)
+        return data + _MARKUP + _PER_LETTER * (len(self.class_name) + len(self.name))
 
 
 def show_image(
@@ -79,9 +81,10 @@ def show_image(
     picture: bytes,
     attention: NDArray[np.float32],
     rollout: NDArray[np.float32],
+    name: str = "",
 ) -> ShownImage:
     """Return an image with its attention `[blocks, heads, T, T]` and rollout `[blocks, T, T]`, packed."""
-    return ShownImage(index, class_name, _base64(picture), pack_shares(attention), pack_shares(rollout))
+    return ShownImage(index, class_name, _base64(picture), pack_shares(attention), pack_shares(rollout), name)
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,16 @@ MOST_NEIGHBOURS = 12
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A train image near a query; `thumb` is its CSS class, None where the image was not kept."""
+    """A train image near a query: its class, and where it comes from, empty where the gallery does not say.
+
+    `thumb` is its CSS class, None where the image was not kept.
+    """
 
     thumb: str | None
     name: str
     right: bool
     cosine: float
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,14 @@ class LevelNeighbours:
 
 @dataclass(frozen=True)
 class Query:
-    """A test image with its neighbours at every level; `chosen` says why it is shown."""
+    """A test image with its neighbours at every level; `chosen` says why it is shown, `source` where it comes from."""
 
     thumb: str | None
     name: str
     place: int
     chosen: str
     levels: tuple[LevelNeighbours, ...]
+    source: str = ""
 
 
 def queries(gallery: Gallery, thumbnails: Thumbnails) -> list[Query]:
@@ -131,6 +136,7 @@ def queries(gallery: Gallery, thumbnails: Thumbnails) -> list[Query]:
             int(near.index[place]),
             near.chosen[place],
             tuple(_at_level(gallery, thumbnails, position, place) for position in range(len(gallery.levels))),
+            gallery.names.get(("test", int(near.index[place])), ""),
         )
         for place in range(min(len(near.index), MOST_QUERIES))
     ]
@@ -152,6 +158,7 @@ def _at_level(gallery: Gallery, thumbnails: Thumbnails, position: int, place: in
             gallery.class_names[label],
             bool(label == near.labels[place]),
             float(cosine),
+            gallery.names.get(("train", int(index)), ""),
         )
         for index, label, cosine in list(
             zip(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hjepa_eval.datasets.named.digits import Digits
+
 MODEL = "random:vit_tiny_patch2_8?taps=1,3"
 
 
@@ -19,6 +21,7 @@ def test_attention__writes_one_page_and_says_what_is_in_it(hjepa: Callable, tmp_
     assert said["file"] == "explorer.html"
     assert said["bytes"] == page.stat().st_size
     assert (said["images"], said["blocks"], said["heads"]) == ([0, 1, 2], [1, 2, 3], 3)
+    assert said["names"] == [Digits("test").source_name(place) for place in range(3)]
     assert (said["grid"], said["prefix"], said["notes"]) == ([4, 4], 1, [])
     text = page.read_text()
     assert text.count('data-image="') == 3
@@ -31,8 +34,9 @@ def test_attention__images_blocks_and_levels_can_be_named(hjepa: Callable, tmp_p
     assert done.code == 0, done.err
     assert "2 images, 1 block of 3 heads" in done.out
     text = (tmp_path / "a" / "b.html").read_text()
-    assert 'alt="Image 5, class 5"' in text
-    assert 'alt="Image 2, class 2"' in text
+    for place in (5, 2):
+        name = Digits("test").source_name(place)
+        assert f'alt="Image {place}, class {place}, {name}" title="{name}"' in text
     assert '"blocks": [3]' in text
     assert "level 0: block" not in text
 

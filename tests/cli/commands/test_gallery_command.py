@@ -141,6 +141,15 @@ def test_eval__images_that_cannot_be_read_move_no_other(hjepa, tmp_path: Path) -
     assert lost["train"] < 23, "others come after it"
     assert gallery.map.index.tolist() == [place for place in range(24) if place != lost["test"]]
     assert not {("train", lost["train"]), ("test", lost["test"])} & gallery.images.keys()
+    assert gallery.names.keys() == gallery.images.keys()
+    for (split, place), name in gallery.names.items():
+        assert name == f"{split}/{images[split].image_name(place)}"
+    page = Path("results/report.html").read_text()
+    for place in gallery.neighbourhoods.index.tolist():
+        assert f'<span class="source">{gallery.names["test", place]}</span>' in page
+    with np.load(next(Path("results").glob("*knn*.npz"))) as outcomes:
+        assert outcomes["names"].tolist() == [f"test/{images['test'].image_name(int(i))}" for i in outcomes["index"]]
+        assert outcomes["class_names"].tolist() == ["cat", "dog"]
     check_images(gallery, images)
     shown = gallery.neighbourhoods
     flat = {place: pixels(content).ravel().astype(float) for place, content in gallery.images.items()}

@@ -223,6 +223,7 @@ function showImage(image) {
     button.setAttribute("aria-pressed", String(index === image));
   const small = byId("strip").children[image].querySelector("img"), photo = byId("photo");
   photo.src = small.src;
+  byId("which").textContent = small.alt;
   photo.alt = `${small.alt}, as the encoder sees it`;
   photo.className = data.image_size > 128 ? "fine" : ""; // a few large pixels are clearer than a blur
   show();
