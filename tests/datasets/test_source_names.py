@@ -43,7 +43,9 @@ def test_digits__a_name_is_the_row_of_load_digits() -> None:
         assert (split, targets[int(row)]) == ("test", dataset.labels[index])
         grey = np.round(pixels[int(row)] * (255 / 16)).reshape(8, 8)
         np.testing.assert_array_equal(dataset.image(index)[0].numpy(), grey)
-    assert not set(map(lambda name: name[5:], names_of("digits", "test"))) & {n[6:] for n in names_of("digits", "train")}
+    assert not set(map(lambda name: name[5:], names_of("digits", "test"))) & {
+        n[6:] for n in names_of("digits", "train")
+    }
 
 
 def test_shards__a_name_is_the_shard_and_its_member(cifar10_sample: Path, tmp_path: Path) -> None:
@@ -80,5 +82,7 @@ def test_hugging_face__a_name_is_the_tables_path_or_its_row(tmp_path: Path, with
         table = {"image": [cell(shade) for shade in shades], "label": [1, 1, 0, 0]}
         (tmp_path / "t").mkdir(exist_ok=True)
         datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "t" / f"{split}-00000.parquet")
-    expected = ["b/2.png", "b/0.png", "b/3.png", "b/1.png"] if with_paths else ["train/2", "train/0", "train/3", "train/1"]
+    expected = (
+        ["b/2.png", "b/0.png", "b/3.png", "b/1.png"] if with_paths else ["train/2", "train/0", "train/3", "train/1"]
+    )
     assert names_of(f"hf:{tmp_path / 't'}", "train") == expected

@@ -200,7 +200,7 @@ def test_explorer__everything_has_a_name_for_a_screen_reader(visit: Callable, fi
              || one.textContent.trim() || one.closest('button[aria-label]'))).map(one => one.outerHTML)""",
     )
     assert nameless == []
-    assert page.locator("#photo").get_attribute("alt") == "Image 0, class 0, as the encoder sees it"
+    assert page.locator("#photo").get_attribute("alt") == "Image 0, class 0, test/516, as the encoder sees it"
     assert page.locator("#said").get_attribute("role") == "status"
 
 
