@@ -43,9 +43,7 @@ def test_digits__a_name_is_the_row_of_load_digits() -> None:
         assert (split, targets[int(row)]) == ("test", dataset.labels[index])
         grey = np.round(pixels[int(row)] * (255 / 16)).reshape(8, 8)
         np.testing.assert_array_equal(dataset.image(index)[0].numpy(), grey)
-    assert not set(map(lambda name: name[5:], names_of("digits", "test"))) & {
-        n[6:] for n in names_of("digits", "train")
-    }
+    assert not {n[5:] for n in names_of("digits", "test")} & {n[6:] for n in names_of("digits", "train")}
 
 
 def test_shards__a_name_is_the_shard_and_its_member(cifar10_sample: Path, tmp_path: Path) -> None:

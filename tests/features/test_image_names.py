@@ -1,4 +1,4 @@
-"""Where the images of a store come from: written with it, added to stores of before, checked, and no part of the key."""
+"""Where the images of a store come from: written with it, added to stores of before, checked, no part of the key."""
 
 from __future__ import annotations
 
