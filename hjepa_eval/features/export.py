@@ -169,7 +169,7 @@ def _export_parquet(store: FeatureStore, levels: Sequence[int], limit: int | Non
     )
     names = pa.array([escape_surrogates(name) for name in manifest.class_names], pa.string())
     labels, index = store.labels(limit=limit), store.index(limit=limit)
-    sources = read_names(store, limit=limit) or [None] * len(labels)
+    sources: Sequence[str | None] = read_names(store, limit=limit) or [None] * len(labels)
     rows = _block_rows(sum(widths))
     # Features neither repeat nor have a telling minimum; the small columns do.
     small = ["index", "label", "class"]

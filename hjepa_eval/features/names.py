@@ -9,8 +9,6 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from hjepa_eval.errors import StoreError
 from hjepa_eval.features.fingerprint import escape_surrogates, write_atomically
 from hjepa_eval.features.manifest import NAMES, NamesFile
@@ -65,6 +63,4 @@ def read_names(store: FeatureStore | Path | str, *, limit: int | None = None) ->
     index = opened.index(limit=limit)
     if not isinstance(names, list) or len(names) != opened.manifest.num_images:
         raise StoreError(f"{path} is damaged: it is not what the manifest says; run hjepa extract again")
-    if len(index) == len(names):
-        return names
-    return np.array(names, dtype=object)[index].tolist()
+    return [str(names[place]) for place in index.tolist()]

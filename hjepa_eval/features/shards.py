@@ -15,7 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from hjepa_eval.errors import StoreError
-from hjepa_eval.features.manifest import Manifest, Shard, shard_span
+from hjepa_eval.features.manifest import Manifest, NamesFile, Shard, shard_span
 
 # As safetensors writes them.
 _FLOATS: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
@@ -113,7 +113,10 @@ def superseded(folder: Path, shards: Sequence[Shard]) -> list[Path]:
 
 def shard_problems(folder: Path, manifest: Manifest, *, verify: bool) -> Iterator[str]:
     """Yield what is wrong with each file that a manifest names: its size, and with `verify` its sha256."""
-    for entry in (*manifest.shards, *([] if manifest.names is None else [manifest.names])):
+    entries: list[Shard | NamesFile] = [*manifest.shards]
+    if manifest.names is not None:
+        entries.append(manifest.names)
+    for entry in entries:
         path = folder / entry.file
         try:
             if not path.is_file():
