@@ -1,3 +1,84 @@
-"""hjepa: what does each level of a hierarchical vision encoder know?"""
+"""hjepa: what does each level of a hierarchical vision encoder know?
 
-__version__ = "0.1.0"
+    import hjepa_eval as hjepa
+
+    result = hjepa.evaluate("runs/demo", "digits", probes=["knn", "linear"])
+
+Names are loaded when they are first used: importing this package loads nothing else of it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hjepa_eval.datasets import load_dataset
+    from hjepa_eval.encoders import load_encoder
+    from hjepa_eval.errors import HjepaError
+    from hjepa_eval.evaluation.front import compare, evaluate, extract, read_records
+    from hjepa_eval.evaluation.probe import Probe
+    from hjepa_eval.evaluation.result import Compared, Result
+    from hjepa_eval.features import read_features
+    from hjepa_eval.probes.few_labels.few_shot import few_shot
+    from hjepa_eval.probes.few_labels.low_shot import low_shot
+    from hjepa_eval.probes.knn import knn
+    from hjepa_eval.probes.linear.linear import logistic_regression
+    from hjepa_eval.probes.linear.ridge import ridge_regression
+    from hjepa_eval.report.written import report
+    from hjepa_eval.results.provenance import __version__
+
+__all__ = [
+    "Compared",
+    "HjepaError",
+    "Probe",
+    "Result",
+    "__version__",
+    "compare",
+    "evaluate",
+    "extract",
+    "few_shot",
+    "knn",
+    "load_dataset",
+    "load_encoder",
+    "logistic_regression",
+    "low_shot",
+    "read_features",
+    "read_records",
+    "report",
+    "ridge_regression",
+]
+
+_HOMES = {
+    "Compared": "hjepa_eval.evaluation.result",
+    "HjepaError": "hjepa_eval.errors",
+    "Probe": "hjepa_eval.evaluation.probe",
+    "Result": "hjepa_eval.evaluation.result",
+    "__version__": "hjepa_eval.results.provenance",
+    "compare": "hjepa_eval.evaluation.front",
+    "evaluate": "hjepa_eval.evaluation.front",
+    "extract": "hjepa_eval.evaluation.front",
+    "few_shot": "hjepa_eval.probes.few_labels.few_shot",
+    "knn": "hjepa_eval.probes.knn",
+    "load_dataset": "hjepa_eval.datasets",
+    "load_encoder": "hjepa_eval.encoders",
+    "logistic_regression": "hjepa_eval.probes.linear.linear",
+    "low_shot": "hjepa_eval.probes.few_labels.low_shot",
+    "read_features": "hjepa_eval.features",
+    "read_records": "hjepa_eval.evaluation.front",
+    "ridge_regression": "hjepa_eval.probes.linear.ridge",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Give a name of `__all__`, from the module that it lives in; `report` is a room that can be called."""
+    if name == "report":
+        return import_module("hjepa_eval.report")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the names, for completion."""
+    return sorted(__all__)

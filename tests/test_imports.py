@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from folders import ROOT
 
-from hjepa_eval.cli import commands
+from hjepa_eval.cli import all_commands
 
-COMMANDS = commands()
+COMMANDS = all_commands()
 HEAVY = ("torch", "torchvision", "faiss", "timm", "sklearn", "matplotlib", "hjepa_pretrain.loop", "rich.live")
 SOURCES = {"hjepa_eval": ROOT, "hjepa_pretrain": ROOT / "pretrain"}
 MOST_ENTRIES = 16
@@ -20,7 +20,7 @@ MOST_ENTRIES = 16
 # A part may import those of the steps before its own, and itself.
 ORDER = {
     "hjepa_eval": (
-        ("errors", "text"),
+        ("errors",),
         ("config", "features", "metrics", "ranks"),
         ("datasets", "probes", "results"),
         ("analysis", "encoders", "report"),

@@ -9,7 +9,7 @@ import pytest
 
 from hjepa_eval.cli.console import say_error
 from hjepa_eval.report.formats.tidy import csv_text
-from hjepa_eval.text import csv_field, latex_text, markdown_text, one_line, visible
+from hjepa_eval.results.text import csv_field, latex_text, markdown_text, one_line, visible
 
 PWN = "\x1b]0;pwn\x07\x1b[2Jx"
 TURNED = "a\u202egnp.exe\u2066b\u200f"

@@ -11,7 +11,6 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from hjepa_eval import __version__
 from hjepa_eval.cli.console import NO_READER, StdoutError, checked_stdout, say_error
 from hjepa_eval.evaluation.plans import PROBES
 
@@ -56,7 +55,7 @@ _AFTER_PROBES = {
 }
 
 
-def commands() -> dict[str, Entry]:
+def all_commands() -> dict[str, Entry]:
     """Return the list of commands; every probe is one."""
     probes = {name: Entry(f"{_HERE}.probes", summary) for name, (_, summary) in PROBES.items()}
     return {**_BEFORE_PROBES, **probes, **_AFTER_PROBES}
@@ -65,7 +64,7 @@ def commands() -> dict[str, Entry]:
 def _load(name: str) -> Any:
     """Return a command of the list, ready to run."""
     program = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-    module = import_module(commands()[name].module)
+    module = import_module(all_commands()[name].module)
     if name in PROBES:
         module.register(program, name)
     else:
@@ -78,12 +77,12 @@ class _Program(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands, those of the list first."""
-        listed = commands()
+        listed = all_commands()
         return [*listed, *(name for name in self.commands if name not in listed)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command; all are loaded for a name that is none, so that the nearest ones can be told."""
-        listed = commands()
+        listed = all_commands()
         for name in [cmd_name] if cmd_name in listed else listed:
             if name not in self.commands:
                 self.commands[name] = _load(name)
@@ -91,7 +90,7 @@ class _Program(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list without loading a command of it."""
-        listed = commands()
+        listed = all_commands()
         rows = [(name, entry.summary) for name, entry in listed.items()]
         rows += [(name, own.get_short_help_str()) for name, own in self.commands.items() if name not in listed]
         with formatter.section("Commands"):
@@ -114,6 +113,8 @@ _UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro_
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from hjepa_eval.results.provenance import __version__
+
         print(f"hjepa {__version__}")
         raise typer.Exit
 

@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 def say_error(message: str) -> None:
     """Print one line on stderr; what data may have put into it moves no cursor."""
-    from hjepa_eval.text import one_line
+    from hjepa_eval.results.text import one_line
 
     print(f"hjepa: {one_line(message)}", file=sys.stderr)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import webbrowser
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hjepa_eval.cli.console import say_error
-from hjepa_eval.errors import ResultError, unknown
+from hjepa_eval.errors import ResultError
 
 if TYPE_CHECKING:
     from hjepa_eval.report.tables.model_pairs import Located
@@ -84,24 +84,7 @@ def where_it_is(paths: Sequence[Path]) -> str:
     return f"report: {page} (also {', '.join(path.name for path in others)})"
 
 
-# Endings that are no format's name.
-_ENDINGS = {"": "table", "txt": "table", "tex": "latex", "htm": "html", "markdown": "md"}
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def choose_format(name: str | None, out: Path | None, known: Iterable[str]) -> str:
-    """Return the format asked for, else the one of the file's ending, else `table`.
-
-    Raises:
-        UnknownNameError: there is no such format.
-    """
-    if name is None:
-        ending = "" if out is None else out.suffix.removeprefix(".").lower()
-        name = _ENDINGS.get(ending, ending)
-    names = list(known)
-    if name not in names:
-        raise unknown("format", name, names)
-    return name
 
 
 def deliver(text: str, out: Path | None) -> None:

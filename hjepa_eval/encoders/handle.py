@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hjepa_eval
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import load_encoder
@@ -113,7 +112,7 @@ def code_files() -> list[Path]:
     Which of them an encoder needs, no list would say for long: k-means reads images, a run reads its configuration. To
     look at the times of all takes 2 ms; a change anywhere costs one building of the encoder, never an old identity.
     """
-    return sorted(Path(hjepa_eval.__file__).parent.rglob("*.py"))
+    return sorted(Path(__file__).parents[1].rglob("*.py"))
 
 
 def _signature(spec: str, seed: int) -> dict[str, Any]:

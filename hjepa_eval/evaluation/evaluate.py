@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from hjepa_eval.errors import ConfigError, ProbeError
 from hjepa_eval.evaluation.features import NOTHING_GIVEN, FeatureSet, Given, collect_features, find_encoder, resolve
 from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.live.stages import evaluation_stages, feature_seeds
 from hjepa_eval.evaluation.measure import Measured, Task, measure
 from hjepa_eval.evaluation.request import Request
 from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings
-from hjepa_eval.evaluation.stages import evaluation_stages, feature_seeds
 from hjepa_eval.results.files import check_folder
 from hjepa_eval.results.outcomes import SampleOutcomes
 from hjepa_eval.results.records import Record

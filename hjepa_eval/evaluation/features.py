@@ -17,8 +17,8 @@ from hjepa_eval.encoders.precision import device_name, resolve_precision
 from hjepa_eval.errors import unknown
 from hjepa_eval.evaluation.costs import LevelCosts, level_costs
 from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.live.stages import COSTS
 from hjepa_eval.evaluation.settings import ExtractCommandSettings, ImageSettings, ProbeSettings
-from hjepa_eval.evaluation.stages import COSTS
 from hjepa_eval.extraction.extract import Extraction, ExtractSettings, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.manifest import StoredLevel

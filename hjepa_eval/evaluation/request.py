@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from hjepa_eval.config import Settings, build, build_together, given_values
-from hjepa_eval.encoders.kinds.run import is_run
 from hjepa_eval.errors import ConfigError, EncoderError
 from hjepa_eval.evaluation.probe import Probe, load_probe
 from hjepa_eval.evaluation.settings import DATA, EvalSettings, ProbeSettings, option
@@ -98,6 +97,8 @@ def expand_models(models: Sequence[str]) -> tuple[str, ...]:
 
 def _runs(pattern: str) -> list[str]:
     """Return the folders of finished runs that a pattern names, by name."""
+    from hjepa_eval.encoders.kinds.run import is_run
+
     path = Path(pattern).expanduser()
     root = Path(path.anchor) if path.is_absolute() else Path()
     runs = sorted(run for run in root.glob(str(path.relative_to(root))) if is_run(run))

@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hjepa_eval import __version__
 from hjepa_eval.results.records import Provenance
 
+__version__ = "0.1.0"
 _PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "safetensors")
 
 

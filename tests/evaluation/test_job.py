@@ -4,8 +4,8 @@ import pytest
 
 from hjepa_eval.config import load
 from hjepa_eval.evaluation.job import Job, Left, Stage, time_left
+from hjepa_eval.evaluation.live.stages import REPORT, evaluation_stages, extraction_stages
 from hjepa_eval.evaluation.settings import EvalSettings
-from hjepa_eval.evaluation.stages import REPORT, evaluation_stages, extraction_stages
 
 
 class Silent:

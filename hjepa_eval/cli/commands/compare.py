@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hjepa_eval.cli.console import guarded
-from hjepa_eval.cli.pages import choose_format, deliver
+from hjepa_eval.cli.pages import deliver
 from hjepa_eval.errors import ConfigError, ResultError, first_few
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def register(app: typer.Typer) -> None:
         """
         from hjepa_eval.report.formats.pairs import PAIR_FORMATS
         from hjepa_eval.report.tables.model_pairs import compare_models
+        from hjepa_eval.report.written import choose_format
 
         if as_json and format_name not in (None, "json"):
             raise ConfigError(f"--json and --format {format_name} ask for two formats; give one of them")

@@ -13,10 +13,10 @@ from hjepa_eval.cli.options import add_command, given_flags, option_parameters
 from hjepa_eval.config import Settings
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.display import Stderr
+from hjepa_eval.evaluation.live.stages import REPORT
 from hjepa_eval.evaluation.probe import load_probe
 from hjepa_eval.evaluation.request import Models, Request, read_request
 from hjepa_eval.evaluation.settings import EvalSettings
-from hjepa_eval.evaluation.stages import REPORT
 
 if TYPE_CHECKING:
     from hjepa_eval.results.records import Record

@@ -9,8 +9,8 @@ import typer
 from hjepa_eval.cli.console import print_json
 from hjepa_eval.cli.options import settings_command
 from hjepa_eval.evaluation.live.display import Stderr
+from hjepa_eval.evaluation.live.stages import extraction_stages
 from hjepa_eval.evaluation.settings import ExtractCommandSettings
-from hjepa_eval.evaluation.stages import extraction_stages
 
 if TYPE_CHECKING:
     from pathlib import Path

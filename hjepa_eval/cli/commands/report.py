@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hjepa_eval.cli.console import guarded
-from hjepa_eval.cli.pages import choose_format, deliver, open_page
+from hjepa_eval.cli.pages import deliver, open_page
 from hjepa_eval.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def markdown_report(records: Sequence[Record]) -> str:
     from hjepa_eval.report.figures.levels import describe_plot
     from hjepa_eval.report.formats.markdown import fenced, markdown
     from hjepa_eval.report.tables.table import build_table
-    from hjepa_eval.text import markdown_text
+    from hjepa_eval.results.text import markdown_text
 
     text = f"# What each level knows\n\n{markdown(records)}\n"
     text += f"![{markdown_text(describe_plot(build_table(records)))}](levels.png)\n\n"
@@ -111,6 +111,7 @@ def register(app: typer.Typer) -> None:
         """
         from hjepa_eval.report.formats.named import FORMATS
         from hjepa_eval.report.tables.selection import check_versions, keep, left_out, locate
+        from hjepa_eval.report.written import choose_format
 
         chosen = choose_format(format_name, out, (*FORMATS, "html"))
         if open_it and chosen != "html":

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from hjepa_eval import __version__
 from hjepa_eval.encoders.export.graphs import FILES, PREPROCESSING
 from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.readouts import Level
 from hjepa_eval.encoders.run_facts import RunFacts
-from hjepa_eval.text import markdown_text
+from hjepa_eval.results.provenance import __version__
+from hjepa_eval.results.text import markdown_text
 
 FILE = "README.md"
 FOLDER = "path/to/this/folder"

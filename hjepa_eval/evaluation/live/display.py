@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from hjepa_eval.evaluation.job import Job, Silent, Stage, Talk, stage_left
-from hjepa_eval.text import visible
+from hjepa_eval.results.text import visible
 
 PLAIN_SECONDS = 10.0
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from hjepa_eval.errors import unknown
-from hjepa_eval.text import visible
+from hjepa_eval.results.text import visible
 
 Scheme = Literal["light", "dark"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from hjepa_eval.report.figures.drawing import PALETTE, PIXELS_PER_INCH, drawn, literal_text, series
-from hjepa_eval.text import visible
+from hjepa_eval.results.text import visible
 
 WIDTH, HEIGHT = 340, 260
 LONG_NAME = 16

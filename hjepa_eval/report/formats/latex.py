@@ -12,7 +12,7 @@ from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.statements import calibrations, deviations, explanations, statements
 from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
 from hjepa_eval.results.records import Record
-from hjepa_eval.text import latex_text
+from hjepa_eval.results.text import latex_text
 
 PACKAGES = r"""% needs \usepackage{booktabs}
 % in a document of two columns: \begin{table*} and \end{table*} take the width of both"""

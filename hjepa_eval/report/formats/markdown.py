@@ -10,7 +10,7 @@ from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.statements import compared_table
 from hjepa_eval.report.tables.table import Cell, build_table, caption
 from hjepa_eval.results.records import Record
-from hjepa_eval.text import markdown_text
+from hjepa_eval.results.text import markdown_text
 
 
 def markdown(records: Sequence[Record]) -> str:

@@ -14,7 +14,7 @@ from hjepa_eval.report.formats.terminal import Column, draw, print_below
 from hjepa_eval.report.formats.tidy import csv_text
 from hjepa_eval.report.tables.model_pairs import CHOSEN, ModelPair
 from hjepa_eval.report.tables.rounding import p_text, percent, points_within
-from hjepa_eval.text import latex_text, markdown_text, one_line
+from hjepa_eval.results.text import latex_text, markdown_text, one_line
 
 HEADER = ("probe", "levels", "first", "second", "difference", "95 % interval", "p", "p (Holm)")
 _LEFT = 2
@@ -33,9 +33,9 @@ def terminal(pairs: Sequence[ModelPair]) -> str:
     with console.capture() as capture:
         for (first, second), found in by_models(pairs).items():
             console.print(Text(f"first: {one_line(first)}\nsecond: {one_line(second)}\n"), soft_wrap=True)
-            texts = [_texts(pair) for pair in found]
+            rows = [texts(pair) for pair in found]
             columns = [
-                Column(title, tuple(Text(one_line(row[place])) for row in texts), right=place >= _LEFT)
+                Column(title, tuple(Text(one_line(row[place])) for row in rows), right=place >= _LEFT)
                 for place, title in enumerate(HEADER)
             ]
             console.print(*draw(columns[1:], _sections(found), gap=_GAP), sep="\n")
@@ -55,7 +55,7 @@ def as_markdown(pairs: Sequence[ModelPair]) -> str:
     """Return a Markdown table per two models."""
     lines = []
     for (first, second), found in by_models(pairs).items():
-        rows = [[markdown_text(text) for text in _texts(pair)] for pair in found]
+        rows = [[markdown_text(text) for text in texts(pair)] for pair in found]
         lines += [f"**{markdown_text(first)}** (first) and **{markdown_text(second)}** (second)", ""]
         lines += [*markdown.table_lines(HEADER, rows, left=_LEFT), ""]
     return "\n".join([*lines, *(markdown_text(line) for line in _notes(pairs))]) + "\n"
@@ -78,7 +78,7 @@ def as_latex(pairs: Sequence[ModelPair]) -> str:
         for probe, places in _sections(found):
             name = latex_text(probe)
             lines += [r"    \midrule", rf"    \multicolumn{{{len(HEADER) - 1}}}{{l}}{{\textbf{{{name}}}}} \\"]
-            rows = (map(latex_text, _texts(found[place])[1:]) for place in places)
+            rows = (map(latex_text, texts(found[place])[1:]) for place in places)
             lines += [rf"    {' & '.join(row)} \\" for row in rows]
         lines += [r"    \bottomrule", r"  \end{tabular}", *latex.notes(_notes(found)), r"\end{table}"]
     return "\n".join(lines) + "\n"
@@ -86,7 +86,7 @@ def as_latex(pairs: Sequence[ModelPair]) -> str:
 
 def as_csv(pairs: Sequence[ModelPair]) -> str:
     """Return tidy CSV: one row per comparison."""
-    return csv_text([_flat(pair) for pair in pairs])
+    return csv_text([flat(pair) for pair in pairs])
 
 
 def as_json(pairs: Sequence[ModelPair]) -> str:
@@ -102,7 +102,8 @@ def by_models(pairs: Sequence[ModelPair]) -> dict[tuple[str, str], list[ModelPai
     return groups
 
 
-def _flat(pair: ModelPair) -> dict[str, Any]:
+def flat(pair: ModelPair) -> dict[str, Any]:
+    """Return a comparison as one row of plain values."""
     row = asdict(pair)
     for name in ("models", "levels", "values", "records"):
         one, other = row.pop(name)
@@ -110,7 +111,8 @@ def _flat(pair: ModelPair) -> dict[str, Any]:
     return row
 
 
-def _texts(pair: ModelPair) -> list[str]:
+def texts(pair: ModelPair) -> list[str]:
+    """Return a comparison as the cells below `HEADER`."""
     levels = f"chosen ({pair.levels[0]}, {pair.levels[1]})" if pair.why == CHOSEN else pair.why
     gain, low, high = points_within(pair.difference, pair.low, pair.high)
     return [

@@ -13,7 +13,7 @@ from hjepa_eval.report.tables.legend import cost_columns, lines_below
 from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
 from hjepa_eval.results.records import Record
-from hjepa_eval.text import one_line
+from hjepa_eval.results.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

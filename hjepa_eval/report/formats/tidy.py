@@ -13,7 +13,7 @@ from hjepa_eval.report.tables.selection import arrange, by_data, check_versions
 from hjepa_eval.report.tables.standing import Standing, baselines_among, standings
 from hjepa_eval.report.tables.table import Row, Table, build_table, store_bytes
 from hjepa_eval.results.records import LevelResult, Record, Score
-from hjepa_eval.text import csv_field
+from hjepa_eval.results.text import csv_field
 
 
 def tidy(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hjepa_eval import __version__
 from hjepa_eval.errors import ResultError
 from hjepa_eval.report.figures.drawing import css_variables
 from hjepa_eval.report.figures.svg import Picture
@@ -23,7 +22,8 @@ from hjepa_eval.report.tables.rounding import p_text, percent, points, points_wi
 from hjepa_eval.report.tables.selection import check_same_data
 from hjepa_eval.report.tables.table import build_table, caption
 from hjepa_eval.results.gallery import Gallery
-from hjepa_eval.text import visible
+from hjepa_eval.results.provenance import __version__
+from hjepa_eval.results.text import visible
 
 PARTS = {
     "overview": "Overview",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-from hjepa_eval.text import visible
+from hjepa_eval.results.text import visible
 
 _FOLDER = "report/page/templates"
 

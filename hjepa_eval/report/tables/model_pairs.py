@@ -58,11 +58,12 @@ class ModelPair:
 
 @dataclass(frozen=True)
 class Located:
-    """A record, the folder it was read from, and, where known, its file."""
+    """A record, the folder it was read from, and, where known, its file, or the outcomes of its samples themselves."""
 
     record: Record
     folder: Path
     path: Path | None = None
+    held: SampleOutcomes | None = None
 
     @cached_property
     def samples(self) -> SampleOutcomes:
@@ -71,6 +72,8 @@ class Located:
         Raises:
             ResultError: there are none, or the file is not the one that was written.
         """
+        if self.held is not None:
+            return self.held
         record = self.record
         where = f"{record.model.name}, {record.probe}"
         if record.predictions is None:

@@ -27,7 +27,7 @@ from hjepa_eval.encoders.kinds.run import load_run
 from hjepa_eval.encoders.run_facts import read_facts
 from hjepa_eval.encoders.vit import create_vit, pool_cells
 from hjepa_eval.errors import CheckpointError, EncoderError, UnknownNameError
-from hjepa_eval.text import markdown_text
+from hjepa_eval.results.text import markdown_text
 
 
 @pytest.fixture(scope="module")

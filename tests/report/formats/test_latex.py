@@ -12,7 +12,7 @@ from needed_tools import need_program
 from hjepa_eval.report.formats.named import FORMATS
 from hjepa_eval.report.formats.pairs import PAIR_FORMATS
 from hjepa_eval.report.tables.model_pairs import ModelPair
-from hjepa_eval.text import latex_text
+from hjepa_eval.results.text import latex_text
 
 DOCUMENT = "\\documentclass[%s]{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
 

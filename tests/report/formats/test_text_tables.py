@@ -12,7 +12,7 @@ from hjepa_eval.cli.commands.report import markdown_report
 from hjepa_eval.report.formats.named import FORMATS
 from hjepa_eval.report.formats.pairs import PAIR_FORMATS
 from hjepa_eval.report.tables.model_pairs import ModelPair
-from hjepa_eval.text import markdown_text
+from hjepa_eval.results.text import markdown_text
 
 PLAIN = {"text", "text_special", "strong_open", "strong_close", "softbreak"}
 IDS = (("c", "d"), "top1")

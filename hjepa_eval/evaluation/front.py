@@ -1,0 +1,210 @@
+"""The Python face: evaluate, extract, compare and read, with the command line's options as keyword arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from hjepa_eval.config import load
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.encoders.handle import EncoderHandle
+from hjepa_eval.errors import ConfigError, ResultError, first_few
+from hjepa_eval.evaluation.evaluate import evaluate as run_request
+from hjepa_eval.evaluation.features import SPLITS, FeatureSet, Given, collect_features, resolve
+from hjepa_eval.evaluation.live.display import Stderr
+from hjepa_eval.evaluation.probe import Probe, load_probe
+from hjepa_eval.evaluation.request import read_request
+from hjepa_eval.evaluation.result import Compared, Result
+from hjepa_eval.evaluation.settings import EvalSettings, ExtractCommandSettings
+from hjepa_eval.report.tables.model_pairs import Located, compare_models
+from hjepa_eval.report.tables.selection import locate
+from hjepa_eval.report.tables.standing import baselines_among
+from hjepa_eval.results.records import Record
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hjepa_eval.datasets.transform import Transform
+
+# A name as on the command line, an encoder, or with `layers` any module.
+Model: TypeAlias = "str | Path | nn.Module"
+# A name, or both splits: {"train": ..., "test": ...} or (train, test).
+Dataset: TypeAlias = str | Path | Mapping[str, ImageDataset] | Sequence[ImageDataset]
+
+_OF_THE_PROGRAM = ("json", "open")
+DEFAULT_PROBES = ("knn", "linear")
+
+
+def evaluate(
+    model: Model | Sequence[Model] | None = None,
+    dataset: Dataset | None = None,
+    *,
+    probes: Sequence[str | Probe[Any]] = DEFAULT_PROBES,
+    layers: Sequence[str] = (),
+    transform: Transform | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> Result:
+    """Measure what each level of one or several encoders knows.
+
+    What the cache has is not extracted again; it is the command line's cache.
+
+    Args:
+        model: a name as in `hjepa models`, an `Encoder`, any `nn.Module` with `layers`, or several; the newest finished
+            run under `runs/` when not given.
+        dataset: a name as in `hjepa datasets`, or two datasets, of train and of test; the one a run was pretrained on,
+            else digits, when not given.
+        probes: names, `FILE.py:PROBE`, or probes.
+        layers: of modules: the named layers that are its levels.
+        transform: of modules: how images become their input.
+        out: folder to write records, outcomes and galleries to, as the command does; nothing is written without it.
+        quiet: no progress, no notes.
+        **options: those of `hjepa eval` by their names, such as `baselines=["none"]`, `seeds=[0, 1]`, `k=[5, 20]`.
+
+    Raises:
+        HjepaError: anything that the caller can mend, in one line.
+    """
+    for name in _OF_THE_PROGRAM:
+        if name in options:
+            raise ConfigError(f"{name} is for the command line; result.save('report.html') or .to_pandas() gives more")
+    names, given = _given(model, dataset, layers=layers, transform=transform)
+    declared = [probe if isinstance(probe, Probe) else load_probe(probe) for probe in probes]
+    if not declared:
+        raise ConfigError("probes is empty; give at least one, such as probes=['knn']")
+    flags = {**_flags(dataset, options), "quiet": quiet, **({"model": names} if names else {})}
+    request = read_request(EvalSettings, probes=declared, flags=flags | ({} if out is None else {"out": Path(out)}))
+    talk = Stderr(quiet=quiet)
+    with talk.job():
+        return Result(run_request(request, talk, given=given, write=out is not None))
+
+
+def extract(
+    model: Model | None = None,
+    dataset: Dataset | None = None,
+    *,
+    layers: Sequence[str] = (),
+    transform: Transform | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> FeatureSet:
+    """Fill the cache with the features of every level and return where they are.
+
+    Args:
+        model: as in `evaluate`, one.
+        dataset: as in `evaluate`.
+        layers: as in `evaluate`.
+        transform: as in `evaluate`.
+        quiet: no progress, no notes.
+        **options: those of `hjepa extract` by their names, such as `readout=["mean", "max"]`.
+
+    Raises:
+        HjepaError: anything that the caller can mend, in one line.
+    """
+    names, given = _given(model, dataset, layers=layers, transform=transform)
+    flags = {**_flags(dataset, options), "quiet": quiet, **({"model": names[0]} if names else {})}
+    settings = load(ExtractCommandSettings, flags=flags)
+    if given.images:
+        settings = settings.model_copy(update={"dataset": given.images["train"].name})
+    settings = resolve(settings)
+    talk = Stderr(quiet=quiet)
+    with talk.job():
+        return collect_features(
+            settings, talk, readouts=settings.readouts, views=settings.views, repair=True, costs=False, given=given
+        )
+
+
+def compare(first: Result | str | Path, second: Result | str | Path) -> Compared:
+    """Compare two models on the same images: paired tests from the outcome of every sample.
+
+    Args:
+        first: a result, or a record or folder of records of one model; baselines beside it are left aside.
+        second: the same of the other model.
+
+    Raises:
+        ResultError: there are records of several models, or none that fit together.
+    """
+    return Compared(compare_models(_one_model(first), _one_model(second)))
+
+
+def read_records(paths: str | Path | Sequence[str | Path]) -> list[Record]:
+    """Return the result records in files and folders, with everything needed to trust and repeat their numbers.
+
+    Raises:
+        ResultError: a path does not exist, or a file is no record.
+    """
+    several = [paths] if isinstance(paths, str | Path) else paths
+    return [entry.record for entry in locate([Path(path) for path in several])]
+
+
+def _one_model(source: Result | str | Path) -> list[Located]:
+    """Return the records of the one model that is no baseline.
+
+    Raises:
+        ResultError: there are several.
+    """
+    located = source.located if isinstance(source, Result) else locate([Path(source)])
+    beaten = baselines_among(entry.record.model.name for entry in located)
+    kept = [entry for entry in located if entry.record.model.name not in beaten]
+    names = list(dict.fromkeys(entry.record.model.name for entry in kept))
+    if len(names) > 1:
+        raise ResultError(f"one model on each side can be compared, found {first_few(names)}; evaluate them one by one")
+    return kept
+
+
+def _flags(dataset: Dataset | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"dataset": str(dataset)} if isinstance(dataset, str | Path) else {}
+    return {**options, **named}
+
+
+def _given(
+    model: Model | Sequence[Model] | None,
+    dataset: Dataset | None,
+    *,
+    layers: Sequence[str],
+    transform: Transform | None,
+) -> tuple[list[str], Given]:
+    """Return the models' names, and what of models and images the caller holds.
+
+    Raises:
+        ConfigError: layers of a model that is named, or no pair of datasets.
+    """
+    models: list[Any] = list(model) if isinstance(model, list | tuple) else [] if model is None else [model]
+    names, encoders = [], {}
+    for entry in models:
+        if isinstance(entry, str | Path):
+            if layers or transform is not None:
+                raise ConfigError(f"layers and transform are for modules; of {entry} write ?layers= into its name")
+            names.append(str(entry))
+            continue
+        encoder = _encoder(entry, layers=layers, transform=transform)
+        if encoder.name in encoders:
+            raise ConfigError(f"two models are called {encoder.name}; give each a .name of its own")
+        encoders[encoder.name] = encoder
+        names.append(encoder.name)
+    return names, Given(encoders, _images(dataset))
+
+
+def _encoder(module: nn.Module, *, layers: Sequence[str], transform: Transform | None) -> EncoderHandle:
+    from hjepa_eval.encoders import load_encoder
+    from hjepa_eval.encoders.protocol import Encoder
+
+    if isinstance(module, Encoder) and not layers:
+        return EncoderHandle.of(module)
+    wrap: Any = load_encoder
+    return EncoderHandle.of(wrap(module, layers=layers, transform=transform))
+
+
+def _images(dataset: Dataset | None) -> dict[str, ImageDataset]:
+    """Return both splits where datasets were given, and nothing where a name was.
+
+    Raises:
+        ConfigError: they are no pair.
+    """
+    if dataset is None or isinstance(dataset, str | Path):
+        return {}
+    named = dataset if isinstance(dataset, Mapping) else dict(zip(SPLITS, dataset, strict=False))
+    if set(named) != set(SPLITS) or len(dataset) != 2 or not all(isinstance(x, ImageDataset) for x in named.values()):
+        raise ConfigError("dataset is a name, (train, test) or {'train': ..., 'test': ...} of two ImageDataset objects")
+    return dict(named)

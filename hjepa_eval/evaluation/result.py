@@ -1,0 +1,131 @@
+"""What an evaluation returns: its records as a table, as rows and as files; and two of them compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hjepa_eval.errors import ConfigError
+from hjepa_eval.evaluation.evaluate import Evaluated
+from hjepa_eval.report.tables.model_pairs import Located, ModelPair
+from hjepa_eval.results.records import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Result:
+    """Records of one evaluation; in a notebook its last line shows the table, `print` shows the terminal's.
+
+    Attributes:
+        records: a record per model and probe, as `hjepa eval` writes them.
+    """
+
+    def __init__(self, evaluated: Sequence[Evaluated]) -> None:
+        """Take what an evaluation returned."""
+        self._evaluated = tuple(evaluated)
+        self.records: tuple[Record, ...] = tuple(entry.record for entry in evaluated)
+
+    @cached_property
+    def located(self) -> list[Located]:
+        """The records, each with the outcomes of its samples."""
+        return [
+            Located(entry.record, Path() if entry.path is None else entry.path.parent, entry.path, entry.samples)
+            for entry in self._evaluated
+        ]
+
+    def __repr__(self) -> str:
+        models = len({record.model.name for record in self.records})
+        probes = ", ".join(dict.fromkeys(record.headed.title for record in self.records))
+        return f"<Result of {probes} on {models} models; print it for the table>"
+
+    def __str__(self) -> str:
+        from hjepa_eval.report.formats.named import FORMATS
+
+        return FORMATS["table"](self.records).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        from hjepa_eval.report.formats.notebook import html_table
+
+        return html_table(self.records)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per number, all parameters included, as the CSV report has them.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from hjepa_eval.report.formats.tidy import tidy
+
+        return _frame(tidy(self.records))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result and return the path.
+
+        A name that ends in `.html` becomes the page, `.md`, `.csv`, `.json`, `.tex` or `.txt` the table in that format;
+        any other is a folder, which gets the records as `hjepa eval` writes them: for `hjepa report`, `read_records`.
+
+        Raises:
+            ResultError: it cannot be written.
+        """
+        from hjepa_eval.report.formats.named import FORMATS
+        from hjepa_eval.report.written import choose_format, write_report
+
+        target = Path(path).expanduser()
+        if target.suffix and not target.is_dir():
+            chosen = choose_format(None, target, (*FORMATS, "html"))
+            folders = [entry.path.parent for entry in self._evaluated if entry.path is not None]
+            write_report(self.located, chosen, target, list(dict.fromkeys(folders)))
+            return target
+        from hjepa_eval.evaluation.measure import Measured
+        from hjepa_eval.results.files import check_folder
+
+        check_folder(target)
+        for entry in self._evaluated:
+            Measured(entry.record, entry.samples).write(target, predictions=True)
+        return target
+
+
+class Compared:
+    """Two models side by side on the same images.
+
+    Attributes:
+        pairs: a paired comparison per probe and level.
+    """
+
+    def __init__(self, pairs: Sequence[ModelPair]) -> None:
+        """Take the comparisons."""
+        self.pairs = tuple(pairs)
+
+    def __repr__(self) -> str:
+        return f"<{len(self.pairs)} paired comparisons; print them for the table>"
+
+    def __str__(self) -> str:
+        from hjepa_eval.report.formats.pairs import PAIR_FORMATS
+
+        return PAIR_FORMATS["table"](self.pairs).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        from hjepa_eval.report.formats.notebook import html_pairs
+
+        return html_pairs(self.pairs)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per comparison.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from hjepa_eval.report.formats.pairs import flat
+
+        return _frame([flat(pair) for pair in self.pairs])
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    try:
+        import pandas as pd
+    except ImportError:
+        raise ConfigError("to_pandas() needs pandas, which is not installed: pip install 'hjepa[pandas]'") from None
+    return pd.DataFrame(rows)
