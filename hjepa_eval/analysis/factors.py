@@ -90,44 +90,63 @@ def ridge_factors(
 
     Source: Rifkin and Lippert, "Notes on regularized least squares", 2007, for the left-out residuals.
     """
-    fits = {}
+    guesses: dict[str, tuple[Array, float, int]] = {}
     for names in _same_rows(train).values():
         known = ~np.isnan(_columns(train[names[0]])).any(axis=1)
         for name in names:
             _check_numeric(name, _columns(train[name])[known], _columns(test[name]))
-        rows = features.train[known]
-        rows = rows - rows.mean(axis=0)
-        spectrum, basis = np.linalg.eigh(rows.T @ rows)
-        rotated, spectrum = rows @ basis, np.maximum(spectrum, 0)
-        turned = (features.test - features.train[known].mean(axis=0)) @ basis
-        for name in names:
-            values, asked = _columns(train[name])[known], _columns(test[name])
-            fits[name] = _fit_ridge(rotated, spectrum, turned, values, asked, penalties, seed)
-    return {name: fits[name] for name in train}
+        mean = features.train[known].mean(axis=0)
+        spectrum, basis = np.linalg.eigh((features.train[known] - mean).T @ (features.train[known] - mean))
+        rotated, spectrum = (features.train[known] - mean) @ basis, np.maximum(spectrum, 0)
+        turned = (features.test - mean) @ basis
+        columns = {name: _columns(train[name])[known] for name in names}
+        errors = _left_out_errors(rotated, spectrum, columns, penalties)
+        for name, values in columns.items():
+            best = min(penalties, key=lambda penalty: (errors[penalty][name], -penalty))
+            level = values.mean(axis=0)
+            weights = (rotated.T @ (values - level)) / (spectrum + best)[:, None]
+            guesses[name] = (turned @ weights + level, best, len(values))
+    return _score_numeric({name: guesses[name] for name in train}, test, seed)
 
 
-def _fit_ridge(
-    rotated: Array, spectrum: Array, turned: Array, values: Array, asked: Array, penalties: Sequence[float], seed: int
-) -> FactorFit:
-    level = values.mean(axis=0)
-    centred = values - level
-    moments, squares = rotated.T @ centred, rotated**2
+def _left_out_errors(
+    rotated: Array, spectrum: Array, columns: Mapping[str, Array], penalties: Sequence[float]
+) -> dict[float, dict[str, float]]:
+    """Return for each penalty and factor the mean squared error of train images left out one by one."""
+    targets = np.concatenate([values - values.mean(axis=0) for values in columns.values()], axis=1)
+    owners = np.repeat(np.arange(len(columns)), [values.shape[1] for values in columns.values()])
+    moments, squares = rotated.T @ targets, rotated**2
     errors = {}
     for penalty in penalties:
         shrunk = 1 / (spectrum + penalty)
-        leverage = 1 / len(rotated) + squares @ shrunk
-        residual = (centred - rotated @ (shrunk[:, None] * moments)) / np.maximum(1e-9, 1 - leverage)[:, None]
-        errors[penalty] = float((residual**2).mean())
-    best = min(errors, key=lambda penalty: (errors[penalty], -penalty))
-    predicted = turned @ (moments / (spectrum + best)[:, None]) + level
-    present = ~np.isnan(asked).any(axis=1)
-    error = ((asked - predicted)[present] ** 2).sum(axis=1)
-    spread = ((asked[present] - asked[present].mean(axis=0)) ** 2).sum(axis=1)
-    value, low, high = ratio_interval(error, spread, seed=seed)
-    mean = spread.mean()
-    influence = np.full(len(asked), np.nan)
-    influence[present] = value - (error - error.mean()) / mean + (1 - value) * (spread - mean) / mean
-    return FactorFit(value, low, high, 0.0, influence, best, len(values), int(present.sum()))
+        kept = np.maximum(1e-9, 1 - 1 / len(rotated) - squares @ shrunk)
+        residual = (targets - rotated @ (shrunk[:, None] * moments)) / kept[:, None]
+        sums = np.bincount(owners, weights=np.einsum("nf,nf->f", residual, residual))
+        errors[penalty] = dict(zip(columns, (sums / len(rotated)).tolist(), strict=True))
+    return errors
+
+
+def _score_numeric(
+    guesses: Mapping[str, tuple[Array, float, int]], test: Mapping[str, Array], seed: int
+) -> dict[str, FactorFit]:
+    """Return the fits of predictions `[N_test, columns]`, each with its penalty and number of train images."""
+    error, spread = (np.zeros((len(next(iter(test.values()))), len(guesses))) for _ in range(2))
+    present = {name: ~np.isnan(_columns(test[name])).any(axis=1) for name in guesses}
+    for column, (name, (predicted, _, _)) in enumerate(guesses.items()):
+        asked, shown = _columns(test[name]), present[name]
+        error[shown, column] = ((asked - predicted)[shown] ** 2).sum(axis=1)
+        spread[shown, column] = ((asked[shown] - asked[shown].mean(axis=0)) ** 2).sum(axis=1)
+    values, low, high = ratio_intervals(error, spread, seed=seed)
+    fits = {}
+    for column, (name, (_, strength, num_train)) in enumerate(guesses.items()):
+        shown, value = present[name], float(values[column])
+        lost, all_of_it = error[shown, column], spread[shown, column]
+        mean = all_of_it.mean()
+        influence = np.full(len(shown), np.nan)
+        influence[shown] = value - (lost - lost.mean()) / mean + (1 - value) * (all_of_it - mean) / mean
+        ends = float(low[column]), float(high[column])
+        fits[name] = FactorFit(value, *ends, 0.0, influence, strength, num_train, int(shown.sum()))
+    return fits
 
 
 def logistic_factors(
@@ -190,18 +209,25 @@ def shuffled(values: Array, *, seed: int = 0) -> Array:
     return dealt
 
 
-def ratio_interval(error: Array, spread: Array, *, seed: int = 0) -> tuple[float, float, float]:
-    """Return `1 - mean(error) / mean(spread)` with its 95 % percentile bootstrap interval over images."""
-    value = 1 - float(error.mean() / spread.mean())
-    generator = np.random.default_rng(seed)
-    both = np.column_stack([error, spread])
-    draws = []
-    for _ in range(0, RESAMPLES, 100):
-        weights = generator.multinomial(len(error), np.full(len(error), 1 / len(error)), size=100)
-        sums = weights @ both
-        draws.append(1 - sums[:, 0] / np.maximum(sums[:, 1], 1e-300))
-    low, high = np.quantile(np.concatenate(draws), [0.025, 0.975])
-    return value, min(float(low), value), max(float(high), value)
+def ratio_intervals(error: Array, spread: Array, *, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Return `1 - sum(error) / sum(spread)` of each column with its 95 % percentile bootstrap interval over images.
+
+    Args:
+        error: float64 `[N, F]`; an image without a factor holds 0 in both.
+        spread: float64 `[N, F]`.
+        seed: of the resamples, which are the same for all columns.
+
+    Returns:
+        Values, lower ends and upper ends, float64 `[F]` each.
+    """
+    values = 1 - error.sum(axis=0) / spread.sum(axis=0)
+    generator, count = np.random.default_rng(seed), len(error)
+    both, draws = np.concatenate([error, spread], axis=1), []
+    for _ in range(RESAMPLES):
+        sums = np.bincount(generator.integers(count, size=count), minlength=count) @ both
+        draws.append(1 - sums[: len(values)] / np.maximum(sums[len(values) :], np.finfo(np.float64).tiny))
+    low, high = np.quantile(np.array(draws), [0.025, 0.975], axis=0)
+    return values, np.minimum(low, values), np.maximum(high, values)
 
 
 def _columns(values: Array) -> Array:
