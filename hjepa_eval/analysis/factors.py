@@ -131,7 +131,9 @@ def _score_numeric(
 ) -> dict[str, FactorFit]:
     """Return the fits of predictions `[N_test, columns]`, each with its penalty and number of train images."""
     error, spread = (np.zeros((len(next(iter(test.values()))), len(guesses))) for _ in range(2))
-    present = {name: ~np.isnan(_columns(test[name])).any(axis=1) for name in guesses}
+    present: dict[str, NDArray[np.bool_]] = {
+        name: np.asarray(~np.isnan(_columns(test[name])).any(axis=1)) for name in guesses
+    }
     for column, (name, (predicted, _, _)) in enumerate(guesses.items()):
         asked, shown = _columns(test[name]), present[name]
         error[shown, column] = ((asked - predicted)[shown] ** 2).sum(axis=1)
