@@ -21,7 +21,7 @@ class Finding:
 
     Attributes:
         scores: all numbers; those marked as headlines stand in tables.
-        outcomes: score key -> [N] right or wrong of each test sample, or the accuracy of each episode.
+        outcomes: score key -> [N] right or wrong of each test sample, or what it adds to the mean of episodes.
         predictions: score key -> int64 [N], where the probe predicts classes of samples.
         held_out: score key -> the same score on samples that are not test, where it was measured.
         chosen: what was chosen without the test set, and how it went.

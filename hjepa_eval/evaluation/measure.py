@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hjepa_eval.evaluation.features import FeatureSet
 from hjepa_eval.evaluation.findings import Finding, count_classes, merge_seeds
 from hjepa_eval.evaluation.job import Talk
@@ -103,9 +101,6 @@ def _run(
 def _samples(plan: Plan, row: LevelRow, merged: Mapping[int, Finding]) -> SampleOutcomes:
     outcomes = {(level, key): array for level, one in merged.items() for key, array in one.outcomes.items()}
     predictions = {(level, key): array for level, one in merged.items() for key, array in one.predictions.items()}
-    if not predictions:
-        count = len(next(iter(outcomes.values())))
-        return SampleOutcomes(np.arange(count), np.empty(0, np.int64), outcomes, {})
     labels = row.stream(plan.split).labels
     return SampleOutcomes(
         row.index(plan.split), labels, outcomes, predictions, row.names(plan.split) or (), row.class_names
@@ -179,8 +174,8 @@ def _comparisons(merged: Mapping[int, Finding]) -> Iterator[LevelComparison]:
                 first=test.first,
                 second=test.second,
                 difference=difference.value,
-                low=difference.low,
-                high=difference.high,
+                low=max(-1.0, difference.low),
+                high=min(1.0, difference.high),
                 interval=difference.method,
                 test=test.test,
                 p_value=test.comparison.p_value,

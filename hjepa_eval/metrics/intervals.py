@@ -22,7 +22,7 @@ class Interval:
         value: the point estimate; an accuracy is a fraction in [0, 1].
         low: lower end of the interval.
         high: upper end of the interval.
-        num_samples: how many samples (test images, episodes, seeds) the value rests on.
+        num_samples: how many samples (test images, seeds) the value rests on.
         method: how the interval was made and its confidence, for example `wilson 95%`.
     """
 
@@ -68,30 +68,62 @@ def wilson(correct: int, total: int, *, confidence: float = 0.95) -> Interval:
         raise ProbeError("an accuracy of 0 samples has no interval; give at least one test sample")
     if not 0 <= correct <= total:
         raise ProbeError(f"{correct} correct of {total} samples is impossible")
+    low, high = _wilson_ends(correct / total, total, confidence)
+    return Interval(correct / total, low, high, total, _named("wilson", confidence))
+
+
+def _wilson_ends(share: float, total: float, confidence: float) -> tuple[float, float]:
     z = _quantile(confidence)
-    share = correct / total
     spread = 1 + z * z / total
     centre = (share + z * z / (2 * total)) / spread
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / spread
     # At 0 and 1 the formula meets the ends exactly; rounding would put them at 1e-17 on the wrong side.
-    low = 0.0 if correct == 0 else max(0.0, centre - half)
-    high = 1.0 if correct == total else min(1.0, centre + half)
-    return Interval(share, low, high, total, _named("wilson", confidence))
+    return 0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half)
 
 
-def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
-    """Return the mean of `values` [N] with the normal interval `mean +- z * std / sqrt(N)`.
+def share_interval(
+    share: float, variance: float, *, num_samples: int, method: str, confidence: float = 0.95
+) -> Interval:
+    """Return `share` with Wilson's interval for the number of samples that would have its variance.
 
-    Source: the convention of few-shot papers, 1.96 * std / sqrt(episodes) (SimpleShot, arXiv:1911.04623). `std` divides
-        by N, as numpy's and theirs does.
+    That number is share (1 - share) / variance; where nothing or everything was right, and so nothing varied, it is
+    `num_samples`.
+
+    Args:
+        share: in [0, 1].
+        variance: of the share, 0 or more.
+        num_samples: how many samples it rests on.
+        method: how the variance was found, for the interval's name.
+        confidence: of the interval.
 
     Raises:
-        ProbeError: `values` is empty or holds NaN or infinity.
+        ProbeError: a share outside [0, 1], a negative variance, or no samples.
+
+    Source: Korn and Graubard, "Confidence intervals for proportions with small expected number of positive counts
+        estimated from survey data", Survey Methodology 1998, for the effective number of samples.
     """
+    if not 0 <= share <= 1 or not variance >= 0 or num_samples < 1:
+        raise ProbeError(f"a share of {share} with variance {variance} of {num_samples} samples has no interval")
+    spread = share * (1 - share)
+    effective = spread / variance if variance > 0 and spread > 0 else num_samples
+    low, high = _wilson_ends(share, effective, confidence)
+    return Interval(share, low, high, num_samples, _named(method, confidence))
+
+
+def t_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Return the mean of `values` [N] with Student's interval, `mean +- t * std / sqrt(N)`; of one value just itself.
+
+    Source: "Student", "The probable error of a mean", Biometrika 1908.
+
+    Raises:
+        ProbeError: `values` is empty or holds NaN or infinity, or a confidence outside (0, 1).
+    """
+    _quantile(confidence)  # refuses a confidence outside (0, 1)
     array = _finite_values(values)
-    mean = float(array.mean())
-    half = _quantile(confidence) * float(array.std()) / math.sqrt(array.size)
-    return Interval(mean, mean - half, mean + half, array.size, _named("normal", confidence))
+    mean, count = float(array.mean()), array.size
+    error = float(array.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+    half = float(stdtrit(max(1, count - 1), 0.5 + confidence / 2)) * error
+    return Interval(mean, mean - half, mean + half, count, _named("Student t", confidence))
 
 
 def bootstrap_interval(
@@ -169,7 +201,4 @@ def spread(scores: Sequence[Interval], *, confidence: float = 0.95) -> Spread:
     mean, each = float(array.mean()), tuple(array.tolist())
     if array.size == 1:
         return Spread(mean, None, each, scores[0])
-    std = float(array.std(ddof=1))
-    half = float(stdtrit(array.size - 1, 0.5 + confidence / 2)) * std / math.sqrt(array.size)
-    interval = Interval(mean, mean - half, mean + half, array.size, f"Student t {100 * confidence:g}%")
-    return Spread(mean, std, each, interval)
+    return Spread(mean, float(array.std(ddof=1)), each, t_interval(array, confidence=confidence))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, stdtr
 
 from hjepa_eval.errors import ProbeError
-from hjepa_eval.metrics.intervals import Interval, bootstrap_interval
+from hjepa_eval.metrics.intervals import Interval, bootstrap_interval, t_interval
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Comparison:
     """How much better the first is than the second.
 
     Attributes:
-        difference: first minus second, with a paired bootstrap interval.
+        difference: first minus second, with a paired interval: bootstrap for right and wrong, Student's t for others.
         p_value: two-sided, of no difference (McNemar's exact test for right and wrong, paired t-test for other values).
         only_first: samples that the first alone gets right.
         only_second: samples that the second alone gets right.
@@ -68,10 +68,11 @@ def compare_correct(
     return Comparison(interval, mcnemar(only_first, only_second), only_first, only_second)
 
 
-def compare_values(first: ArrayLike, second: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Comparison:
-    """Compare two lists of values [N] (accuracies of the same episodes, say) by a paired bootstrap and t-test.
+def compare_values(first: ArrayLike, second: ArrayLike) -> Comparison:
+    """Compare two lists of values [N] (what each image adds to few-shot episodes, say) by a paired t-test and interval.
 
-    The p-value is 1 where the differences are all 0, and for a single pair, which tests nothing.
+    Both rest on the same standard error, so the interval holds 0 just where p is above 0.05. The p-value is 1 where the
+    differences are all 0, and for a single pair, which tests nothing.
 
     Raises:
         ProbeError: the lengths differ, or are 0, or a value is NaN.
@@ -80,7 +81,7 @@ def compare_values(first: ArrayLike, second: ArrayLike, *, resamples: int = 2000
     """
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     _same_samples(one, two)
-    interval = bootstrap_interval(one - two, resamples=resamples, seed=seed)
+    interval = t_interval(one - two)
     return Comparison(interval, _paired_t(one - two), int((one > two).sum()), int((two > one).sum()))
 
 
@@ -144,7 +145,8 @@ def compare(first: Outcomes, second: Outcomes) -> tuple[Comparison, str]:
     """Return the paired comparison of two outcomes [N] of the same samples, and the name of the test.
 
     Args:
-        first: bool [N] (right or wrong), or float [N] (accuracy of each episode, or share of seeds that were right).
+        first: bool [N] (right or wrong), or float [N] (what each image adds to few-shot episodes, or
+            the share of seeds that were right).
         second: the same for the other.
 
     Raises:

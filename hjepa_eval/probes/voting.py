@@ -18,7 +18,7 @@ _CHUNK_VOTES = 1 << 24
 
 
 def vote_weights(
-    similarity: NDArray[np.float32], *, weighting: Weighting = "exponential", temperature: float = 0.07
+    similarity: NDArray[np.floating], *, weighting: Weighting = "exponential", temperature: float = 0.07
 ) -> NDArray[np.float64]:
     """Return the weight [Q, k] of each neighbour's vote.
 

@@ -21,12 +21,12 @@ class SampleOutcomes:
     """What happened to each sample at each level.
 
     Attributes:
-        index: int64 [N], each test sample's place in the dataset's order (episodes are numbered from 0).
-        labels: int64 [N], the true classes; empty for episodes.
-        outcomes: (level, score key) -> [N], right or wrong, or the accuracy of each episode.
+        index: int64 [N], each test sample's place in the dataset's order (in old files episodes from 0).
+        labels: int64 [N], the true classes; empty for episodes of old files.
+        outcomes: (level, score key) -> [N], right or wrong, or what each sample adds to the mean of few-shot episodes.
         predictions: (level, score key) -> int64 [N].
-        names: where each sample comes from, such as `test/cat/1.png`; empty for episodes and stores without names.
-        class_names: of each class number; empty for episodes.
+        names: where each sample comes from, such as `test/cat/1.png`; empty for stores without names.
+        class_names: of each class number; empty in old files of episodes.
     """
 
     index: NDArray[np.int64]

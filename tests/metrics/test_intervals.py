@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 
 from hjepa_eval.errors import ProbeError
-from hjepa_eval.metrics.intervals import bootstrap_interval, mean_interval, wilson
+from hjepa_eval.metrics.intervals import bootstrap_interval, share_interval, t_interval, wilson
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 10), (10, 10), (7, 10), (1, 1), (8123, 10000)])
@@ -28,11 +28,18 @@ def test_wilson__a_higher_confidence_is_wider() -> None:
     assert wilson(30, 50, confidence=0.99).low < wilson(30, 50).low
 
 
-def test_mean_interval__is_1_96_standard_errors() -> None:
-    interval = mean_interval([0.2, 0.4, 0.6, 0.8])
+def test_t_interval__is_students() -> None:
+    interval = t_interval([0.2, 0.4, 0.6, 0.8])
     assert interval.value == pytest.approx(0.5)
-    assert interval.high - interval.value == pytest.approx(1.959964 * np.sqrt(0.05) / 2, rel=1e-6)
-    assert interval.num_samples == 4
+    assert interval.high - interval.value == pytest.approx(3.182446 * np.sqrt(0.2 / 3) / 2, rel=1e-6)
+    assert (interval.num_samples, interval.method) == (4, "Student t 95%")
+    assert t_interval([0.3]).low == t_interval([0.3]).high == 0.3
+
+
+def test_share_interval__of_independent_samples_is_wilsons() -> None:
+    ours, reference = share_interval(0.3, 0.3 * 0.7 / 50, num_samples=50, method="wilson"), wilson(15, 50)
+    assert (ours.low, ours.high) == pytest.approx((reference.low, reference.high))
+    assert share_interval(1.0, 0.0, num_samples=50, method="wilson") == wilson(50, 50)
 
 
 def test_bootstrap_interval__agrees_with_wilson_on_many_samples() -> None:
@@ -59,9 +66,10 @@ def test_bootstrap_interval__order_of_values_does_not_matter() -> None:
         (lambda: wilson(0, 0), "0 samples"),
         (lambda: wilson(5, 4), "impossible"),
         (lambda: wilson(1, 4, confidence=95), "use 0.95"),
-        (lambda: mean_interval([]), "at least one value"),
-        (lambda: mean_interval([1.0, float("nan")]), "1 of 2 values are NaN"),
+        (lambda: t_interval([]), "at least one value"),
+        (lambda: t_interval([1.0, float("nan")]), "1 of 2 values are NaN"),
         (lambda: bootstrap_interval([1.0], resamples=0), "too few"),
+        (lambda: share_interval(1.5, 0.1, num_samples=3, method="x"), "share of 1.5"),
     ],
 )
 def test_intervals__refuse_what_has_no_interval(call, says: str) -> None:

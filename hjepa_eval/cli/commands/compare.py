@@ -60,8 +60,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Compare two models on the same images.
 
-        Paired tests from the per-sample outcomes of --predictions: McNemar for right and wrong, a paired t-test for
-        episodes, differences with bootstrap intervals, p-values adjusted by Holm.
+        Paired tests from the per-image outcomes of --predictions: McNemar for right and wrong, a paired t-test for
+        few-shot episodes, differences with intervals over images, p-values adjusted by Holm.
         """
         from hjepa_eval.report.formats.pairs import PAIR_FORMATS
         from hjepa_eval.report.tables.model_pairs import compare_models

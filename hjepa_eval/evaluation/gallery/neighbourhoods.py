@@ -85,7 +85,7 @@ def find_neighbourhoods(
         queries,
         chosen,
         np.stack([each.index[queries, :shown] for each in found]),
-        np.stack([each.similarity[queries, :shown] for each in found]),
+        np.stack([each.similarity[queries, :shown] for each in found]).astype(np.float32),
     )
 
 

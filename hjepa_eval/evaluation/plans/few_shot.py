@@ -44,6 +44,7 @@ def plan_few_shot(settings: FewShotSettings) -> Plan:
         deviations=FEW_SHOT_DEVIATIONS,
         rule=f"{CHOICE_EPISODES:,} episodes of train images",
         may_be_left_out=True,
+        version=2,
     )
 
 
@@ -73,7 +74,7 @@ def _run(row: LevelRow, seed: int, choosing: bool, *, settings: FewShotSettings)
         result = few_shot(test, shots=shots, episodes=settings.episodes, **common)
         named = {"ways": settings.ways, "shots": shots, "queries": settings.queries}
         scores.append(make_score("accuracy", result.score, headline=True, **named))
-        outcomes[scores[-1].key] = result.episode_accuracies
+        outcomes[scores[-1].key] = result.image_values
         notes += result.notes
         if train is not None and choosing:
             counts = np.bincount(train.labels, minlength=len(row.class_names))

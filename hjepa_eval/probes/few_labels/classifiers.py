@@ -1,8 +1,8 @@
 """Classifiers of few-shot episodes, each fitted on thousands of small supports at once.
 
-Each takes the pool's features [N, D] with the episodes' rows in it, support [E, W, S] and queries [E, Q], and returns
-scores [E, Q, W]. Rows are gathered a few episodes at a time, so that they are still in the processor's cache when the
-products come.
+Each takes the pool's features [N, D], 0 amid them, with the episodes' rows in it, support [E, W, S] and queries [E, Q],
+and returns scores [E, Q, W]. Rows are gathered a few episodes at a time, so that they are still in the processor's
+cache when the products come.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ def nearest_centroid(pool: torch.Tensor, support: torch.Tensor, queries: torch.T
     scores, rows = [], _Rows(pool)
     for chosen, asked in _pieces(pool, support, queries):
         centroids = embedding_bag(chosen.flatten(0, 1), pool, mode="mean").view(*chosen.shape[:2], -1)
-        half = -0.5 * centroids.square().sum(dim=2)[:, None, :]
-        scores.append(torch.baddbmm(half, rows.gather(asked), centroids.transpose(1, 2)))
-    return torch.cat(scores)
+        half = -0.5 * centroids.square().sum(dim=2, keepdim=True)
+        scores.append(torch.baddbmm(half, centroids, rows.gather(asked).transpose(1, 2)))
+    # Classes before queries in memory: the best of 5 along the last axis is several times slower.
+    return torch.cat(scores).transpose(1, 2)
 
 
 def ridge(pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor, *, penalty: float = 1.0) -> torch.Tensor:
@@ -61,7 +62,6 @@ def ridge(pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor, *, p
     """
     ways, shots = support.shape[1:]
     targets = torch.eye(ways).repeat_interleave(shots, dim=1) - 1 / ways
-    pool = pool - pool.mean(dim=0)
     gram, centred = _grams(pool, support, queries)
     regular = centred + penalty * torch.eye(ways * shots)
     dual = targets @ torch.cholesky_inverse(torch.linalg.cholesky(regular))
@@ -75,6 +75,9 @@ def logistic(pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor, *
     probabilities on the support X [M, D]. So an episode has M = W * S columns of unknowns, not D, and X enters only by
     its Gram matrix: `_dual` finds A and the intercept.
 
+    scikit-learn fits one weight vector v for two classes; two of them, v / 2 and -v / 2, have half its penalty, hence
+    C / 2 there.
+
     Source: scikit-learn's `LogisticRegression(C=c)`, whose minimum this is; Tian et al., arXiv:2003.11539, for C = 1 on
         features of unit norm.
 
@@ -85,7 +88,7 @@ def logistic(pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor, *
         c: inverse strength of the penalty.
     """
     ways, shots = support.shape[1:]
-    pool = pool - pool.mean(dim=0)
+    c = c / 2 if ways == 2 else c
     gram, centred = _grams(pool, support, queries)
     targets = torch.eye(ways).repeat_interleave(shots, dim=1)
     dual = (c * (targets - 1 / ways)).expand(len(support), -1, -1)
@@ -128,7 +131,7 @@ def _grams(pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor) -> 
     """Return the products of the support with itself, [E, W * S, W * S], as they are and with each support centred.
 
     Centring moves the intercept only, and makes intercept and weights nearly independent. It is done on the products,
-    which are small; that the pool has mean 0 keeps their differences exact.
+    which are small; that 0 lies amid the pool keeps their differences exact.
     """
     products, rows = [], _Rows(pool)
     for chosen, _ in _pieces(pool, support, queries):

@@ -23,11 +23,13 @@ class Episodes:
         classes: int64 [E, W], the classes of each episode, all different.
         support: int64 [E, W, S], labelled samples of each class.
         queries: int64 [E, W, Q], samples to classify; none is in the support of its episode.
+        counts: int64 [C], samples of each class in the pool.
     """
 
     classes: NDArray[np.int64]
     support: NDArray[np.int64]
     queries: NDArray[np.int64]
+    counts: NDArray[np.int64]
 
 
 def draw_episodes(
@@ -76,7 +78,7 @@ def draw_episodes(
     slots = chosen.ravel()
     drawn = by_class[starts[slots][:, None] + _draw_distinct(generator, counts[slots], shots + queries)]
     drawn = drawn.reshape(episodes, ways, shots + queries)
-    return Episodes(chosen, drawn[:, :, :shots], drawn[:, :, shots:])
+    return Episodes(chosen, drawn[:, :, :shots], drawn[:, :, shots:], counts)
 
 
 def _check_sizes(

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import ProbeError, unknown
-from hjepa_eval.metrics.intervals import Interval, mean_interval
-from hjepa_eval.probes.few_labels.classifiers import SOLVERS, Classifier
+from hjepa_eval.metrics.intervals import Interval, share_interval
+from hjepa_eval.probes.few_labels.classifiers import SOLVERS, Classifier, nearest_centroid
 from hjepa_eval.probes.few_labels.episodes import Episodes, draw_episodes
-from hjepa_eval.probes.samples import Samples, check_features, check_one, zero_rows_note
+from hjepa_eval.probes.few_labels.image_values import image_values
+from hjepa_eval.probes.few_labels.pool import make_pool, settle
+from hjepa_eval.probes.samples import Samples, check_features, check_one
 from hjepa_eval.probes.side_by_side import side_by_side
 
 # So many fits share their steps; more only take memory.
@@ -27,8 +29,11 @@ class FewShotResult:
     """Accuracy over few-shot episodes.
 
     Attributes:
-        score: mean accuracy over episodes with 1.96 * std / sqrt(episodes); `num_samples` counts episodes.
-        episode_accuracies: float32 [E], in the order of the episodes, so that levels can be compared in pairs.
+        score: mean accuracy over episodes; its interval covers the draw of the images, as query and as support, and
+            that of the episodes, and `num_samples` counts images.
+        image_values: float64 [N], what each image adds to it, so that levels and models can be compared in pairs; see
+            `image_values.py`.
+        episode_accuracies: float32 [E], in the order of the episodes; their own interval would cover no other images.
         classifier: the name asked for.
         ways: W.
         shots: S.
@@ -38,6 +43,7 @@ class FewShotResult:
     """
 
     score: Interval
+    image_values: NDArray[np.float64]
     episode_accuracies: NDArray[np.float32]
     classifier: str
     ways: int
@@ -80,8 +86,10 @@ def few_shot(
         ProbeError: NaN, labels outside the range, too few classes or samples, or a base mean missing or of wrong width.
         UnknownNameError: an unknown classifier.
 
-    Source: SimpleShot (arXiv:1911.04623) for the transforms, 10,000 episodes, 15 queries and the interval; Tian et al.
+    Source: SimpleShot (arXiv:1911.04623) for the transforms, 10,000 episodes and 15 queries; Tian et al.
         (arXiv:2003.11539) for logistic regression on normalised features with C = 1.
+
+    Deviation: papers print 1.96 std / sqrt(episodes), which no draw of other images need fall into.
     """
     started = time.perf_counter()
     test, notes = check_one(test, "few-shot", num_classes=num_classes)
@@ -118,22 +126,35 @@ def classify_episodes(
     started = time.perf_counter()
     if classifier not in SOLVERS:
         raise unknown("few-shot classifier", classifier, SOLVERS)
-    placed, notes = _placed(check_features(features, "few-shot"), classifier, base_mean)
+    if (base_mean is None) == (classifier == "simpleshot-cl2n"):
+        raise ProbeError(
+            "simpleshot-cl2n needs base_mean, the mean feature of the train split"
+            if base_mean is None
+            else f"base_mean has no part in {classifier}; use simpleshot-cl2n, or leave it out"
+        )
     solve = SOLVERS[classifier]
+    checked, centroids = check_features(features, "few-shot"), solve is nearest_centroid
+    pool, notes = make_pool(checked, unit=classifier != "simpleshot-un", rescale=centroids, base_mean=base_mean)
     _, ways, shots = episodes.support.shape
     truth = torch.arange(ways).repeat_interleave(episodes.queries.shape[2])
     support, queries = torch.from_numpy(episodes.support), torch.from_numpy(episodes.queries).flatten(1)
 
     def measure(chosen: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        right = solve(placed, chosen, asked).argmax(dim=2) == truth
-        return right.to(torch.float32).mean(dim=1)
+        scores = solve(pool.rows, chosen, asked)
+        guesses = scores.argmax(dim=2)
+        if centroids:
+            settle(pool, chosen, asked, scores, guesses)
+        return guesses == truth
 
     chunks = zip(*(torch.split(rows, _CHUNK_EPISODES) for rows in (support, queries)), strict=True)
-    accuracies = list(side_by_side([partial(measure, *chunk) for chunk in chunks], workers=torch.get_num_threads()))
-    each = torch.cat(accuracies).numpy()
+    answers = list(side_by_side([partial(measure, *chunk) for chunk in chunks], workers=torch.get_num_threads()))
+    right = torch.cat(answers).numpy().reshape(episodes.queries.shape)
+    each, total = right.mean(axis=(1, 2), dtype=np.float64), len(features)
+    seen = image_values(right, episodes)
     return FewShotResult(
-        score=mean_interval(each),
-        episode_accuracies=each,
+        score=share_interval(float(each.mean()), seen.variance, num_samples=total, method="images (jackknife)"),
+        image_values=seen.values,
+        episode_accuracies=each.astype(np.float32),
         classifier=classifier,
         ways=ways,
         shots=shots,
@@ -141,25 +162,3 @@ def classify_episodes(
         seconds=time.perf_counter() - started,
         notes=notes,
     )
-
-
-def _placed(
-    features: NDArray[np.float32], classifier: Classifier, base_mean: NDArray[np.float32] | None
-) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """Return the features [N, D] after the classifier's transform, once for all episodes."""
-    if (base_mean is None) == (classifier == "simpleshot-cl2n"):
-        raise ProbeError(
-            "simpleshot-cl2n needs base_mean, the mean feature of the train split"
-            if base_mean is None
-            else f"base_mean has no part in {classifier}; use simpleshot-cl2n, or leave it out"
-        )
-    rows = torch.from_numpy(features)
-    if classifier == "simpleshot-un":
-        return rows, ()
-    if base_mean is not None:
-        if base_mean.shape != (rows.shape[1],):
-            raise ProbeError(
-                f"base_mean has shape {list(base_mean.shape)}; expected [{rows.shape[1]}], as the features"
-            )
-        rows = rows - torch.from_numpy(np.asarray(base_mean, dtype=np.float32))
-    return torch.nn.functional.normalize(rows, dim=1), zero_rows_note(rows.numpy(), "few-shot")

@@ -55,12 +55,13 @@ class ApproximateSearch:
     notes: tuple[str, ...]
 
     def __call__(self, queries: torch.Tensor) -> Found:
-        """Return float64 similarity and index [Q, count] for `queries` [Q, D], as they are given.
+        """Return float64 closeness and index [Q, count] for `queries` [Q, D], as they are given.
 
         Raises:
             ProbeError: the index found fewer than `count` rows for some query.
         """
-        score, rows = self.index.search(self.space.place(queries).numpy(), self.width)
+        placed = self.space.place(queries)
+        score, rows = self.index.search(placed.numpy(), self.width)
         short = int((rows[:, self.count - 1] < 0).sum())
         if short:
             raise ProbeError(
@@ -72,9 +73,9 @@ class ApproximateSearch:
             similarity = similarity.neg_()
         found = similarity.masked_fill_(index < 0, -math.inf), index
         # Codes are no vectors: where the index holds them, all of its similarities are rough.
-        rough = torch.nonzero(index >= 0) if self.kind == "ivfpq" else near_ties(similarity, self.space)
-        similarity, index = rescore(self.bank, queries, self.space, found, rough)
-        return similarity[:, : self.count], index[:, : self.count]
+        rough = torch.nonzero(index >= 0) if self.kind == "ivfpq" else near_ties(similarity, placed, self.space)
+        closeness, index = rescore(self.bank, queries, self.space, found, rough)
+        return closeness[:, : self.count], index[:, : self.count]
 
 
 def build_search(

@@ -73,80 +73,128 @@ def numbered_blocks(bank: Bank, rows: int) -> Iterator[tuple[int, torch.Tensor]]
 
 Metric = Literal["cosine", "euclidean"]
 
-# Above the rounding of float32 products of unit vectors (3e-7) and of distances of order 1 (1e-6), below any difference
-# that a vote could feel.
-NEAR = {"cosine": 1e-6, "euclidean": 4e-6}
-# Similarities equal to this many binary places are a tie; float64 sums differ by less, whatever their order.
-PLACES = 36
-_CENTRE_ROWS = 4096
+# Above the rounding of float32 products of unit vectors (3e-7).
+_NEAR_COSINE = 1e-6
+# Above the rounding of float32 squared distances, as a share of the squared norms that they are formed from (1e-6).
+_NEAR_EUCLIDEAN = 4e-6
+# Distances that agree to so many binary places (of unit vectors) or first digits (of others) are a tie:
+# float64 sums differ by less, whatever their order.
+_PLACES = 37
+_DROPPED_BITS = 15
+_SAMPLE_ROWS = 1001
 _PART_ROWS = 4096
-_NORM_ELEMENTS = 1 << 19
+# Squares of larger placed numbers leave the range of float32; such rows are far from all others either way.
+_FARTHEST = 1e15
 
 
 @dataclass(frozen=True)
 class Space:
-    """Moves rows to where a dot product (cosine) or a distance of numbers of order 1 (Euclidean) compares them."""
+    """Moves rows to where a float32 dot product (cosine) or distance (Euclidean) compares them, and compares exactly.
+
+    Attributes:
+        metric: `cosine` or `euclidean`.
+        centre: float64 [D], amid the bank.
+        scale: a power of two, the size of the bank's rows about the centre.
+    """
 
     metric: Metric
     centre: torch.Tensor
     scale: float
 
-    def place(self, rows: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Return `rows` [N, D] as unit vectors, or centred and scaled, computed in float64 where float32 would err."""
+    def place(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return `rows` [N, D] as float32 unit vectors, or centred and scaled, by float64 where float32 would err."""
         if self.metric == "euclidean":
-            moved = torch.empty(rows.shape, dtype=dtype)
+            moved = torch.empty(rows.shape)
             for part, out in zip(torch.split(rows, _PART_ROWS), torch.split(moved, _PART_ROWS), strict=True):
-                out.copy_(torch.sub(part, self.centre).div_(self.scale))
+                out.copy_(torch.sub(part, self.centre).div_(self.scale).clamp_(-_FARTHEST, _FARTHEST))
             return moved
-        if dtype == torch.float64:
-            return _unit(rows)
         norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
         placed = torch.div(rows, norm)
         # Squares of 1e20 or 1e-25 leave the range of float32.
         beyond = torch.nonzero(~((norm > 1e-12) & (norm < 1e18)))[:, 0]
         if len(beyond):
-            placed[beyond] = _unit(rows[beyond]).to(dtype)
+            placed[beyond] = unit_rows(rows[beyond]).to(torch.float32)
         return placed
 
-    def exact(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """Return the float64 similarity [M] of `rows` [M, D] with `others` [M, D], on the grid that defines a tie."""
-        rows, others = self.place(rows, torch.float64), self.place(others, torch.float64)
-        if self.metric == "euclidean":
-            return _on_grid(rows.sub_(others).square_().sum(dim=1).neg_())
-        return _on_grid(rows.mul_(others).sum(dim=1))
-
-    def exact_matrix(self, placed: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """Return the float64 similarity [Q, N] of all pairs of rows, both placed in float64 already."""
+    def rounding(self, similarity: torch.Tensor, placed: torch.Tensor) -> torch.Tensor:
+        """Return how far float32 `similarity` [Q, K] of `placed` queries [Q, D] with any rows may be from the truth."""
         if self.metric == "cosine":
-            return _on_grid(placed @ others.T)
-        squares = placed.square().sum(dim=1, keepdim=True) + others.square().sum(dim=1)
-        return _on_grid((2 * placed @ others.T).sub_(squares).clamp_max_(0))
+            return torch.full((1, 1), _NEAR_COSINE)
+        # A row's own square is at most twice the query's and twice that of their distance.
+        return _NEAR_EUCLIDEAN * (placed.square().sum(dim=1, keepdim=True).clamp_min(1) - similarity)
+
+    def exact(self, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Return the float64 closeness [M] of `rows` [M, D] with `others` [M, D], both as given.
+
+        It is minus the squared distance of placed rows, halved for unit vectors, where it is the cosine less 1: formed
+        from differences, so that features with a large common part are told apart, on the grid that defines a tie.
+        """
+        if self.metric == "euclidean":
+            return self._closeness(rows.to(torch.float64).sub_(others).square_().sum(dim=1).sqrt_())
+        unit, other = unit_rows(rows), unit_rows(others)
+        distance = (unit - other).square_().sum(dim=1).sqrt_()
+        distance[~unit.any(dim=1) | ~other.any(dim=1)] = math.sqrt(2)
+        return self._closeness(distance)
+
+    def exact_matrix(self, queries: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Return the float64 closeness [Q, N] of all pairs of rows, as `exact` has it."""
+        first, second = queries.to(torch.float64), others.to(torch.float64)
+        if self.metric == "cosine":
+            first, second = unit_rows(first), unit_rows(second)
+        distance = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
+        if self.metric == "cosine":
+            distance[~first.any(dim=1)] = math.sqrt(2)
+            distance[:, ~second.any(dim=1)] = math.sqrt(2)
+        return self._closeness(distance)
+
+    def _closeness(self, distance: torch.Tensor) -> torch.Tensor:
+        """Return minus the square of float64 `distance` on its grid, of placed rows."""
+        if self.metric == "cosine":
+            return distance.mul_(2.0**_PLACES).round_().div_(2.0**_PLACES).square_().mul_(-0.5)
+        # The last bits of a float's pattern are the last digits of the number.
+        bits = distance.div_(self.scale).view(torch.int64)
+        bits.add_(1 << (_DROPPED_BITS - 1)).bitwise_and_(-(1 << _DROPPED_BITS))
+        return distance.square_().neg_()
+
+    def similarity(self, closeness: torch.Tensor) -> torch.Tensor:
+        """Return the cosine, or minus the squared distance of rows as given, from the closeness."""
+        if self.metric == "euclidean":
+            return closeness * self.scale**2
+        # The grid of distances has no 1 / sqrt(2): an angle of 90 degrees has the cosine 0 all the same.
+        return torch.round((closeness + 1) * 2.0**36) / 2.0**36
 
 
-def _unit(rows: torch.Tensor) -> torch.Tensor:
-    """Return float64 unit vectors; zero vectors stay zero."""
+def unit_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Return float64 unit vectors of `rows` [N, D]; zero vectors stay zero."""
     exact = rows.to(torch.float64)
     norm = exact.square().sum(dim=1, keepdim=True).sqrt()
     return exact / torch.where(norm > 0, norm, 1.0)
 
 
-def _on_grid(similarity: torch.Tensor) -> torch.Tensor:
-    return torch.round(similarity * 2.0**PLACES) / 2.0**PLACES
+def middle_of(rows: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Return a point float64 [D] amid `rows` [N, D] and their size about it, a power of two, which no single row sets.
+
+    They are the medians of the columns and of the norms less the former: a row a million times farther than the others
+    would move means and largest norms so far that float32 numbers tell the others no more apart.
+    """
+    exact = rows.to(torch.float64)
+    centre = exact.median(dim=0).values
+    norms = torch.linalg.vector_norm(exact - centre, dim=1)
+    norms = norms[norms > 0]
+    return centre, 2.0 ** math.frexp(float(norms.median()))[1] if len(norms) else 1.0
 
 
-def make_space(bank: Bank, queries: Bank, metric: Metric) -> Space:
-    """Return the space of `metric`; for distances, centring near the bank's mean keeps their float32 rounding small.
+def spread_rows(count: int, most: int = _SAMPLE_ROWS) -> NDArray[np.int64]:
+    """Return at most `most` row numbers, evenly over `count` rows."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
 
-    The centre is the mean of rows spread over the bank and the scale a power of two, so that neither depends on how
-    the bank is cut into blocks.
+
+def make_space(bank: Bank, metric: Metric) -> Space:
+    """Return the space of `metric`; for distances, centring amid the bank keeps their float32 rounding small.
+
+    Centre and scale are those of rows spread over the bank, so that neither depends on how it is cut into blocks.
     """
     if metric == "cosine":
         return Space(metric, torch.zeros(1), 1.0)
-    spread = np.linspace(0, bank.shape[0] - 1, min(bank.shape[0], _CENTRE_ROWS)).astype(np.int64)
-    centre = torch.from_numpy(bank.rows(spread)).mean(dim=0, dtype=torch.float64)
-    largest = 0.0
-    for rows in (bank,) if queries is bank else (bank, queries):
-        for _, block in numbered_blocks(rows, rows_per_block(rows, elements=_NORM_ELEMENTS)):
-            norms = torch.linalg.vector_norm(torch.sub(block, centre), dim=1)
-            largest = max(largest, float(norms.max()))
-    return Space(metric, centre, 2.0 ** math.frexp(largest)[1])
+    centre, scale = middle_of(torch.from_numpy(bank.rows(spread_rows(bank.shape[0]))))
+    return Space(metric, centre, scale)

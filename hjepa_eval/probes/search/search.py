@@ -21,7 +21,7 @@ from hjepa_eval.errors import ProbeError, unknown
 from hjepa_eval.probes.search.approximate import ApproximateSearch, IndexKind, build_search
 from hjepa_eval.probes.search.bank import Bank, Metric, Space, as_bank, make_space, numbered_blocks, rows_per_block
 from hjepa_eval.probes.search.engines import Backend, Engine, Found, choose_engine
-from hjepa_eval.probes.search.settling import INDEX_BITS, settle
+from hjepa_eval.probes.search.settling import settle
 
 _SPARE = 8
 _PIECE_ELEMENTS = 1 << 25
@@ -33,7 +33,7 @@ class Neighbours:
     """The nearest bank rows of each query.
 
     Attributes:
-        similarity: float32 [Q, k], falling along k. Cosine in [-1, 1], or minus the squared Euclidean distance.
+        similarity: float64 [Q, k], falling along k. Cosine in [-1, 1], or minus the squared Euclidean distance.
         index: int64 [Q, k], rows of the bank.
         backend: what did the search: `faiss` or `torch`, with `-cuda` behind it if on GPUs.
         index_kind: `flat`, the exact search, or an approximate index.
@@ -41,7 +41,7 @@ class Neighbours:
         notes: what a reader of the numbers must know about an approximate index.
     """
 
-    similarity: NDArray[np.float32]
+    similarity: NDArray[np.float64]
     index: NDArray[np.int64]
     backend: str
     index_kind: IndexKind = "flat"
@@ -66,7 +66,7 @@ def nearest(
     queries, so the bank may be larger than memory. An approximate index is held in memory.
 
     Args:
-        bank: an array or a `Bank`, finite; N < 2^24.
+        bank: an array or a `Bank`, finite.
         queries: [Q, D], finite. None means leave-one-out: the queries are the bank, and no row finds itself.
         k: how many; at most N (N - 1 for leave-one-out).
         metric: `cosine` (rows are normalised here; a zero vector has cosine 0 with everything) or `euclidean`.
@@ -129,7 +129,7 @@ def nearest_in_pieces(
     count = k + (own is not None)
     _check_sizes(bank, k, leave_one_out=own is not None)
     engine = choose_engine(backend, device, count=min(count + _SPARE, bank.shape[0]))
-    space = make_space(bank, asked, metric)
+    space = make_space(bank, metric)
     exact = _ExactSearch(bank, space, engine, count, block_rows or rows_per_block(bank))
     find: _ExactSearch | ApproximateSearch = exact
     name, recall = engine.name, None
@@ -141,11 +141,10 @@ def nearest_in_pieces(
         note = f"approximate index {index}: {found}, measured on {measured:,} queries against exact search"
         name, notes = "faiss", (*find.notes, note)
     for first, piece in numbered_blocks(asked, max(1, _PIECE_ELEMENTS // max(bank.shape[1], 8 * find.width))):
-        similarity, rows = find(piece)
+        closeness, rows = find(piece)
         if own is not None:
-            similarity, rows = _without_self(similarity, rows, torch.from_numpy(own[first : first + len(piece)]))
-        scaled = (similarity * space.scale**2).to(torch.float32)
-        yield Neighbours(scaled.numpy(), rows.numpy(), name, index, recall, notes)
+            closeness, rows = _without_self(closeness, rows, torch.from_numpy(own[first : first + len(piece)]))
+        yield Neighbours(space.similarity(closeness).numpy(), rows.numpy(), name, index, recall, notes)
 
 
 def _check_sizes(bank: Bank, k: int, *, leave_one_out: bool) -> None:
@@ -153,8 +152,6 @@ def _check_sizes(bank: Bank, k: int, *, leave_one_out: bool) -> None:
     largest = rows - leave_one_out
     if not 1 <= k <= largest:
         raise ProbeError(f"k = {k} neighbours do not exist in a bank of {rows} rows; use 1 to {largest}")
-    if rows >= 1 << INDEX_BITS:
-        raise ProbeError(f"a bank of {rows} rows is too large for one search; split it below {1 << INDEX_BITS}")
 
 
 @dataclass(frozen=True)
@@ -173,10 +170,10 @@ class _ExactSearch:
         return min(self.count + _SPARE, self.bank.shape[0])
 
     def __call__(self, queries: torch.Tensor) -> Found:
-        """Return float64 similarity and index [Q, count] for `queries` [Q, D], as they are given."""
+        """Return float64 closeness and index [Q, count] for `queries` [Q, D], as they are given."""
         placed = self.space.place(queries)
         found = self.engine.candidates(self.bank, placed, self.space, self.width, self.block_rows)
-        return settle(self.bank, queries, self.space, found, self.count)
+        return settle(self.bank, queries, placed, self.space, found, self.count)
 
 
 def _measure_recall(queries: Bank, find: ApproximateSearch, exact: _ExactSearch) -> tuple[float, int]:
@@ -189,10 +186,10 @@ def _measure_recall(queries: Bank, find: ApproximateSearch, exact: _ExactSearch)
     return common / (len(drawn) * exact.count), len(drawn)
 
 
-def _without_self(similarity: torch.Tensor, index: torch.Tensor, own: torch.Tensor) -> Found:
+def _without_self(closeness: torch.Tensor, index: torch.Tensor, own: torch.Tensor) -> Found:
     """Return [Q, k] from [Q, k + 1]: rows without their `own` number [Q] or, if duplicates hide it, their last."""
     itself = index == own[:, None]
     itself[:, -1] |= ~itself.any(dim=1)
     keep = ~itself
     shape = (len(index), index.shape[1] - 1)
-    return similarity[keep].reshape(shape), index[keep].reshape(shape)
+    return closeness[keep].reshape(shape), index[keep].reshape(shape)

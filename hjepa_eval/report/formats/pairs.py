@@ -21,7 +21,7 @@ _LEFT = 2
 _GAP = 2
 # No two models' numbers take more.
 _WIDEST = 120
-_ABOUT = "Accuracy in percent; differences in points, first minus second, with paired bootstrap intervals"
+_ABOUT = "Accuracy in percent; differences in points, first minus second, with paired intervals over images"
 
 
 def terminal(pairs: Sequence[ModelPair]) -> str:

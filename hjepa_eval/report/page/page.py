@@ -36,7 +36,7 @@ PARTS = {
 }
 READING = (
     "Accuracy on test images at the level that was chosen without them, with its 95 % interval; leads are points of "
-    "accuracy, with a bootstrap interval where both records keep the outcome of every test image."
+    "accuracy, with a paired interval where both records keep the outcome of every test image."
 )
 # What is more is in the table; the page says how many.
 MOST_HEADLINES = 8

@@ -87,7 +87,7 @@ def explanations(records: Sequence[Record]) -> list[str]:
     rules = {record.protocol: record.choices[0].rule for record in compared if record.choices}
     tests = sorted({pair.test for record in compared for pair in record.comparisons})
     lines = [
-        f"Differences are paired, with bootstrap intervals; p: {', '.join(tests)}; Holm: over all pairs of levels."
+        f"Differences are paired, with intervals over images; p: {', '.join(tests)}; Holm: over all pairs of levels."
     ]
     if any(sum(not level.fused for level in record.levels) > MANY_LEVELS for record in compared):
         lines.append(
@@ -100,8 +100,11 @@ def explanations(records: Sequence[Record]) -> list[str]:
         lines.append(
             "Tests of several seeds or draws are over test samples; they do not cover how far other seeds would fall."
         )
-    if any(record.probe == "fewshot" for record in compared):
+    few_shot = [record.protocol_version for record in compared if record.probe == "fewshot"]
+    if 1 in few_shot:
         lines.append("Few-shot intervals and tests cover the draw of episodes, not that of the test images.")
+    elif few_shot:
+        lines.append("Few-shot intervals and tests cover the draw of the images, as query and as labelled one.")
     return lines
 
 

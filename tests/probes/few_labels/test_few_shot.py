@@ -91,14 +91,15 @@ def test_draw_episodes__can_use_every_sample_of_a_class() -> None:
     assert (np.sort(every, axis=1) == np.arange(8)).all()
 
 
-def test_few_shot__the_interval_is_that_of_episode_means(pool: Samples) -> None:
+def test_few_shot__the_interval_is_that_of_the_images(pool: Samples) -> None:
     result = few_shot(pool, num_classes=10, episodes=400)
-    each = result.episode_accuracies
-    assert each.shape == (400,)
-    assert each.dtype == np.float32
-    assert result.score.value == pytest.approx(each.mean())
-    assert result.score.high - result.score.value == pytest.approx(1.96 * each.std() / 20, rel=1e-4)
-    assert (result.score.num_samples, result.ways, result.shots, result.queries) == (400, 5, 1, 15)
+    each, values = result.episode_accuracies, result.image_values
+    assert (each.shape, each.dtype, values.shape) == ((400,), np.float32, (500,))
+    assert result.score.value == pytest.approx(each.mean()) == pytest.approx(values.mean())
+    assert result.score.high - result.score.low == pytest.approx(2 * 1.96 * values.std(ddof=1) / np.sqrt(500), rel=0.02)
+    assert result.score.high - result.score.low > 3 * 2 * 1.96 * each.std() / 20  # what episodes alone would claim
+    assert result.score.method == "images (jackknife) 95%"
+    assert (result.score.num_samples, result.ways, result.shots, result.queries) == (500, 5, 1, 15)
 
 
 @pytest.mark.parametrize("classifier", ["prototype", "ridge", "logreg"])

@@ -69,13 +69,14 @@ def test_nearest__queries_in_pieces_are_many_reads_and_one_answer(crowd, monkeyp
     assert shelf.passes >= 4  # 60 queries, 16 at a time
 
 
-def test_space__does_not_depend_on_the_blocks(crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    bank, queries = (as_bank(rows * 3 + 100) for rows in crowd)
-    whole = make_space(bank, queries, "euclidean")
-    monkeypatch.setattr("hjepa_eval.probes.search.bank._NORM_ELEMENTS", 12 * 13)
-    cut = make_space(bank, queries, "euclidean")
-    assert (whole.scale, whole.centre.tolist()) == (cut.scale, cut.centre.tolist())
-    assert np.log2(whole.scale) == np.round(np.log2(whole.scale))
+def test_space__a_row_far_away_moves_neither_centre_nor_scale(crowd) -> None:
+    bank = crowd[0] * 3 + 100
+    plain = make_space(as_bank(bank), "euclidean")
+    bank[5] *= 1e6
+    beside = make_space(as_bank(bank), "euclidean")
+    assert beside.scale == plain.scale
+    assert np.log2(plain.scale) == np.round(np.log2(plain.scale))
+    assert (beside.centre - plain.centre).abs().max() < plain.scale / 10
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float64])
