@@ -29,6 +29,10 @@ class EncoderError(HjepaError):
     """Raised when an encoder cannot be built, or returns something else than its levels declare."""
 
 
+class UserCodeError(EncoderError):
+    """Raised when the user's own code fails; its message has three lines, with the user's frame."""
+
+
 class CompileError(EncoderError):
     """Raised when torch.compile cannot compile an encoder here, or makes another one of it."""
 

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
-from hjepa_eval.errors import HjepaError
+from hjepa_eval.errors import HjepaError, UserCodeError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,9 +22,14 @@ INTERRUPTED = 130
 
 def say_error(message: str) -> None:
     """Print one line on stderr; what data may have put into it moves no cursor."""
+    say_error_lines([message])
+
+
+def say_error_lines(lines: list[str]) -> None:
+    """Print an error on stderr: what is wrong, and of the user's own code the frame and the line."""
     from hjepa_eval.results.text import one_line
 
-    print(f"hjepa: {one_line(message)}", file=sys.stderr)
+    print("\n  ".join([f"hjepa: {one_line(lines[0])}", *map(one_line, lines[1:])]), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -32,6 +37,9 @@ def told_errors() -> Iterator[None]:
     """Turn the user's errors inside into one line and exit 2, and Ctrl-C into advice and exit 130."""
     try:
         yield
+    except UserCodeError as error:
+        say_error_lines(str(error).splitlines())
+        raise typer.Exit(2) from None
     except HjepaError as error:
         say_error(str(error))
         raise typer.Exit(2) from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.datasets.transform import Transform, resized_shape
 from hjepa_eval.errors import DataError, first_few
 
 MAX_RATIO = 64
@@ -23,12 +23,12 @@ Batch: TypeAlias = "tuple[Tensor, list[int], dict[int, str]]"
 
 
 def fit(image: Tensor, transform: Transform) -> Tensor:
-    """Return a uint8 image `[3, H, W]` resized and centre-cropped to `[3, size, size]` as the transform says.
+    """Return a uint8 image `[3, H, W]` resized and cropped to `[3, *transform.shape]` as the transform says.
 
     Deviation: of an image more than 64 times as long as wide, or as wide as long, only the middle is resized.
     """
     height, width = image.shape[-2:]
-    if (height, width) == (transform.size, transform.size) and transform.resize == transform.size:
+    if (height, width) == transform.shape == transform.scaled:
         return image
     # Two seconds, which who reads only features does not wait.
     from torchvision.transforms.v2 import InterpolationMode
@@ -39,11 +39,14 @@ def fit(image: Tensor, transform: Transform) -> Tensor:
         # 1 x 50,000 pixels would become 224 x 11,200,000 on the way to the crop.
         height, width = min(height, longest), min(width, longest)
         image = TF.center_crop(image, [height, width])
-    scale = transform.resize / min(height, width)
-    target = [max(transform.size, round(height * scale)), max(transform.size, round(width * scale))]
+    target = resized_shape(height, width, transform)
     mode = InterpolationMode.BICUBIC if transform.interpolation == "bicubic" else InterpolationMode.BILINEAR
-    resized = TF.resize(image, target, interpolation=mode, antialias=True)
-    cropped: Tensor = TF.center_crop(resized, [transform.size, transform.size])
+    resized = TF.resize(image, list(target), interpolation=mode, antialias=True)
+    if transform.crop == "border":
+        rows, columns = (max(0, side - have) for side, have in zip(transform.shape, target, strict=True))
+        sides = [columns // 2, rows // 2, (columns + 1) // 2, (rows + 1) // 2]
+        resized = TF.pad(resized, sides, fill=[round(255 * value) for value in transform.mean])
+    cropped: Tensor = TF.center_crop(resized, list(transform.shape))
     return cropped
 
 
@@ -99,7 +102,7 @@ def load_batches(
                 skipped[index] = str(error)
             else:
                 kept.append(index)
-        stacked = torch.stack(images) if images else torch.empty(0, 3, transform.size, transform.size).byte()
+        stacked = torch.stack(images) if images else torch.empty(0, 3, *transform.shape).byte()
         return stacked.pin_memory() if pin else stacked, kept, skipped
 
     yield from _ahead(load, parts, workers=max(1, workers))
@@ -137,7 +140,7 @@ def stack_images(
     import torch
 
     wanted = range(len(dataset)) if indices is None else indices
-    images = torch.empty(len(wanted), 3, transform.size, transform.size, dtype=torch.uint8)
+    images = torch.empty(len(wanted), 3, *transform.shape, dtype=torch.uint8)
     start = 0
     for batch, kept, _ in image_batches(dataset, transform, indices=wanted, batch_size=256, workers=workers):
         images[start : start + len(kept)] = batch

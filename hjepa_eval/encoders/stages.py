@@ -48,7 +48,7 @@ class StageEncoder(Encoder):
         stages = list(model.feature_info)
         self.indices = list(range(len(stages)))[-MAX_STAGES:] if indices is None else list(indices)
         with torch.no_grad():
-            maps = stage_maps(model, torch.zeros(1, 3, transform.size, transform.size), self.indices)
+            maps = stage_maps(model, torch.zeros(1, 3, *transform.shape), self.indices)
         self.levels = tuple(
             Level(index, str(stages[stage]["module"]), image.shape[1], (image.shape[2], image.shape[3]))
             for index, (stage, image) in enumerate(zip(self.indices, maps, strict=True))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 import re
+import shlex
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +19,103 @@ from torch import Tensor, nn
 
 from hjepa_eval.errors import CheckpointError, first_few
 
+# Where checkpoints keep their weights, the first that is there. Source: timm, models/_helpers.py, `load_state_dict`,
+# takes EMA weights before raw ones; DINO evaluates its teacher.
+SECTIONS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model")
+# What DistributedDataParallel and torch.compile put before every name, one inside the other.
+_WRAPPERS = ("_orig_mod.", "module.")
 
-def read_tensors(path: Path, *, section: str | None = None) -> dict[str, Tensor]:
-    """Return the named tensors in a `.safetensors` file or a PyTorch checkpoint.
 
-    A checkpoint is read with `weights_only=True`, and without a `section` its tensors are looked for under
-    `state_dict` and `model` too; a leading `module.` is removed. Tensors of a zipped checkpoint stay in the file until
-    they are used, so the sections that nobody asks for, such as an optimizer's, take no memory.
+@dataclass(frozen=True)
+class Weights:
+    """Named tensors of a checkpoint.
+
+    Attributes:
+        tensors: by name, in the file's order.
+        notes: what was unwrapped, chosen or left out on the way, for people.
+    """
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+def read_weights(path: Path, *, section: str | None = None) -> Weights:
+    """Return the named tensors in a `.safetensors` file or a PyTorch checkpoint, and how they were come by.
+
+    A checkpoint is read with `weights_only=True`. Without a `section` its tensors are looked for in `SECTIONS`; leading
+    `module.` and `_orig_mod.` are removed. Tensors of a zipped checkpoint stay in the file until they are used, so
+    the sections that nobody asks for, such as an optimizer's, take no memory.
 
     Args:
         path: the file.
         section: the key under which the checkpoint keeps the tensors.
 
     Raises:
-        CheckpointError: the file is absent, damaged, has no such section, or holds anything but plain data.
+        CheckpointError: the file is absent, damaged, has no such section, holds anything but plain data, or two of its
+            names are one without their wrappers.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint file {path}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)
+    notes: list[str] = []
     if section is not None:
         if not isinstance(content, Mapping) or not isinstance(content.get(section), Mapping):
-            found = first_few(content) if isinstance(content, Mapping) else type(content).__name__
-            raise CheckpointError(f"{path} has no section {section!r} with tensors; it holds {found}")
+            held = first_few(content) if isinstance(content, Mapping) else type(content).__name__
+            raise CheckpointError(f"{path} has no section {section!r} with tensors; it holds {held}")
         content = content[section]
-    for key in ("state_dict", "model") if section is None else ():
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    while section is None and isinstance(content, Mapping):
+        keys = [key for key in SECTIONS if isinstance(content.get(key), Mapping)]
+        if not keys:
+            break
+        others = f", not {' or '.join(keys[1:])}, which ?section= takes" if keys[1:] else ""
+        notes.append(f"weights of the checkpoint's {keys[0]}{others}")
+        content = content[keys[0]]
     named = content.items() if isinstance(content, Mapping) else ()
     tensors = {str(name): value for name, value in named if isinstance(value, Tensor)}
     if not tensors:
-        where = f"in its section {section!r}" if section else "also not under 'state_dict' or 'model'"
-        raise CheckpointError(f"{path} holds no named tensors, {where}")
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+        raise CheckpointError(f"{path} holds no named tensors, {_where_instead(content, section)}")
+    return Weights(_without_wrappers(tensors, path=path), tuple(notes))
+
+
+def read_tensors(path: Path, *, section: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors of `read_weights` alone.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    return read_weights(path, section=section).tensors
+
+
+def _where_instead(content: Any, section: str | None) -> str:
+    if section is not None:
+        return f"in its section {section!r}"
+    keys = [str(key) for key, value in content.items() if _holds_tensors(value)] if isinstance(content, Mapping) else []
+    if keys:
+        return f"but its sections {first_few(keys)} do; name one with ?section={keys[0]}"
+    return "also not under 'state_dict' or 'model'"
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(tensor, Tensor) for tensor in value.values())
+
+
+def _without_wrappers(tensors: Mapping[str, Tensor], *, path: Path) -> dict[str, Tensor]:
+    """Return tensors by their bare names.
+
+    Raises:
+        CheckpointError: two names are one without their wrappers.
+    """
+    bare: dict[str, str] = {}
+    for name in tensors:
+        short = name
+        while short.startswith(_WRAPPERS):
+            short = short.partition(".")[2]
+        if short in bare:
+            raise CheckpointError(
+                f"{path} holds {bare[short]} and {name}, two names of one tensor; write a file with only one of them"
+            )
+        bare[short] = name
+    return {short: tensors[name] for short, name in bare.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -75,12 +142,28 @@ def _read_checkpoint(path: Path) -> Any:
         # torch's own text advises to read the file without weights_only, which is what must not happen.
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         reason = f"it would run {code[1]}" if code else "it holds other Python objects"
+        way = f"; if you trust it, save its tensors alone with: {saving_line(path)}" if code else ""
         raise CheckpointError(
-            f"{path} is not a checkpoint of plain tensors: {reason}; only a file of tensors and numbers is read"
+            f"{path} is not a checkpoint of plain tensors: {reason}; only a file of tensors and numbers is read{way}"
         ) from None
     except (RuntimeError, OSError, EOFError, LookupError, ValueError) as error:
         # Bytes that are no pickle at all end in whatever error their first opcode happens to cause.
         raise CheckpointError(f"{path} is not a checkpoint of plain tensors: {_first_line(error)}") from None
+
+
+def saving_line(path: Path) -> str:
+    """Return the shell line that saves the tensors of a checkpoint, or of a whole pickled model, in a file beside it.
+
+    It runs the code in the file, which this program never does: it is for who made the file.
+    """
+    target = path.with_name(f"{path.name.partition('.')[0]}.tensors.pth")
+    code = (
+        f"import torch; c = torch.load({str(path)!r}, map_location='cpu', weights_only=False); "
+        "c = c if isinstance(c, dict) else c.state_dict(); "
+        f"torch.save({{k: v for k, v in c.items() if isinstance(v, (dict, torch.Tensor))}}, {str(target)!r})"
+    )
+    plain = not set('"$`\\!') & set(code)
+    return f'python -c "{code}"' if plain else f"python -c {shlex.quote(code)}"
 
 
 def _first_line(error: Exception) -> str:
@@ -88,7 +171,9 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__} {text.splitlines()[0]}" if text else type(error).__name__
 
 
-def load_strict(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str, ignore: Collection[str] = ()) -> None:
+def load_strict(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, source: str, ignore: Collection[str] = ()
+) -> tuple[str, ...]:
     """Copy `tensors` into `model`; nothing may be missing, left over, or of another shape.
 
     Args:
@@ -97,19 +182,24 @@ def load_strict(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str,
         source: where they come from, for the message.
         ignore: prefixes of names that may be left over, such as a classifier's.
 
+    Returns:
+        The names that were left over.
+
     Raises:
         CheckpointError: they do not fit; the message lists the first five of each kind.
     """
     state = model.state_dict()
     missing = [name for name in state if name not in tensors]
-    extra = [name for name in tensors if name not in state and not name.startswith(tuple(ignore))]
+    left = [name for name in tensors if name not in state]
+    extra = [name for name in left if not name.startswith(tuple(ignore))]
     shapes = [
         f"{name} {list(tensors[name].shape)} instead of {list(state[name].shape)}"
         for name in state
         if name in tensors and tensors[name].shape != state[name].shape
     ]
     problems = {"missing": missing, "unexpected": extra, "of another shape": shapes}
-    found = [f"{len(names)} {kind}: {first_few(names)}" for kind, names in problems.items() if names]
-    if found:
-        raise CheckpointError(f"{source} does not fit the encoder; tensors {'; '.join(found)}")
+    misfits = [f"{len(names)} {kind}: {first_few(names)}" for kind, names in problems.items() if names]
+    if misfits:
+        raise CheckpointError(f"{source} does not fit the encoder; tensors {'; '.join(misfits)}")
     model.load_state_dict({name: tensors[name] for name in state})
+    return tuple(left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 
@@ -34,8 +35,8 @@ class TrainingImages:
         self.skipped: dict[str, None] = {}
         self._kept: Tensor | None = None
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if count * 3 * transform.size**2 < MEMORY_SHARE * memory:
-            images = torch.empty(count, 3, transform.size, transform.size, dtype=torch.uint8)
+        if count * 3 * math.prod(transform.shape) < MEMORY_SHARE * memory:
+            images = torch.empty(count, 3, *transform.shape, dtype=torch.uint8)
             readable = torch.zeros(count, dtype=torch.bool)
             for batch, index in self._decode(torch.arange(count), 256):
                 images[index], readable[index] = batch, True

@@ -11,9 +11,9 @@ import torch
 
 from hjepa_eval.encoders.kinds.timm_folder import load_timm_folder
 from hjepa_eval.encoders.kinds.timm_network import parse_level_options, wrap_timm
+from hjepa_eval.encoders.naming import fill
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.vit import create_vit
-from hjepa_eval.encoders.weights import load_strict, read_tensors
 from hjepa_eval.errors import EncoderError, unknown
 
 
@@ -47,6 +47,8 @@ def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encod
 
     The name `local-dir:FOLDER` is a folder that timm or `hjepa export` wrote, with its own weights.
 
+    Of a checkpoint `?section=`, `?prefix=` and `?names=order` say which tensors, and under which names, as `fill` does.
+
     Raises:
         UnknownNameError: there is no such model.
         CheckpointError: the checkpoint does not fit.
@@ -58,10 +60,9 @@ def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encod
         return load_timm_folder(Path(name.removeprefix("local-dir:")), options)
     model, size = build_untrained(name, seed=0)
     checkpoint = options.get("checkpoint") or _cached_weights(model)
+    notes: tuple[str, ...] = ()
     if checkpoint is not None:
-        classifier = model.pretrained_cfg.get("classifier") or ()
-        ignore = [classifier] if isinstance(classifier, str) else list(classifier)
-        load_strict(model, read_tensors(Path(checkpoint)), source=checkpoint, ignore=ignore)
+        notes = fill(model, {**options, "checkpoint": checkpoint}, ignore=classifier_of(model))
     elif download and size is None:
         try:
             model = timm.create_model(name, pretrained=True, num_classes=0)
@@ -73,12 +74,19 @@ def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encod
             f"name a file with timm:{name}?checkpoint=FILE, or take it untrained with random:{name}"
         )
     encoder = wrap_timm(model, f"timm:{name}", size=size, **parse_level_options(options))
+    encoder.notes = (*notes, *encoder.notes)
     if options.get("checkpoint"):
         encoder.files = (Path(options["checkpoint"]),)
     elif checkpoint is not None:
         # In the cache: REPOSITORY/snapshots/REVISION/FILE, and refs/main says which revision is the newest.
         encoder.files = (Path(checkpoint), Path(checkpoint).parents[2] / "refs" / "main")
     return encoder
+
+
+def classifier_of(model: Any) -> list[str]:
+    """Return the names that weights of a timm model's classifier begin with."""
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    return [f"{classifier}."] if isinstance(classifier, str) else [f"{name}." for name in classifier]
 
 
 def _cached_weights(model: Any) -> str | None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.stages import StageEncoder
+from hjepa_eval.encoders.trial import note_unused, try_encoder
 from hjepa_eval.encoders.vit import Taps, name_tokens, pool_cells, resolve_taps, vit_levels
 from hjepa_eval.errors import EncoderError
 
@@ -22,6 +23,8 @@ class ViTEncoder(Encoder):
     """A timm ViT whose level l reads block `taps[l]` through the final norm and pools 2^l x 2^l cells.
 
     Source: the norm at every tap follows DINOv2's `get_intermediate_layers`.
+    Deviation: EVA02, BEiT, ViTamin and others have their last norm, `fc_norm`, after the mean of the tokens; here each
+        token goes through it, as through any other ViT's, so that cells, readouts and levels are alike.
     """
 
     model: Any
@@ -48,7 +51,12 @@ class ViTEncoder(Encoder):
         classes = [word for attribute, word in known.items() if getattr(model, attribute, None) is not None]
         self.prefix_names = name_tokens(classes=classes, prefix=model.num_prefix_tokens)
         self.transform = transform
-        self.settings = {"architecture": architecture, "taps": list(taps), "norm": "final norm at every tap"}
+        # The last norm of some is fc_norm, behind timm's pooling, and forward_intermediates leaves it out.
+        final = getattr(model, "fc_norm", None)
+        behind = final is not None and not isinstance(final, nn.Identity)
+        self._norm_behind = behind and isinstance(getattr(model, "norm", None), nn.Identity)
+        norm = "fc_norm of each token at every tap" if self._norm_behind else "final norm at every tap"
+        self.settings = {"architecture": architecture, "taps": list(taps), "norm": norm}
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return one `[B, prefix + cells, D]` per level for images `[B, 3, H, W]`."""
@@ -67,6 +75,8 @@ class ViTEncoder(Encoder):
         for level, tap in zip(self.levels, self.taps, strict=True):
             output = at_block[tap - 1]
             patches, prefix = output if isinstance(output, tuple) else (output, output[:, :0])
+            if self._norm_behind:
+                patches, prefix = self.model.fc_norm(patches), self.model.fc_norm(prefix)
             tokens.append(torch.cat([prefix, pool_cells(patches, self.grid, level.index)], dim=1))
         return tokens
 
@@ -89,22 +99,56 @@ def wrap_timm(model: Any, name: str, *, levels: int | None, taps: Taps, size: in
     is_vit = len(reductions) == 1 and hasattr(getattr(model, "patch_embed", None), "grid_size")
     if not hasattr(model, "forward_intermediates") or not (is_vit or len(reductions) > 1):
         raise EncoderError(f"{name}: timm offers no intermediate features for {type(model).__name__}; choose another")
-    config = timm.data.resolve_data_config(model=model)
-    pixels = size or config["input_size"][-1]
-    transform = Transform(
-        size=pixels,
-        resize=pixels if size else int(pixels / config["crop_pct"]),
-        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
+    transform = timm_transform(model, size=size, name=name)
     architecture = {"timm": name.partition(":")[2]}
+    encoder: Encoder
     if not is_vit:
         if levels is not None or taps != "depth":
             raise EncoderError(f"{name} has stages; its levels are those, so leave out ?levels and ?taps")
-        return StageEncoder(model, name, transform=transform, architecture=architecture)
-    blocks = choose_taps(len(model.feature_info), levels=levels, taps=taps)
-    return ViTEncoder(model, name, taps=blocks, transform=transform, architecture=architecture)
+        encoder = StageEncoder(model, name, transform=transform, architecture=architecture)
+    else:
+        blocks = choose_taps(len(model.feature_info), levels=levels, taps=taps)
+        encoder = ViTEncoder(model, name, taps=blocks, transform=transform, architecture=architecture)
+    advice = f"timm's {type(model).__name__} has not the interface of a ViT or of stages, so choose another"
+    encoder.notes = note_unused(try_encoder(encoder, advice=advice), model)
+    return encoder
+
+
+def timm_transform(model: Any, *, name: str, size: int | None = None) -> Transform:
+    """Return the preparation of images that a timm model's `pretrained_cfg` asks for.
+
+    Args:
+        model: of timm.
+        name: how messages call it.
+        size: input size in pixels when it is not the `pretrained_cfg`'s; such images are not cropped.
+
+    Raises:
+        EncoderError: it asks for something else than RGB, or an interpolation that is not offered.
+
+    Source: timm, data/transforms_factory.py, `transforms_imagenet_eval`.
+    """
+    config = timm.data.resolve_data_config(model=model)
+    channels, rows, columns = config["input_size"]
+    if channels != 3 or config["interpolation"] not in ("bilinear", "bicubic"):
+        raise EncoderError(
+            f"{name} wants images of {channels} channels, resized {config['interpolation']}; only RGB, bilinear and "
+            "bicubic are offered"
+        )
+    if size:
+        rows = columns = size
+    # At its own size alone a ratio has a meaning.
+    ratio = 1.0 if size else config["crop_pct"]
+    square = rows == columns
+    return Transform(
+        size=rows,
+        resize=int(rows / ratio),
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop="center" if size else config["crop_mode"],
+        width=None if square else columns,
+        resize_width=None if square else int(columns / ratio),
+    )
 
 
 def choose_taps(depth: int, *, levels: int | None, taps: Taps) -> tuple[int, ...]:

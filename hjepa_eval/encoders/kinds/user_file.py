@@ -1,44 +1,227 @@
-"""An encoder from the user's own Python file: `file.py:build`."""
+"""An encoder from the user's own code: `file.py:build`, `file.py:MyViT?layers=...`, or `package.module:name`."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from hjepa_eval.encoders.protocol import Encoder
-from hjepa_eval.errors import EncoderError, did_you_mean
+import torch
+from torch import nn
+
+from hjepa_eval.encoders.kinds.arguments import read_arguments
+from hjepa_eval.encoders.kinds.hooked import HookedEncoder, module_transform
+from hjepa_eval.encoders.naming import OPTIONS, fill
+from hjepa_eval.encoders.protocol import Encoder, hash_outputs
+from hjepa_eval.errors import EncoderError, HjepaError, UserCodeError, did_you_mean
+
+# What is ours among the options of user code, unless its signature names it.
+RESERVED = (*OPTIONS, "layers", "size")
+_PREFIX = "hjepa_user_"
+# Modules that an earlier call loaded from a user's folder: another folder may have one of the same name.
+_LOADED: set[str] = set()
 
 
-def load_user_file(spec: str) -> Encoder:
-    """Return what the function in `FILE.py:FUNCTION` builds.
+def load_user_code(spec: str, options: Mapping[str, str], *, seed: int, wrap: bool = True) -> Encoder | nn.Module:
+    """Return what `FILE.py:NAME` or `package.module:NAME` gives: an `Encoder`, or a module whose layers are levels.
+
+    A class or function is called with the options that its signature names; a module is taken as it is.
+
+    Args:
+        spec: the file or the import path, a colon, and the name in it.
+        options: `layers`, `checkpoint`, `section`, `prefix`, `names` and `size`, unless the signature has such a name;
+            the others are arguments.
+        seed: of weights that it draws.
+        wrap: give an encoder; otherwise the bare module, filled from the checkpoint.
 
     Raises:
-        EncoderError: the file or the function does not exist, or it returns no `Encoder`.
+        EncoderError: there is no such file or name, it gives something else, or a layer does not fit.
+        UserCodeError: the user's code raised an error; the message has the user's frame in three lines.
+        UnknownNameError: a layer or an option is unknown.
+        CheckpointError: the checkpoint does not fit.
     """
-    file, _, function = spec.rpartition(":")
-    path = Path(file)
+    source, _, name = spec.rpartition(":")
+    with own_modules(source) as own, user_frames(spec):
+        module = _import(source)
+        build = getattr(module, name, None)
+        if not callable(build):
+            names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+            raise EncoderError(f"{source} has no function or class {name!r}{did_you_mean(name, names)}")
+        built, ours = _call(build, options, spec=spec, seed=seed)
+        if isinstance(built, Encoder):
+            encoder = _checked(built, ours, spec=spec)
+        elif isinstance(built, nn.Module):
+            notes = _filled(built, ours)
+            if not wrap:
+                return built
+            encoder = _hooked(built, ours, spec=spec)
+            encoder.notes = (*notes, *encoder.notes)
+        else:
+            raise EncoderError(f"{spec} returned {type(built).__name__}; return a torch.nn.Module")
+        if not isinstance(encoder, HookedEncoder):
+            encoder.settings = {**getattr(encoder, "settings", {}), "outputs": hash_outputs(encoder)}
+        # The code is part of what the features depend on: an edited file must not find the old store.
+        encoder.settings = {**encoder.settings, "source": _hash_sources(own()), "function": name}
+    encoder.files = None  # What else the code reads is not known.
+    return encoder
+
+
+def _call(build: Callable[..., Any], options: Mapping[str, str], *, spec: str, seed: int) -> tuple[Any, dict[str, str]]:
+    """Return what the user's function or class gives, and the options that are ours."""
+    if isinstance(build, nn.Module):
+        arguments, ours = read_arguments(None, options, reserved=RESERVED, spec=spec)
+        return build, ours
+    arguments, ours = read_arguments(build, options, reserved=RESERVED, spec=spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(**arguments), ours
+
+
+def _checked(encoder: Encoder, ours: Mapping[str, str], *, spec: str) -> Encoder:
+    if ours:
+        raise EncoderError(f"{spec} is an Encoder with levels of its own; leave ?{next(iter(ours))} out")
+    absent = [name for name in ("levels", "transform") if not hasattr(encoder, name)]
+    if absent:
+        raise EncoderError(f"{spec} returned an encoder without {' and '.join(absent)}; set them in its class")
+    encoder.name = getattr(encoder, "name", spec)
+    return encoder.eval()
+
+
+def _filled(model: nn.Module, ours: Mapping[str, str]) -> tuple[str, ...]:
+    if "checkpoint" in ours:
+        return fill(model, ours)
+    stray = [key for key in ("section", "prefix", "names") if key in ours]
+    if stray:
+        raise EncoderError(f"?{stray[0]}= says how to read a checkpoint; name one with ?checkpoint=FILE")
+    return ()
+
+
+def _hooked(model: nn.Module, ours: Mapping[str, str], *, spec: str) -> HookedEncoder:
+    if "layers" not in ours:
+        raise EncoderError(
+            f"{spec} is a module without levels; say which layers they are: ?layers=NAME,NAME "
+            f"('hjepa models {spec} --layers' lists them)"
+        )
+    layers = [layer.strip() for layer in ours["layers"].split(",") if layer.strip()]
+    transform, note = module_transform(model, size=ours.get("size"))
+    encoder = HookedEncoder(model, spec, layers=layers, transform=transform)
+    encoder.notes = (*((note,) if note else ()), *encoder.notes)
+    return encoder
+
+
+def _import(source: str) -> ModuleType:
+    path = Path(source)
+    if not source.endswith(".py"):
+        return importlib.import_module(source)
     if not path.is_file():
-        raise EncoderError(f"no file {path} for the encoder {spec!r}")
-    module_spec = importlib.util.spec_from_file_location(f"hjepa_user_{path.stem}", path)
+        raise EncoderError(f"no file {path} for the encoder")
+    # Not the bare stem: a file `random.py` must not stand in for a module of that name.
+    module_spec = importlib.util.spec_from_file_location(f"{_PREFIX}{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise EncoderError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module
     module_spec.loader.exec_module(module)
-    build = getattr(module, function, None)
-    if not callable(build):
-        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise EncoderError(f"{path} has no function {function!r}{did_you_mean(function, names)}")
-    encoder = build()
-    if not isinstance(encoder, Encoder):
-        raise EncoderError(f"{spec} returned {type(encoder).__name__}; return a child of hjepa_eval.encoders.Encoder")
-    absent = [name for name in ("levels", "transform") if not hasattr(encoder, name)]
-    if absent:
-        raise EncoderError(f"{spec} returned an encoder without {' and '.join(absent)}; set them in its class")
-    # The code is part of what the features depend on: an edited file must not find the old store.
-    source = hashlib.sha256(path.read_bytes()).hexdigest()
-    encoder.files = None  # What else the code reads is not known.
-    encoder.settings = {**getattr(encoder, "settings", {}), "source": source, "function": function}
-    return encoder
+    return module
+
+
+@contextmanager
+def own_modules(source: str) -> Iterator[Callable[[], dict[str, Path]]]:
+    """Put a file's folder on the import path meanwhile; give a function of the user's modules that are loaded by then.
+
+    What an earlier call loaded from such a folder is loaded anew: it may have been edited, and another folder may have
+    a module of the same name.
+    """
+    for name in _LOADED:
+        sys.modules.pop(name, None)
+    _LOADED.clear()
+    before, path = set(sys.modules), list(sys.path)
+    if source.endswith(".py"):
+        sys.path.insert(0, str(Path(source).resolve().parent))
+        importlib.invalidate_caches()
+
+    def loaded() -> dict[str, Path]:
+        files = {name: _file_of(module) for name, module in list(sys.modules.items())}
+        reached = _reached(f"{_PREFIX}{Path(source).stem}" if source.endswith(".py") else source)
+        return {
+            name: file
+            for name, file in files.items()
+            if file and (name not in before or name in reached) and _is_own(file)
+        }
+
+    try:
+        yield loaded
+    finally:
+        _LOADED.update(name for name, file in loaded().items() if name not in before)
+        sys.path[:] = path
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(file) if isinstance(file, str) and file.endswith(".py") else None
+
+
+def _is_own(file: Path) -> bool:
+    """Tell whether a file is neither of Python, nor of an installed package, nor of this one."""
+    paths = sysconfig.get_paths()
+    installed = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    packages = [str(Path(__file__).parents[2])]
+    place = str(file.resolve())
+    return not place.startswith(tuple(f"{Path(root).resolve()}/" for root in (*installed, *packages)))
+
+
+def _reached(name: str) -> set[str]:
+    """Return the modules that a module's globals come from, however far: who was imported before is found so."""
+    reached, waiting = set(), [name]
+    while waiting:
+        current = waiting.pop()
+        module = sys.modules.get(current)
+        if module is None or current in reached:
+            continue
+        reached.add(current)
+        file = _file_of(module)
+        if file is None or not _is_own(file):
+            continue
+        for value in list(vars(module).values()):
+            origin = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            waiting += [origin] if isinstance(origin, str) else []
+    return reached
+
+
+def _hash_sources(files: Mapping[str, Path]) -> str:
+    """Return the sha256 of modules' names and contents; a copy of their folder has the same."""
+    digest = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        digest.update(f"{name}|{hashlib.sha256(file.read_bytes()).hexdigest()}|".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def user_frames(spec: str) -> Iterator[None]:
+    """Turn an error of the user's own code into three lines: what failed, in which line of it, and that line.
+
+    Raises:
+        UserCodeError: anything that is no `HjepaError` was raised.
+    """
+    try:
+        yield
+    except HjepaError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        text = " ".join(str(error).split())
+        what = f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(Path(frame.filename))]
+        if not frames:
+            raise UserCodeError(f"{spec} failed: {what}") from None
+        frame = frames[-1]
+        raise UserCodeError(
+            f"{spec} failed: {what}\n  {frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}"
+        ) from None
