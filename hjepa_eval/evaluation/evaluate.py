@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from hjepa_eval.errors import ConfigError, ProbeError
 from hjepa_eval.evaluation.features import NOTHING_GIVEN, FeatureSet, Given, collect_features, find_encoder, resolve
+from hjepa_eval.evaluation.imported import check_imported, imported_features
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.stages import evaluation_stages, feature_seeds
 from hjepa_eval.evaluation.measure import Measured, Task, measure
 from hjepa_eval.evaluation.request import Request
 from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings
+from hjepa_eval.features.imported import is_imported
 from hjepa_eval.results.files import check_folder
 from hjepa_eval.results.outcomes import SampleOutcomes
 from hjepa_eval.results.records import Record
@@ -61,7 +63,12 @@ def evaluate(
     gallery = _gallery(request.common) if write else None
     # A typo in any but the first ends here, before any work; the first is opened next.
     later = list(settings.items())[1:]
-    encoders = {spec: given.encoders.get(spec) or find_encoder(own, images=given.images) for spec, own in later}
+    check_imported(settings, request.common)
+    encoders = {
+        spec: given.encoders.get(spec) or find_encoder(own, images=given.images)
+        for spec, own in later
+        if not is_imported(spec)
+    }
     steps = [task.heading.title for task in tasks]
     closing = [*(["galleries"] if gallery else []), *closing]
     talk.plan(evaluation_stages(settings, steps, encoders, views=views, closing=closing))
@@ -72,7 +79,7 @@ def evaluate(
         features[spec] = collect_seeds(own, tasks, talk, repair=len(tasks) > 1, given=given)
         for measured in _measure(tasks, request, own, features[spec], talk, left_out=left_out):
             evaluated.append(_written(measured, own) if write else Evaluated(measured.record, measured.samples))
-    if gallery is not None:
+    if gallery is not None and not any(map(is_imported, features)):  # Imported features have no images to show.
         from hjepa_eval.evaluation.gallery.gallery import write_galleries
 
         write_galleries(features, gallery, talk, draw_masks=draw_masks)
@@ -88,6 +95,10 @@ def collect_seeds(
     """Return the features for every seed; only untrained weights and augmented views differ from seed to seed."""
     views = max(task.plan.views for task in tasks)
     readouts = (settings.readout, *(readout for task in tasks for readout in task.plan.readouts))
+    if is_imported(str(settings.model)):
+        on_test = next((task.heading.title for task in tasks if task.plan.split == "test"), "")
+        features = imported_features(settings, talk, readouts=readouts, views=views, needs_test=on_test)
+        return dict.fromkeys(settings.all_seeds, features)
     seeds = settings.all_seeds
     collected = {
         seed: collect_features(
@@ -186,6 +197,8 @@ def baselines_of(model: str, settings: EvalSettings) -> list[str]:
         ConfigError: `--baselines random` was asked for and there is no such twin.
     """
     named = "baselines" in settings.model_fields_set
+    if is_imported(model) and not named:
+        return []
     baselines = []
     for baseline in settings.baselines:
         if not named and baseline.startswith("pixels") and model.partition(":")[0] == "pixels":

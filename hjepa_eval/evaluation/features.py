@@ -21,6 +21,7 @@ from hjepa_eval.evaluation.live.stages import COSTS
 from hjepa_eval.evaluation.settings import ExtractCommandSettings, ImageSettings, ProbeSettings
 from hjepa_eval.extraction.extract import Extraction, ExtractSettings, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
+from hjepa_eval.features.imported import is_imported
 from hjepa_eval.features.manifest import StoredLevel
 from hjepa_eval.ranks import read_ranks
 from hjepa_eval.results.records import DatasetInfo, Extracted, ModelInfo
@@ -110,6 +111,8 @@ def resolve_dataset(dataset: str | None, model: str) -> tuple[str, Path | None]:
     """Return the dataset asked for, or the one a run was pretrained on with its folder, or digits."""
     if dataset is not None:
         return dataset, None
+    if is_imported(model):
+        return "imported", None  # Images and labels are the features' own.
     folder = Path(model.partition("?")[0].removeprefix("random:"))
     if is_run(folder):
         data = read_run_config(folder).get("settings", {}).get("data", {})

@@ -77,6 +77,9 @@ def baseline_note(records: Sequence[Record]) -> list[str]:
     """Return the command that adds baselines to a table of one dataset; nothing where one is in view."""
     if any(is_baseline(record.model.name) for record in records):
         return []
+    records = [record for record in records if record.extraction.readout != "imported"]  # No images, so no baselines.
+    if not records:
+        return []
     # Fine-tuning has a command of its own; all probes of this package can be asked of `hjepa eval`.
     probes = [each.probe for each in records if each.probe in HEADINGS and each.probe != "finetune"]
     record = next((record for record in records if record.probe in probes), records[0])
