@@ -170,6 +170,7 @@ def _settings(request: Request, talk: Talk, given: Given) -> dict[str, ProbeSett
         ConfigError: models were pretrained on different data and none was named, or a baseline cannot be.
     """
     common = request.common
+    check_imported(request.models, common)
     if given.images:
         common = common.model_copy(update={"dataset": given.images["train"].name})
     models = [resolve(common.model_copy(update={"model": model})) for model in request.models or (None,)]
