@@ -109,6 +109,12 @@ def _pixels(request: Request) -> Encoder:
     return load_pixels(request.argument)
 
 
+def _facts(request: Request) -> Encoder:
+    from hjepa_eval.encoders.kinds.facts import load_facts
+
+    return load_facts(request.argument, request.options)
+
+
 def _kmeans(request: Request) -> Encoder:
     from hjepa_eval.encoders.kinds.kmeans import load_kmeans
 
@@ -166,6 +172,9 @@ ENCODERS: dict[str, EncoderKind] = {
         ("levels", "taps"),
     ),
     "pixels": EncoderKind(_pixels, "pixels[:SIZE]", "raw pixels at SIZE x SIZE, 32 when not given"),
+    "facts": EncoderKind(
+        _facts, "facts[:SIZE]", "colour, contrast, edges, ... of every image and of its cells: what profiles ask for"
+    ),
     "kmeans": EncoderKind(
         _kmeans,
         "kmeans[:K]",
