@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,143 +89,150 @@ def _describe(store: CachedStore) -> dict[str, object]:
     }
 
 
+def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
+    """List the stores."""
+    from hjepa_eval.features.cache import list_stores
+
+    rows = [_describe(store) for store in list_stores(_folder(cache_dir))]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        if "problem" in row:
+            print(f"{row['key']}  INCOMPLETE  {row['problem']}")
+        else:
+            size = show_size(int(str(row["bytes"])))
+            view = "" if row["view"] is None else f"view {row['view']}, "
+            how = f"{row['precision']}{' compiled' if row['compiled'] else ''}, stored as {row['storage']}"
+            print(
+                f"{row['key']}  {row['dataset']} {row['split']}  {row['encoder']}  {view}{row['readout']}, "
+                f"{how}, {row['images']:,} images, {len(row['levels'])} levels, {size}"  # type: ignore[arg-type]
+            )
+    if not rows:
+        print(f"no stores in {_folder(cache_dir)}; hjepa extract makes one")
+
+
+def verify(
+    store: Annotated[str, typer.Argument(help="a dataset, 6 or more characters of a key, or all")] = "all",
+    cache_dir: CacheDir = None,
+) -> None:
+    """Check every byte against the manifests; name what is damaged."""
+    from hjepa_eval.features.cache import find_stores
+    from hjepa_eval.features.manifest import MANIFEST
+    from hjepa_eval.features.store import verify_store
+
+    problems = []
+    stores = find_stores(_folder(cache_dir), store)
+    for item in stores:
+        if not (item.folder / MANIFEST).exists():
+            print(f"{item.folder.name}  unfinished: the next extraction of the same features goes on with it")
+            continue
+        wrong = verify_store(item.folder)
+        problems += wrong
+        print(f"{item.folder.name}  {'ok' if not wrong else '; '.join(wrong)}")
+    if not stores:
+        print(f"no stores in {_folder(cache_dir)}; hjepa extract makes one")
+        return
+    if problems:
+        raise StoreError(f"{len(problems)} problems; hjepa extract as before repairs only what is damaged")
+    print("all finished stores are whole")
+
+
+def remove(
+    store: Annotated[str, typer.Argument(help="a dataset, 6 or more characters of a key, or all")],
+    cache_dir: CacheDir = None,
+) -> None:
+    """Remove stores."""
+    from hjepa_eval.features.cache import find_stores, remove_store
+
+    kept = []
+    for item in find_stores(_folder(cache_dir), store):
+        try:
+            print(f"removed {item.folder.name}, {show_size(remove_store(item))}")
+        except StoreError as error:
+            kept.append(str(error))
+    if kept:
+        raise StoreError("; ".join(kept))
+
+
+def collect(
+    older_than: Annotated[
+        str | None, typer.Option(help="also stores that were last opened longer ago: 12h, 30d, 2w")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="also the least recently used stores, until the rest fits: 50GB")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="remove nothing, only show")] = False,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what no one can use: unfinished stores, and what killed processes left.
+
+    A store that another process is filling always stays.
+    """
+    from hjepa_eval.features.garbage import collect_garbage
+
+    seconds = None if older_than is None else read_duration("--older-than", older_than)
+    size = None if max_size is None else read_size("--max-size", max_size)
+    folder = _folder(cache_dir)
+    removed = []
+    for item in collect_garbage(folder, unused_seconds=seconds, max_bytes=size, dry_run=dry_run):
+        removed.append(item)
+        if not as_json:
+            verb = "would remove" if dry_run else "removed"
+            path = item.path.relative_to(folder) if item.path.is_relative_to(folder) else item.path
+            print(f"{verb} {path}, {show_size(item.bytes)}: {item.reason}")
+    total = sum(item.bytes for item in removed)
+    if as_json:
+        entries = [{"path": str(item.path), "bytes": item.bytes, "reason": item.reason} for item in removed]
+        print_json({"dry_run": dry_run, "bytes": total, "removed": entries})
+    elif removed:
+        print(f"{len(removed)} {'thing' if len(removed) == 1 else 'things'}, {show_size(total)}")
+    else:
+        print(f"nothing to remove in {folder}")
+
+
+def differ(
+    first: Annotated[str, typer.Argument(help="6 or more characters of a key, or the folder of a store")],
+    second: Annotated[str, typer.Argument(help="the store to compare with")],
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say in what two stores differ: why the second is not the first."""
+    from hjepa_eval.features.cache import find_manifest
+    from hjepa_eval.features.fingerprint import differences
+
+    old, new = (find_manifest(_folder(cache_dir), wanted) for wanted in (first, second))
+    found = differences(old.identity, new.identity)
+    if as_json:
+        print_json({"first": old.key, "second": new.key, "same": not found, "differences": found})
+        return
+    for line in found:
+        print(line)
+    if not found:
+        counts = f"{old.rows:,}" if old.rows == new.rows else f"{old.rows:,} and {new.rows:,}"
+        print(f"the features are the same, of {counts} images")
+
+
+def print_folder(cache_dir: CacheDir = None) -> None:
+    """Print the cache folder."""
+    print(_folder(cache_dir))
+
+
+# name -> what it does
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "ls": list_,
+    "verify": verify,
+    "rm": remove,
+    "gc": collect,
+    "diff": differ,
+    "path": print_folder,
+}
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     cache = typer.Typer(no_args_is_help=True, help="List, check, compare and remove feature stores.")
     app.add_typer(cache, name="cache")
-
-    @cache.command("ls")
-    @guarded
-    def ls(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
-        """List the stores."""
-        from hjepa_eval.features.cache import list_stores
-
-        rows = [_describe(store) for store in list_stores(_folder(cache_dir))]
-        if as_json:
-            print_json(rows)
-            return
-        for row in rows:
-            if "problem" in row:
-                print(f"{row['key']}  INCOMPLETE  {row['problem']}")
-            else:
-                size = show_size(int(str(row["bytes"])))
-                view = "" if row["view"] is None else f"view {row['view']}, "
-                how = f"{row['precision']}{' compiled' if row['compiled'] else ''}, stored as {row['storage']}"
-                print(
-                    f"{row['key']}  {row['dataset']} {row['split']}  {row['encoder']}  {view}{row['readout']}, "
-                    f"{how}, {row['images']:,} images, {len(row['levels'])} levels, {size}"  # type: ignore[arg-type]
-                )
-        if not rows:
-            print(f"no stores in {_folder(cache_dir)}; hjepa extract makes one")
-
-    @cache.command("verify")
-    @guarded
-    def verify(
-        store: Annotated[str, typer.Argument(help="a dataset, 6 or more characters of a key, or all")] = "all",
-        cache_dir: CacheDir = None,
-    ) -> None:
-        """Check every byte against the manifests; name what is damaged."""
-        from hjepa_eval.features.cache import find_stores
-        from hjepa_eval.features.manifest import MANIFEST
-        from hjepa_eval.features.store import verify_store
-
-        problems = []
-        found = find_stores(_folder(cache_dir), store)
-        for item in found:
-            if not (item.folder / MANIFEST).exists():
-                print(f"{item.folder.name}  unfinished: the next extraction of the same features goes on with it")
-                continue
-            wrong = verify_store(item.folder)
-            problems += wrong
-            print(f"{item.folder.name}  {'ok' if not wrong else '; '.join(wrong)}")
-        if not found:
-            print(f"no stores in {_folder(cache_dir)}; hjepa extract makes one")
-            return
-        if problems:
-            raise StoreError(f"{len(problems)} problems; hjepa extract as before repairs only what is damaged")
-        print("all finished stores are whole")
-
-    @cache.command("rm")
-    @guarded
-    def rm(
-        store: Annotated[str, typer.Argument(help="a dataset, 6 or more characters of a key, or all")],
-        cache_dir: CacheDir = None,
-    ) -> None:
-        """Remove stores."""
-        from hjepa_eval.features.cache import find_stores, remove_store
-
-        kept = []
-        for item in find_stores(_folder(cache_dir), store):
-            try:
-                print(f"removed {item.folder.name}, {show_size(remove_store(item))}")
-            except StoreError as error:
-                kept.append(str(error))
-        if kept:
-            raise StoreError("; ".join(kept))
-
-    @cache.command("gc")
-    @guarded
-    def gc(
-        older_than: Annotated[
-            str | None, typer.Option(help="also stores that were last opened longer ago: 12h, 30d, 2w")
-        ] = None,
-        max_size: Annotated[
-            str | None, typer.Option(help="also the least recently used stores, until the rest fits: 50GB")
-        ] = None,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="remove nothing, only show")] = False,
-        cache_dir: CacheDir = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Remove what no one can use: unfinished stores, and what killed processes left.
-
-        A store that another process is filling always stays.
-        """
-        from hjepa_eval.features.garbage import collect_garbage
-
-        seconds = None if older_than is None else read_duration("--older-than", older_than)
-        size = None if max_size is None else read_size("--max-size", max_size)
-        folder = _folder(cache_dir)
-        removed = []
-        for item in collect_garbage(folder, unused_seconds=seconds, max_bytes=size, dry_run=dry_run):
-            removed.append(item)
-            if not as_json:
-                verb = "would remove" if dry_run else "removed"
-                path = item.path.relative_to(folder) if item.path.is_relative_to(folder) else item.path
-                print(f"{verb} {path}, {show_size(item.bytes)}: {item.reason}")
-        total = sum(item.bytes for item in removed)
-        if as_json:
-            entries = [{"path": str(item.path), "bytes": item.bytes, "reason": item.reason} for item in removed]
-            print_json({"dry_run": dry_run, "bytes": total, "removed": entries})
-        elif removed:
-            print(f"{len(removed)} {'thing' if len(removed) == 1 else 'things'}, {show_size(total)}")
-        else:
-            print(f"nothing to remove in {folder}")
-
-    @cache.command("diff")
-    @guarded
-    def diff(
-        first: Annotated[str, typer.Argument(help="6 or more characters of a key, or the folder of a store")],
-        second: Annotated[str, typer.Argument(help="the store to compare with")],
-        cache_dir: CacheDir = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Say in what two stores differ: why the second is not the first."""
-        from hjepa_eval.features.cache import find_manifest
-        from hjepa_eval.features.fingerprint import differences
-
-        old, new = (find_manifest(_folder(cache_dir), wanted) for wanted in (first, second))
-        found = differences(old.identity, new.identity)
-        if as_json:
-            print_json({"first": old.key, "second": new.key, "same": not found, "differences": found})
-            return
-        for line in found:
-            print(line)
-        if not found:
-            counts = f"{old.rows:,}" if old.rows == new.rows else f"{old.rows:,} and {new.rows:,}"
-            print(f"the features are the same, of {counts} images")
-
-    @cache.command("path")
-    @guarded
-    def path(cache_dir: CacheDir = None) -> None:
-        """Print the cache folder."""
-        print(_folder(cache_dir))
+    for name, command in _COMMANDS.items():
+        cache.command(name)(guarded(command))

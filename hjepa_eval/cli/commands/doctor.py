@@ -14,7 +14,7 @@ from hjepa_eval.cli.console import guarded, print_json
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One line: what was looked at, what was found, and what to do when that is a problem."""
 
     topic: str
@@ -22,7 +22,7 @@ class Finding:
     advice: str = ""
 
 
-def _devices() -> list[Finding]:
+def _devices() -> list[Check]:
     import torch
 
     from hjepa_eval.encoders.precision import fast_bf16
@@ -34,10 +34,10 @@ def _devices() -> list[Finding]:
     units = " and ".join(name for name, here in (("AMX", amx), ("AVX512-BF16", avx)) if here) or "no bf16 units"
     fast = fast_bf16(torch.device("cuda" if names else "cpu"))
     return [
-        Finding("CUDA devices", ", ".join(names) or "none", no_gpu),
-        Finding("CPU", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {units}"),
-        Finding("--precision auto", "bf16" if fast else "fp32"),
-        Finding(
+        Check("CUDA devices", ", ".join(names) or "none", no_gpu),
+        Check("CPU", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {units}"),
+        Check("--precision auto", "bf16" if fast else "fp32"),
+        Check(
             "C++ compiler",
             shutil.which("g++") or shutil.which("clang++") or "none",
             "" if shutil.which("g++") or shutil.which("clang++") else "torch.compile needs one on the CPU; eager runs",
@@ -45,15 +45,15 @@ def _devices() -> list[Finding]:
     ]
 
 
-def _faiss() -> Finding:
+def _faiss() -> Check:
     try:
         import faiss
     except ImportError as error:
         advice = "the exact search runs in torch; for FAISS: pip install faiss-gpu (Linux) or faiss-cpu"
-        return Finding("FAISS", f"cannot be imported: {error}", advice)
+        return Check("FAISS", f"cannot be imported: {error}", advice)
     gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
     build = "with GPU code" if hasattr(faiss, "StandardGpuResources") else "CPU only"
-    return Finding("FAISS", f"{faiss.__version__}, {build}, sees {gpus} GPUs")
+    return Check("FAISS", f"{faiss.__version__}, {build}, sees {gpus} GPUs")
 
 
 def _writable(folder: Path) -> bool:
@@ -61,7 +61,7 @@ def _writable(folder: Path) -> bool:
     return existing.is_dir() and os.access(existing, os.W_OK)
 
 
-def _folders() -> list[Finding]:
+def _folders() -> list[Check]:
     from hjepa_eval.features.cache import default_cache_dir, list_stores
 
     cache = default_cache_dir()
@@ -70,15 +70,15 @@ def _folders() -> list[Finding]:
     free = shutil.disk_usage(next(parent for parent in (cache, *cache.parents) if parent.exists())).free / 1e9
     advice = "" if _writable(cache) else "it cannot be written; name another with --cache-dir or HJEPA_CACHE"
     broken = [store.folder.name for store in stores if store.manifest is None]
-    findings = [Finding("cache", f"{cache}: {len(stores)} stores, {size:.1f} MB, {free:.0f} GB free", advice)]
+    checks = [Check("cache", f"{cache}: {len(stores)} stores, {size:.1f} MB, {free:.0f} GB free", advice)]
     if broken:
-        findings.append(Finding("incomplete stores", ", ".join(broken), "extract again, or hjepa cache rm KEY"))
+        checks.append(Check("incomplete stores", ", ".join(broken), "extract again, or hjepa cache rm KEY"))
     data = Path(os.environ.get("HJEPA_DATA") or "data")
     missing = "" if data.is_dir() else "only needed for datasets other than digits: --root or HJEPA_DATA"
-    findings.append(Finding("data", f"{data}{'' if data.is_dir() else ' (absent)'}", missing))
+    checks.append(Check("data", f"{data}{'' if data.is_dir() else ' (absent)'}", missing))
     runs = [path.parent.name for path in Path("runs").glob("*/summary.json")]
     advice = "" if runs else "--model is needed until 'hjepa demo' or 'hjepa pretrain' has made a run"
-    return [*findings, Finding("finished runs", ", ".join(sorted(runs)) or "none under runs/", advice)]
+    return [*checks, Check("finished runs", ", ".join(sorted(runs)) or "none under runs/", advice)]
 
 
 def register(app: typer.Typer) -> None:
@@ -96,10 +96,10 @@ def register(app: typer.Typer) -> None:
         from hjepa_eval.results.provenance import package_versions
 
         versions = ", ".join(f"{name} {number}" for name, number in package_versions().items())
-        findings = [Finding("versions", versions), *_devices(), _faiss(), *_folders()]
+        checks = [Check("versions", versions), *_devices(), _faiss(), *_folders()]
         if as_json:
-            print_json([asdict(finding) for finding in findings])
+            print_json([asdict(check) for check in checks])
             return
-        for finding in findings:
-            mark = "!" if finding.advice else " "
-            print(f"{mark} {finding.topic}: {finding.found}" + (f"\n    -> {finding.advice}" if finding.advice else ""))
+        for check in checks:
+            mark = "!" if check.advice else " "
+            print(f"{mark} {check.topic}: {check.found}" + (f"\n    -> {check.advice}" if check.advice else ""))
