@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hjepa_eval.probes.knn import knn
     from hjepa_eval.probes.linear.linear import logistic_regression
     from hjepa_eval.probes.linear.ridge import ridge_regression
+    from hjepa_eval.probes.samples import Samples
     from hjepa_eval.report.written import report
     from hjepa_eval.results.provenance import __version__
 
@@ -33,6 +34,7 @@ __all__ = [
     "HjepaError",
     "Probe",
     "Result",
+    "Samples",
     "__version__",
     "compare",
     "evaluate",
@@ -54,6 +56,7 @@ _HOMES = {
     "HjepaError": "hjepa_eval.errors",
     "Probe": "hjepa_eval.evaluation.probe",
     "Result": "hjepa_eval.evaluation.result",
+    "Samples": "hjepa_eval.probes.samples",
     "__version__": "hjepa_eval.results.provenance",
     "compare": "hjepa_eval.evaluation.front",
     "evaluate": "hjepa_eval.evaluation.front",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,7 +127,7 @@ def _measure(
     """Yield what each probe measures; of several, one that the images do not allow may be left out, which is said."""
     for task, (_, options) in zip(tasks, request.probes, strict=True):
         said = {**settings.model_dump(mode="json", by_alias=True), **options.model_dump(mode="json", by_alias=True)}
-        own = Task(task.probe, task.heading, task.plan, said, fuse=settings.fuse == "concat")
+        own = replace(task, settings=said, fuse=settings.fuse == "concat", command=request.command)
         try:
             yield measure(own, features, talk)
         except ProbeError as error:

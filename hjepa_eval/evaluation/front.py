@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -75,6 +76,7 @@ def evaluate(
         raise ConfigError("probes is empty; give at least one, such as probes=['knn']")
     flags = {**_flags(dataset, options), "quiet": quiet, **({"model": names} if names else {})}
     request = read_request(EvalSettings, probes=declared, flags=flags | ({} if out is None else {"out": Path(out)}))
+    request = replace(request, command=_spelled(names, dataset, [probe.name for probe in declared], options))
     talk = Stderr(quiet=quiet)
     with talk.job():
         return Result(run_request(request, talk, given=given, write=out is not None))
@@ -151,6 +153,14 @@ def _one_model(source: Result | str | Path) -> list[Located]:
     if len(names) > 1:
         raise ResultError(f"one model on each side can be compared, found {first_few(names)}; evaluate them one by one")
     return kept
+
+
+def _spelled(names: Sequence[str], dataset: Dataset | None, probes: Sequence[str], options: Mapping[str, Any]) -> str:
+    """Return the call as records say it."""
+    model = "" if not names else repr(names[0]) if len(names) == 1 else repr(list(names))
+    data = repr(str(dataset)) if isinstance(dataset, str | Path) else "" if dataset is None else "dataset=..."
+    given = [f"probes={list(probes)!r}", *(f"{name}={value!r}" for name, value in options.items())]
+    return f"hjepa_eval.evaluate({', '.join(part for part in (model, data, *given) if part)})"
 
 
 def _flags(dataset: Dataset | None, options: Mapping[str, Any]) -> dict[str, Any]:

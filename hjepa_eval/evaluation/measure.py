@@ -52,6 +52,7 @@ class Task:
         plan: how it runs.
         settings: all options, for the record.
         fuse: add a row with all levels joined.
+        command: what asked for it; empty for the program's own command line.
     """
 
     probe: str
@@ -59,6 +60,7 @@ class Task:
     plan: Plan
     settings: Mapping[str, Any]
     fuse: bool = False
+    command: str = ""
 
 
 def measure(task: Task, features: Mapping[int, FeatureSet], talk: Talk) -> Measured:
@@ -137,6 +139,7 @@ def _record(
             device=first.device,
             settings=dict(task.settings),
             seconds={**phases, task.probe: seconds},
+            command=task.command,
         ),
     )
 

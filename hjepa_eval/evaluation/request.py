@@ -39,11 +39,13 @@ class Request:
         models: as asked for, globs resolved; empty for the newest finished run.
         common: what all probes share; its `model` is filled in for each model.
         probes: each with its own options.
+        command: what asked for it, as records say it; empty for the program's own command line.
     """
 
     models: tuple[str, ...]
     common: ProbeSettings
     probes: tuple[tuple[Probe[Any], Settings], ...]
+    command: str = ""
 
 
 def read_request(

@@ -18,11 +18,13 @@ __version__ = "0.1.0"
 _PACKAGES = ("torch", "torchvision", "timm", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "safetensors")
 
 
-def make_provenance(*, seed: int, device: str, settings: Mapping[str, Any], seconds: Mapping[str, float]) -> Provenance:
-    """Return the provenance of a record that is made now, by this process."""
+def make_provenance(
+    *, seed: int, device: str, settings: Mapping[str, Any], seconds: Mapping[str, float], command: str = ""
+) -> Provenance:
+    """Return the provenance of a record that is made now, by this process; its own command line if no `command`."""
     return Provenance(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(["hjepa", *sys.argv[1:]]),
+        command=command or shlex.join(["hjepa", *sys.argv[1:]]),
         seed=seed,
         device=device,
         settings=dict(settings),

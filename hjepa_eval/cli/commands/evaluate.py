@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hjepa_eval.cli.console import told_errors
+from hjepa_eval.cli.console import print_json, told_errors
 from hjepa_eval.cli.options import add_command, given_flags, option_parameters
 from hjepa_eval.config import Settings
 from hjepa_eval.evaluation.job import Talk
@@ -46,8 +46,40 @@ def evaluate_and_report(request: Request, talk: Talk, *, folder: Path) -> list[P
             with talk.progress(REPORT, "", stage=REPORT):
                 return write_report(records, folder, results=common.out, images=images)
     finally:
-        if records:
-            show(records, as_json=common.as_json)
+        if records and common.as_json:
+            print_json({"summary": summary(records), "records": [record.model_dump(mode="json") for record in records]})
+        elif records:
+            show(records, as_json=False)
+
+
+def summary(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return a row per model and headline score: its value at every level, and the level that train chooses, if any."""
+    from hjepa_eval.report.tables.columns import column_names
+
+    heading = column_names(records)
+    rows = []
+    for record in records:
+        chosen = {choice.score: choice.level for choice in record.choices}
+        for score in (score for score in record.levels[0].scores if score.headline):
+            values = {
+                str(level.level): other.value
+                for level in record.levels
+                for other in level.scores
+                if other.key == score.key
+            }
+            level = record.levels[0].level if len(record.levels) == 1 else chosen.get(score.key)
+            rows.append(
+                {
+                    "model": record.model.name,
+                    "dataset": record.dataset.name,
+                    "probe": record.probe,
+                    "score": heading(record, score),
+                    "levels": values,
+                    "level": level,
+                    "value": None if level is None else values[str(level)],
+                }
+            )
+    return rows
 
 
 def finish(paths: Sequence[Path], request: Request, talk: Talk) -> None:
