@@ -83,7 +83,8 @@ def test_probes__of_a_file_come_with_what_lies_beside_it(tmp_path: Path) -> None
     (tmp_path / "mine.py").write_text(
         "import beside\nfrom hjepa_eval.config import Settings\nfrom hjepa_eval.evaluation.probe import Plan, Probe\n"
         "from hjepa_eval.results.headings import Heading\n"
-        "PROBE = Probe('mine', Heading(title=beside.TITLE), '', settings=Settings, plan=lambda own: Plan('p', {}, None))\n"
+        "PROBE = Probe('mine', Heading(title=beside.TITLE), '', settings=Settings, "
+        "plan=lambda own: Plan('p', {}, None))\n"
     )
     request = read_request(EvalSettings, flags={"probes": f"knn,{tmp_path}/mine.py:PROBE"})
     assert [probe.heading.title for probe, _ in request.probes] == ["kNN", "my probe"]
