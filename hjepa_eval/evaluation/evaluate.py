@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from hjepa_eval.errors import ConfigError, ProbeError
 from hjepa_eval.evaluation.features import NOTHING_GIVEN, FeatureSet, Given, collect_features, find_encoder, resolve
-from hjepa_eval.evaluation.imported import check_imported, imported_features
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.stages import evaluation_stages, feature_seeds
 from hjepa_eval.evaluation.measure import Measured, Task, measure
+from hjepa_eval.evaluation.models.imported import check_imported, imported_features
 from hjepa_eval.evaluation.request import Request
 from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings
 from hjepa_eval.features.imported import is_imported

@@ -15,9 +15,9 @@ from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 from hjepa_eval.encoders.kinds.run import is_run, newest_run, read_run_config, with_branch
 from hjepa_eval.encoders.precision import device_name, resolve_precision
 from hjepa_eval.errors import unknown
-from hjepa_eval.evaluation.costs import LevelCosts, level_costs
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.stages import COSTS
+from hjepa_eval.evaluation.models.costs import LevelCosts, level_costs
 from hjepa_eval.evaluation.settings import ExtractCommandSettings, ImageSettings, ProbeSettings
 from hjepa_eval.extraction.extract import Extraction, ExtractSettings, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir

@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
         of .npy the files'; in .parquet the columns level0, level1, ... (lists), label, name and class, and the file's
         or folder's name says the split (train.parquet). Test may be absent: hjepa knn --leave-one-out needs none.
         """
-        from hjepa_eval.evaluation.imported import import_features
+        from hjepa_eval.evaluation.models.imported import import_features
 
         imported = import_features(
             files,

@@ -11,8 +11,8 @@ from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.precision import hardware_name
 from hjepa_eval.encoders.readouts import READOUTS, Level
-from hjepa_eval.evaluation.costs import TIMED_IMAGES
 from hjepa_eval.evaluation.features import load_split, resolve
+from hjepa_eval.evaluation.models.costs import TIMED_IMAGES
 from hjepa_eval.evaluation.settings import ImageSettings
 from hjepa_eval.extraction.timing import encoder_timing
 

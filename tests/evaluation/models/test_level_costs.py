@@ -13,7 +13,7 @@ from hjepa_eval.encoders import load_encoder, precision
 from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 from hjepa_eval.evaluation import costs as level_costs_module
-from hjepa_eval.evaluation.costs import LevelCosts, level_costs
+from hjepa_eval.evaluation.models.costs import LevelCosts, level_costs
 from hjepa_eval.extraction import timing as timing_module
 
 TINY = "random:vit_tiny_patch2_8?taps=1,2"

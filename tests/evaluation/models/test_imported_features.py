@@ -10,7 +10,7 @@ import pytest
 
 from hjepa_eval.cli import main
 from hjepa_eval.errors import DataError, StoreError
-from hjepa_eval.evaluation.imported import import_features
+from hjepa_eval.evaluation.models.imported import import_features
 from hjepa_eval.features import read_features, read_labels, read_names
 
 MODEL = "random:vit_tiny_patch2_8?taps=1,2"
