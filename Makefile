@@ -5,14 +5,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test test-all check format bench clean
+
+# A file of tests stays on one worker, whose fixtures it shares; tests/conftest.py says which files come first.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 help:
-	@echo "make demo    install, then pretrain on scanned digits and print what each level knows"
-	@echo "make test    install, then run the tests"
-	@echo "make check   formatting, lint and types"
-	@echo "make bench   run the benchmarks (minutes to hours)"
-	@echo "make clean   remove .venv and everything generated; runs/ stays"
+	@echo "make demo      install, then pretrain on scanned digits and print what each level knows"
+	@echo "make test      install, then run the tests, but those marked slow"
+	@echo "make test-all  all tests, as CI and a release do"
+	@echo "make check     formatting, lint and types"
+	@echo "make bench     run the benchmarks (minutes to hours)"
+	@echo "make clean     remove .venv and everything generated; runs/ stays"
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hjepa needs Python 3.10 or newer")'
@@ -31,7 +35,10 @@ demo: $(VENV)/.installed
 	$(BIN)/hjepa demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.installed-dev
+	HYPOTHESIS_PROFILE=ci $(PYTEST)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

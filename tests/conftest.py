@@ -3,36 +3,57 @@
 from __future__ import annotations
 
 import os
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 from folders import SHARED_DATA
+from small_runs import TINY_RUN
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads OpenMP, as the program does
 
 import torch
 
 PER_CLASS = {"train": 40, "test": 20}
-TINY_RUN = {
-    "model": {
-        "encoder_type": "vit_tiny_patch2_8",
-        "encoder_depth": 2,
-        "num_hierarchies": 2,
-        "predictor": {"embed_dim": 32, "depth": 1, "num_heads": 2},
-        "ema": {"momentum": 0.9, "momentum_end": 0.99},
-    },
-    "data": {"dataset": "digits", "flip": False, "max_samples": 160},
-    "train": {"epochs": 2, "batch_size": 32, "log_interval": 4, "checkpoint_interval": 4},
-    "diagnostics": {"bank": 64, "interval": 4},
-}
+TESTS = Path(__file__).parent
+# Files with dear tests or fixtures. They begin first, in this order, so that none is left for one worker at the end.
+DEAR = (
+    "docs/test_readme.py",
+    "pretrain/distributed/test_ranks_end.py",
+    "pretrain/distributed/test_ranks_learn.py",
+    "docs/test_docs.py",
+    "report/page/test_page_browser.py",
+    "pretrain/training/test_trainer.py",
+    "cli/commands/test_evaluation_report.py",
+    "cli/commands/test_gallery_command.py",
+    "cli/commands/test_probes.py",
+    "pretrain/runs/test_killed_runs.py",
+    "extraction/test_extract_processes.py",
+    "docs/test_docs_extending.py",
+    "report/page/test_page_cifar10.py",
+    "pretrain/diagnostics/test_levels.py",
+    "pretrain/runs/test_resume.py",
+    "pretrain/models/test_stages.py",
+    "encoders/export/test_run_export.py",
+    "test_packaging.py",
+)
 
 
 def pytest_configure() -> None:
     # Two xdist workers share two cores.
     torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+    hypothesis.settings.register_profile("dev", deadline=None, database=None)
+    hypothesis.settings.register_profile("ci", deadline=None, database=None, derandomize=True, print_blob=True)
+    hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {TESTS / name: number for number, name in enumerate(DEAR)}
+    items.sort(key=lambda item: order.get(item.path, len(DEAR)))
 
 
 @pytest.fixture(scope="session")
@@ -86,3 +107,6 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HJEPA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HJEPA_DATA", raising=False)
     monkeypatch.setenv("HJEPA_MAP", "pca")  # UMAP compiles for half a minute; its own tests ask for it.
+    # Every run measures the machine's peak for one number of its log: more than a second, and no test reads it.
+    if measuring := sys.modules.get("hjepa_pretrain.diagnostics.measuring"):
+        monkeypatch.setitem(measuring._SIDES, "cpu", (64,))

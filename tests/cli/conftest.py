@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+import quick_page
 
 
 @dataclass
@@ -25,3 +28,10 @@ def hjepa(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
         return Output(stop.value.code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def page(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The module that writes the page of an evaluation, replaced by a quick one."""
+    monkeypatch.setitem(sys.modules, quick_page.NAME, quick_page)
+    return quick_page

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from forked import Forked, finish
 
 SMALL_VIT = "random:vit_tiny_patch8_32?taps=2,4,6"
 
@@ -168,17 +167,15 @@ def test_listings_and_doctor__say_what_there_is(hjepa) -> None:
 
 
 def test_ctrl_c__says_how_to_go_on_and_exits_130(cifar10_sample: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hjepa_eval", "extract", "--model", "random:vit_base_patch4_32"]
-    command += ["--dataset", "cifar10", "--root", str(cifar10_sample), "--batch-size", "8"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 90
-    lock = tmp_path / "cache"
-    while not list(lock.rglob("*.lock")) and time.monotonic() < deadline:
+    words = ["-m", "hjepa_eval", "extract", "--model", "random:vit_base_patch4_32", "--batch-size", 8]
+    process = Forked([*words, "--dataset", "cifar10", "--root", cifar10_sample])
+    while not list((tmp_path / "cache").rglob("*.lock")):
+        assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    errors, codes = finish(process)
+    assert codes == [130], errors
     assert "run the same command again" in errors
     assert "Traceback" not in errors
 

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from documents import COMPLETE_FILES, PAGES, blocks, run_line, run_page
 from folders import ROOT
-
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-# Its blocks are files, and have a test of their own: test_docs_extending.py.
-COMPLETE_FILES = "extending.md"
-ON_IMAGES = {"eval", "knn", "linear", "fewshot", "lowshot", "extract"}
-
-
-def blocks(text: str, *languages: str) -> list[tuple[str, str]]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return [(language, block) for language, block in found if not languages or language in languages]
-
-
-def lines_of(block: str) -> list[str]:
-    return [line for line in (each.split(" #")[0].strip() for each in block.splitlines()) if line]
 
 
 def anchors(text: str) -> set[str]:
@@ -116,18 +99,6 @@ def test_settings__names_in_the_text_exist() -> None:
     assert wrong == []
 
 
-def small(arguments: list[str]) -> list[str]:
-    """The same command on less: seconds are enough to see the road."""
-    command = arguments[0]
-    if command == "demo":
-        return [*arguments, "--fast"]
-    if command == "pretrain" and not {"--show-settings", "--resume"} & set(arguments):
-        return [*arguments, "--set", "train.minutes=0.02"]
-    if command in ("eval", "fewshot") and "--episodes" not in arguments:
-        arguments = [*arguments, "--episodes", "100"]
-    return [*arguments, "--max-samples", "200"] if command in ON_IMAGES else arguments
-
-
 def fill_in(line: str, photographs: Path) -> str:
     """Put real folders and keys for the words that stand for them."""
     from hjepa_eval.features.cache import list_stores
@@ -139,49 +110,11 @@ def fill_in(line: str, photographs: Path) -> str:
     return line
 
 
-def run_inside(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    from hjepa_eval.cli import main
-
-    with pytest.raises(SystemExit) as stop:
-        main(small(arguments))
-    assert stop.value.code == 0, f"hjepa {shlex.join(arguments)}: {capsys.readouterr().err}"
-
-
-def run_line(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    first, *rest = shlex.split(line)
-    if first == "hjepa":
-        run_inside(rest, capsys)
-    elif first == "srun":
-        # As the only task of a job: what srun sets, without srun.
-        with monkeypatch.context() as task:
-            task.setenv("SLURM_PROCID", "0")
-            task.setenv("SLURM_NTASKS", "1")
-            run_inside(rest[rest.index("hjepa") + 1 :], capsys)
-    elif first == "torchrun":
-        place = rest.index("hjepa_eval") + 1
-        command = [sys.executable, "-m", "torch.distributed.run", *rest[:place], *small(rest[place:])]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-    else:
-        # Installing is what the README says, and its test knows the Makefile.
-        assert f"\n{line}" in re.sub(r" +#.*", "", (ROOT / "README.md").read_text()), line
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != COMPLETE_FILES], ids=lambda page: page.stem)
 def test_page__every_block_runs_in_order(
-    page: Path,
-    cifar10_sample: Path,
-    digits_run: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    page: Path, reader: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("configs").symlink_to(ROOT / "configs")
-    Path("photos").symlink_to(cifar10_sample)
-    shutil.copytree(digits_run, "runs/demo")
-    for language, block in blocks(page.read_text(), "sh", "python"):
-        if language == "python":
-            exec(compile(block, page.name, "exec"), {})
-            continue
-        for line in lines_of(block):
-            run_line(fill_in(line, cifar10_sample), capsys, monkeypatch)
+    if page.name == "caches.md":
+        monkeypatch.setenv("HJEPA_CACHE", str(Path("cache").absolute()))  # It lists and clears the cache.
+    run_page(page, lambda line: run_line(fill_in(line, reader), capsys, monkeypatch))

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 from folders import ROOT
+from forked import Forked, finish
 
 PAGE = (ROOT / "docs/extending.md").read_text()
 # Runs several commands in one process, for importing torch takes longer than they do.
 DRIVER = """
 import json, sys
 import {program}
-for arguments in json.loads(sys.stdin.read()):
+print({program}.__file__)
+for arguments in json.loads(sys.argv[1]):
     print("$", *arguments, flush=True)
     try:
         {program}.main(arguments)
@@ -53,18 +55,17 @@ def write_digits(file: Path) -> None:
     np.savez(file, **arrays)
 
 
-def run(folder: Path, code: str, commands: list[list[str]], *, path: list[Path]) -> str:
-    found_first = os.pathsep.join(map(str, [*path, ROOT, ROOT / "pretrain"]))
-    environment = {**os.environ, "PYTHONPATH": found_first, "HJEPA_CACHE": str(folder / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env=environment,
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+def run(folder: Path, program: str, commands: list[list[str]], *, packages: Path | None = None) -> str:
+    """Run commands in a folder, of a program there; with `packages`, by these copies and not by the checkout's."""
+    words = ["-c", DRIVER.format(program=program), json.dumps(commands)]
+    environment = {**os.environ, "HJEPA_CACHE": str(folder / "cache")}
+    if packages is None:
+        said, [code] = finish(Forked(words, cwd=folder, env=environment))
+        assert code == 0, said
+        return said
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (packages, packages / "pretrain")))
+    command = [sys.executable, *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -94,7 +95,7 @@ def own_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(own) == 5
     assert len(plain) == 4
     euclidean = ["centroid", "--model", "small", "--dataset", "arrays:digits.npz"]
-    said = run(folder, DRIVER.format(program="my_hjepa"), [*own, euclidean, *plain], path=[folder])
+    said = run(folder, "my_hjepa", [*own, euclidean, *plain])
     (folder / "said.txt").write_text(said)
     return folder
 
@@ -187,9 +188,8 @@ def put_in(folder: Path) -> None:
 def test_in_the_package__the_same_files_give_the_same_numbers(own_program: Path, tmp_path: Path) -> None:
     put_in(tmp_path)
     shutil.copy(own_program / "digits.npz", tmp_path)
-    code = DRIVER.format(program="hjepa_eval.cli") + "\nprint(hjepa_eval.__file__)\n"
-    said = run(tmp_path, code, page_commands("python my_hjepa.py "), path=[tmp_path, tmp_path / "pretrain"])
-    assert said.splitlines()[-1] == str(tmp_path / "hjepa_eval/__init__.py")
+    said = run(tmp_path, "hjepa_eval.cli", page_commands("python my_hjepa.py "), packages=tmp_path)
+    assert said.splitlines()[0] == str(tmp_path / "hjepa_eval/cli/__init__.py")
     found = scores(tmp_path, "centroid")
     assert len(found) == 2
     outside = scores(own_program, "centroid")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from forked import Forked, finish, rank_processes
 
-# The program itself, with small shards so that few images make many; and a rank that dies in the middle when told to.
+# The program itself, with small shards so that few images make many; and ranks that die in the middle when told to.
 PROGRAM = """
 import os, signal
 from hjepa_eval.features import manifest as ranges, writer
@@ -21,7 +20,7 @@ ranges.SHARD_SIZE = 32
 written = writer.StoreWriter.write
 def write(self, part, *rest):
     written(self, part, *rest)
-    if os.environ.get("RANK") == os.environ.get("DIES") and "-" in part.file and "DIES" in os.environ:
+    if os.environ.get("RANK", "alone") in os.environ.get("DIES", "") and "-" in part.file:
         DIED = os.environ["DIED"]
         with open(DIED, "a") as file:
             file.write(part.file)
@@ -55,16 +54,15 @@ def arguments(root: Path, cache: Path) -> list[str]:
     ]
 
 
-def start(command: Sequence[object], **environment: str) -> subprocess.Popen[str]:
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **environment}
-    pipe = subprocess.PIPE
-    return subprocess.Popen([str(word) for word in command], env=settings, stdout=pipe, stderr=pipe, text=True)
+def start(words: Sequence[object], **environment: str) -> Forked:
+    return Forked(words, env={**os.environ, **environment})
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return out + err
+def complete(*processes: Forked) -> str:
+    """Wait for processes that end well, and return what they said."""
+    said, codes = finish(*processes)
+    assert codes == [0] * len(processes), said
+    return said
 
 
 def stores(cache: Path) -> dict[str, bytes]:
@@ -72,7 +70,7 @@ def stores(cache: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def wait_for_shards(cache: Path, count: int, process: subprocess.Popen[str]) -> None:
+def wait_for_shards(cache: Path, count: int, process: Forked) -> None:
     while len(list(cache.glob("features/*/*/*/*.safetensors"))) < count:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -83,18 +81,17 @@ def undisturbed(cifar10_sample: Path, tmp_path_factory: pytest.TempPathFactory) 
     """The stores of one process that nothing disturbed, with two threads."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "program.py").write_text(PROGRAM)
-    process = start([sys.executable, folder / "program.py", *arguments(cifar10_sample, folder)], OMP_NUM_THREADS="2")
-    finish(process)
+    process = start([folder / "program.py", *arguments(cifar10_sample, folder)], OMP_NUM_THREADS="2")
+    complete(process)
     return stores(folder)
 
 
-@pytest.mark.slow
 def test_extract__two_processes_split_the_work_into_one_store(
     program: Path, cifar10_sample: Path, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    command = [sys.executable, program, *arguments(cifar10_sample, tmp_path / "c"), "--json"]
+    command = [program, *arguments(cifar10_sample, tmp_path / "c"), "--json"]
     both = [start(command), start(command)]
-    said = [finish(process) for process in both]
+    said = [complete(process) for process in both]
     assert stores(tmp_path / "c") == undisturbed
     images = [
         sum(map(int, re.findall(r'"readout": "mean".*?"forward_images": (\d+)', text, re.DOTALL))) for text in said
@@ -102,11 +99,10 @@ def test_extract__two_processes_split_the_work_into_one_store(
     assert sum(images) == 600, "each image goes through one encoder only"
 
 
-@pytest.mark.slow
 def test_extract__killed_at_any_moment_it_goes_on_to_the_same_bytes(
     program: Path, cifar10_sample: Path, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    command = [sys.executable, program, *arguments(cifar10_sample, tmp_path / "c")]
+    command = [program, *arguments(cifar10_sample, tmp_path / "c")]
     for shards in (1, 8, 15):
         process = start(command)
         wait_for_shards(tmp_path / "c", shards, process)
@@ -115,24 +111,24 @@ def test_extract__killed_at_any_moment_it_goes_on_to_the_same_bytes(
         assert process.returncode == -signal.SIGKILL
     damaged = sorted((tmp_path / "c").glob("features/*/*/*/*.safetensors"))[0]
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    said = finish(start(command))
+    said = complete(start(command))
     assert re.search(r"process \d+ on \S+ ended while it extracted images \d+-\d+; they are done again", said)
     assert stores(tmp_path / "c") == undisturbed
     assert not list((tmp_path / "c" / "claims").iterdir())
 
 
-@pytest.mark.slow
-def test_extract__under_torchrun_a_dead_rank_is_named_and_its_shards_are_finished_by_the_next_call(
-    program: Path, cifar10_sample: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+@pytest.mark.parametrize("dying", ["1", "01"])
+def test_extract__a_dead_rank_is_named_and_its_shards_are_finished(
+    program: Path, cifar10_sample: Path, tmp_path: Path, undisturbed: dict[str, bytes], dying: str
 ) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", program]
-    command = [*torchrun, *arguments(cifar10_sample, tmp_path / "c")]
-    first = start(command, DIES="1", DIED=str(tmp_path / "died"))
-    _, said = first.communicate(timeout=300)
-    assert first.returncode != 0
+    words = [program, *arguments(cifar10_sample, tmp_path / "c")]
+    said, codes = finish(*rank_processes(words, 2, DIES=dying, DIED=str(tmp_path / "died")))
+    assert codes == [-signal.SIGKILL if str(rank) in dying else 0 for rank in range(2)]
     assert (tmp_path / "died").exists(), said
-    again = finish(start(command))
-    assert re.search(r"rank 1 of 2 \(process \d+ on \S+\) ended while it extracted", again), again
+    again = complete(*rank_processes(words, 2))
+    # By the rank that is left, or by the next call.
+    named = said if dying == "1" else again
+    assert re.search(r"rank 1 of 2 \(process \d+ on \S+\) ended while it extracted", named), named
     assert stores(tmp_path / "c") == undisturbed
     assert len(re.findall(r"^train, mean: 400 images", again, flags=re.MULTILINE)) == 1, "rank 0 alone speaks"
 
@@ -160,11 +156,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-@pytest.mark.slow
 def test_extract__peak_memory_does_not_depend_on_the_number_of_images(tmp_path: Path) -> None:
     # 49 kB of features an image: ten times more images are 280 MB more on disk.
     peaks = [
-        int(finish(start([sys.executable, "-c", MEMORY, count, tmp_path / str(count)])).split()[0]) / 1024
-        for count in (640, 6400)
+        int(complete(start(["-c", MEMORY, count, tmp_path / str(count)])).split()[0]) / 1024 for count in (640, 6400)
     ]
     assert peaks[1] - peaks[0] < 40, peaks

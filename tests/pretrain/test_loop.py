@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -282,13 +281,12 @@ def test_pretrain__an_existing_run_is_not_overwritten(whole: Path) -> None:
 def test_pretrain__minutes_end_the_run_in_time_with_the_momentum_at_its_end(tmp_path: Path) -> None:
     states: list[Progress] = []
     timed = settings(epochs=None, minutes=0.03)
-    began = time.monotonic()
     summary = pretrain(timed, load_dataset("digits", "train"), run_dir=tmp_path / "run", progress=states.append)
-    assert time.monotonic() - began < 20
     assert summary.seconds >= 1.8
     assert states[-1].fraction == 1.0
     fractions = [state.fraction for state in states]
     assert fractions == sorted(fractions)
+    assert fractions.count(1.0) == 1, "no step is begun when the time is over"
     momenta = [line["momentum"] for line in trace(tmp_path / "run")]
     assert momenta == sorted(momenta)
     assert 0.9 <= momenta[0] <= momenta[-1] <= 0.99

@@ -70,9 +70,19 @@ def _all_say(store: Store, words: str, rank: int, count: int) -> dict[int, str]:
                 if other not in said and store.check([str(other)]):
                     said[other] = store.get(str(other)).decode()
             time.sleep(0.02)
+        # Without a launcher's agent rank 0 holds the store: it must not leave before those that spoke have listened.
+        store.set(_heard(rank), "")
+        until = time.monotonic() + _MOMENT
+        while rank == 0 and time.monotonic() < until and not store.check([_heard(other) for other in said]):
+            time.sleep(0.02)
     except RuntimeError:  # The rank that held the store has left.
         pass
     return said
+
+
+def _heard(rank: int) -> str:
+    """Return the key under which a rank notes that it has read what the others said."""
+    return f"{rank} has heard"
 
 
 def _ending(error: BaseException, said: dict[int, str], rank: int, count: int) -> BaseException:

@@ -7,42 +7,24 @@ import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 import threading
-import types
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from folders import SUPPORT
+from forked import Forked
 
+from hjepa_eval import config
 from hjepa_eval.cli.pages import open_page, where_it_is
 from hjepa_eval.errors import ResultError
 from hjepa_eval.results.files import find_galleries, find_records, read_record
 from hjepa_eval.results.gallery import Gallery, LevelMap, Neighbourhoods, write_gallery
 
 DIGITS = ("--model", "pixels:8", "--dataset", "digits", "--episodes", 200, "--baselines", "pixels:4")
-
-# The page itself has tests of its own; here it is a file with a line per record.
-STAND_IN = """
-def write_page(located, galleries, path):
-    from hjepa_eval.features.fingerprint import write_atomically
-    lines = [f"{one.record.model.name} {one.record.probe} {one.folder}" for one in located]
-    write_atomically(path, "\\n".join([*lines, *(f"gallery {one.model}" for one in galleries)]).encode())
-    return path
-"""
-
-
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = types.ModuleType("hjepa_eval.report.page.page")
-    exec(STAND_IN, module.__dict__)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    return module
 
 
 def make_gallery(model: str, train_store: str, test_store: str) -> Gallery:
@@ -96,11 +78,11 @@ def test_eval__quiet_prints_the_result_and_nothing_else(hjepa, page) -> None:
     assert len(json.loads(done.out)) == 6
 
 
-def test_eval__a_report_that_cannot_be_written_loses_no_record_and_no_table(hjepa, page) -> None:
+def test_eval__a_report_that_cannot_be_written_loses_no_record_and_no_table(hjepa, page, monkeypatch) -> None:
     def write_page(located: Sequence, galleries: Sequence, path: Path) -> Path:
         raise ResultError(f"cannot write {path}: it is a folder; choose another folder with --out")
 
-    page.write_page = write_page
+    monkeypatch.setattr(page, "write_page", write_page)
     done = hjepa("eval", *DIGITS, "--quiet", "--open")
     assert done.code == 2
     assert done.err == "hjepa: cannot write results/report.html: it is a folder; choose another folder with --out\n"
@@ -179,15 +161,9 @@ class InTerminal:
     """The program in a real pseudo-terminal; stdout goes to a pipe."""
 
     def __init__(self, *arguments: object) -> None:
-        code = "import sys, types\npage = types.ModuleType('hjepa_eval.report.page.page')\n"
-        code += f"exec({STAND_IN!r}, page.__dict__)\n"
-        code += "sys.modules[page.__name__] = page\nfrom hjepa_eval.cli import main\nmain(sys.argv[1:])\n"
         master, slave = pty.openpty()
-        command = [sys.executable, "-c", code, *map(str, arguments)]
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24", "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            command, stdin=slave, stdout=subprocess.PIPE, stderr=slave, text=True, env=environment
-        )
+        self.process = Forked([SUPPORT / "quick_page.py", *arguments], env=environment, stdin=slave, stderr=slave)
         os.close(slave)
         self.master, self.seen = master, ""
         self.running = threading.Event()
@@ -252,6 +228,10 @@ def test_ctrl_c__in_a_real_terminal_gives_the_cursor_back_and_advice(cifar10_sam
 
 
 def test_demo__has_its_report_beside_the_run_and_its_records_below(hjepa, page, monkeypatch) -> None:
+    # The demo's own settings, on fewer images and after fewer steps.
+    load = config.load
+    monkeypatch.setattr(config, "load", lambda schema, flags: load(schema, flags={**flags, "max_samples": 200}))
+    monkeypatch.setattr("hjepa_eval.cli.commands.demo.FAST", ("train.minutes=0.02",))
     asked = []
     monkeypatch.setattr(webbrowser, "open", lambda address: asked.append(address) or True)
     done = hjepa("demo", "--fast", "--out", "d", "--open")

@@ -16,6 +16,7 @@ from hjepa_pretrain.runs.files import run_transform
 from hjepa_pretrain.runs.logs import flatten
 from hjepa_pretrain.training.step import step_loss
 from hjepa_pretrain.training.trainer import Trainer
+from small_runs import small_run
 from torch.utils.flop_counter import FlopCounterMode
 
 from hjepa_eval.config import merge
@@ -23,18 +24,13 @@ from hjepa_eval.datasets import load_dataset
 
 CPU = torch.device("cpu")
 # 4x4 tokens of 2x2 pixels, of which 6 are seen; width 192, 2 blocks; predictor width 32, 1 block.
-TINY: dict[str, Any] = {
-    "model": {
-        "encoder_type": "vit_tiny_patch2_8",
-        "encoder_depth": 2,
-        "num_hierarchies": 1,
-        "predictor": {"embed_dim": 32, "depth": 1, "num_heads": 2},
-    },
-    "masking": {"context_tokens": 6},
-    "data": {"dataset": "digits", "augmentation": "light", "max_samples": 120},
-    "train": {"epochs": 2, "batch_size": 24, "precision": "fp32"},
-    "diagnostics": {"bank": 60},
-}
+TINY = small_run(
+    model={"num_hierarchies": 1},
+    masking={"context_tokens": 6},
+    data={"augmentation": "light", "max_samples": 120},
+    train={"epochs": 2, "batch_size": 24, "precision": "fp32"},
+    diagnostics={"bank": 60},
+)
 EVERYTHING: dict[str, Any] = {
     "model": {"num_hierarchies": 2, "drop_path": 0.2},
     "masking": {"saliency": 1.0, "allow_target_overlap": False, "num_masks": 3},

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked, finish
 from hjepa_pretrain.objectives.vicreg import variance_hinge
-
-pytestmark = pytest.mark.slow
 
 TERMS = [
     "rows",
@@ -99,25 +95,9 @@ def run(folder: Path, count: int, names: list[str]) -> dict[str, torch.Tensor]:
     """Return loss and gradient of every term, averaged over `count` processes."""
     program, out = folder / "program.py", folder / f"of_{count}.pt"
     program.write_text(PROGRAM)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(program), str(rank), str(count), str(out), ",".join(names)],
-            env=environment,
-            stderr=pipe,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        for process in ranks:
-            _, errors = process.communicate(timeout=240)
-            assert process.returncode == 0, errors
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
+    ranks = [Forked([program, rank, count, out, ",".join(names)]) for rank in range(count)]
+    said, codes = finish(*ranks)
+    assert codes == [0] * count, said
     results: dict[str, torch.Tensor] = torch.load(out, weights_only=True)
     return results
 

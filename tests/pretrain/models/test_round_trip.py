@@ -18,6 +18,7 @@ from hjepa_eval.datasets import load_dataset
 from hjepa_eval.encoders import load_encoder
 
 WIDTHS = {"tiny": 192, "small": 384, "base": 768, "large": 1024}
+SIZES = [pytest.param(size, marks=pytest.mark.slow if WIDTHS[size] > 384 else ()) for size in WIDTHS]
 
 
 def settings(size: str) -> PretrainSettings:
@@ -34,7 +35,7 @@ def settings(size: str) -> PretrainSettings:
     return build_settings({"model": model, "train": train, "data": data, "diagnostics": {"bank": 0}}, "test")
 
 
-@pytest.mark.parametrize("size", WIDTHS)
+@pytest.mark.parametrize("size", SIZES)
 def test_run__of_every_size_gives_evaluation_the_features_that_it_trained(
     size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from folders import SUPPORT
+from forked import Forked, finish
 from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.loop import Progress, pretrain
 from hjepa_pretrain.runs.checkpoint import list_checkpoints
@@ -32,16 +30,13 @@ def run(folder: Path, *, resume: bool = False, stop_at: int | None = None) -> No
     pretrain(settings, digits, run_dir=folder, resume=resume, progress=watch, say=lambda _: None)
 
 
-def start(folder: Path, kind: str, step: int, number: int) -> subprocess.Popen[str]:
+def start(folder: Path, kind: str, step: int, number: int) -> Forked:
     """Start a run that ends before its time, computing as this process does."""
-    words = [folder, json.dumps(DIGITS), torch.get_num_threads(), kind, step, number]
-    command = [sys.executable, SUPPORT / "killed_runs.py", *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Forked([SUPPORT / "killed_runs.py", folder, json.dumps(DIGITS), torch.get_num_threads(), kind, step, number])
 
 
-def send(process: subprocess.Popen[str], number: signal.Signals, *, after: int) -> None:
+def send(process: Forked, number: signal.Signals, *, after: int) -> None:
     """Send a signal to a run when it is asleep `after` a step."""
-    assert process.stdout is not None
     for line in process.stdout:
         if line.strip() == str(after):
             os.kill(process.pid, number)
@@ -51,11 +46,10 @@ def send(process: subprocess.Popen[str], number: signal.Signals, *, after: int) 
 
 def killed(folder: Path, kind: str, step: int, number: int) -> str:
     """Let a run kill itself, and return the last words it said."""
-    with start(folder, kind, step, number) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == -signal.SIGKILL, out + err
-    print(out)
-    return out.splitlines()[-1]
+    process = start(folder, kind, step, number)
+    said, codes = finish(process)
+    assert codes == [-signal.SIGKILL], said
+    return process.communicate()[0].splitlines()[-1]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -77,9 +71,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_resume__after_kill_9_at_any_step_is_bit_identical(whole: Path, tmp_path: Path) -> None:
-    folder, step = tmp_path / "run", random.randrange(1, 16)  # before 4 there is no checkpoint yet: it begins again
-    print(f"killed after step {step}")
+@pytest.mark.parametrize("step", [2, 4, 15])  # before 4 there is no checkpoint yet: it begins again
+def test_resume__after_kill_9_between_steps_is_bit_identical(whole: Path, tmp_path: Path, step: int) -> None:
+    folder = tmp_path / "run"
     with start(folder, "asleep", step, 60) as process:
         send(process, signal.SIGKILL, after=step)
     assert process.returncode == -signal.SIGKILL

@@ -10,31 +10,20 @@ import torch
 from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.loop import Progress, pretrain
 from safetensors.torch import load_file
-from small_runs import trace
+from small_runs import AVERAGED, VIEWS, small_run, trace
 
 from hjepa_eval.config import merge
 from hjepa_eval.datasets import load_dataset
 
 # 80 of 88 digits are trained on: 7 steps, of which an epoch has 2 and a half.
-TINY: dict[str, Any] = {
-    "model": {
-        "encoder_type": "vit_tiny_patch2_8",
-        "encoder_depth": 2,
-        "num_hierarchies": 2,
-        "drop_path": 0.2,
-        "predictor": {"embed_dim": 32, "depth": 2, "num_heads": 2},
-        "ema": {"momentum": 0.9, "momentum_end": 0.99},
-    },
-    "data": {"dataset": "digits", "augmentation": "asym+global", "flip": False, "max_samples": 88},
-    "train": {
-        "epochs": 3.5,
-        "batch_size": 32,
-        "log_interval": 1,
-        "checkpoint_interval": 3,
-        "whole_image": {"contrast": 1.0, "sigreg": 0.1, "hidden_dim": 32, "out_dim": 16},
-    },
-    "diagnostics": {"bank": 32, "interval": 4, "held_out": 0.1},
-}
+TINY = small_run(
+    AVERAGED,
+    VIEWS,
+    model={"drop_path": 0.2, "predictor": {"depth": 2}},
+    data={"flip": False, "max_samples": 88},
+    train={"epochs": 3.5, "batch_size": 32, "log_interval": 1, "checkpoint_interval": 3},
+    diagnostics={"bank": 32, "interval": 4, "held_out": 0.1},
+)
 STAGES = {
     "model": {"encoder_type": "test_resnet", "encoder_depth": None, "mask_mode": "zero"},
     "data": {"image_size": 32},

@@ -16,37 +16,19 @@ from hjepa_pretrain.data.training_data import load_training_data
 from hjepa_pretrain.masks import create_mask_generator
 from hjepa_pretrain.runs.files import run_transform
 from hjepa_pretrain.training.trainer import Trainer
+from small_runs import EVERY_OBJECTIVE, small_run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hjepa_eval.config import build, merge
 from hjepa_eval.datasets import load_dataset
 
 CPU = torch.device("cpu")
-SETTINGS: dict[str, Any] = {
-    "model": {
-        "encoder_type": "vit_tiny_patch2_8",
-        "encoder_depth": 2,
-        "num_hierarchies": 2,
-        "predictor": {"embed_dim": 32, "depth": 1, "num_heads": 2},
-    },
-    "data": {"dataset": "digits", "augmentation": "asym+global", "placement": "device", "max_samples": 64},
-    "train": {
-        "epochs": 3,
-        "batch_size": 16,
-        "accumulate": 2,
-        "precision": "fp32",
-        "whole_image": {
-            "contrast": 1.0,
-            "sigreg": 0.1,
-            "variance": 1.0,
-            "covariance": 0.1,
-            "predict": 1.0,
-            "hidden_dim": 32,
-            "out_dim": 16,
-        },
-    },
-    "diagnostics": {"bank": 0},
-}
+SETTINGS = small_run(
+    EVERY_OBJECTIVE,
+    data={"placement": "device", "max_samples": 64},
+    train={"epochs": 3, "batch_size": 16, "accumulate": 2, "precision": "fp32"},
+    diagnostics={"bank": 0},
+)
 # What reads a value or makes a size of values; what copies from the host's memory (`lift_fresh` is how torch.tensor of
 # numbers begins); and all of linear algebra but a norm, for it looks whether the device succeeded.
 WAITING = {
