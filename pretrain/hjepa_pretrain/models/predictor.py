@@ -146,11 +146,6 @@ class Predictor(nn.Module):
         table: Tensor = self.get_buffer(f"positions_{level}")
         return table
 
-    def num_cells(self, level: int) -> int:
-        """Return the number of cells of a level."""
-        rows, columns = cells(self.grid, level)
-        return rows * columns
-
     def _query(self, asked: Tensor | None, level: int, batch: int) -> Tensor:
         places = self.positions(level).expand(batch, -1, -1)
         if asked is not None:
