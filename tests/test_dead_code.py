@@ -39,7 +39,7 @@ def defined(body: list[ast.stmt]) -> Iterator[str]:
             if not any("validator" in ast.unparse(decorator) for decorator in node.decorator_list):
                 yield node.name
             if isinstance(node, ast.ClassDef):
-                yield from (name for name in defined(node.body) if not name.startswith("__"))
+                yield from defined(node.body)
 
 
 def unused(files: list[Path], users: list[Path]) -> list[str]:
@@ -48,7 +48,7 @@ def unused(files: list[Path], users: list[Path]) -> list[str]:
         f"{file.name}: {name}"
         for file in files
         for name in defined(ast.parse(file.read_text()).body)
-        if words[name] == 1 and name not in CALLED_FROM_OUTSIDE
+        if words[name] == 1 and name not in CALLED_FROM_OUTSIDE and not name.startswith("__")
     ]
 
 
