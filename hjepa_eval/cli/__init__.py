@@ -36,7 +36,10 @@ _BEFORE_PROBES = {
         "hjepa_eval.cli.pretraining", "Draw the masks of pretraining settings, of every kind, and say what they cover."
     ),
     "extract": Entry(f"{_HERE}.extract", "Store the features of every level."),
-    "import": Entry(f"{_HERE}.bring", "Bring your own features, as a model for every probe."),
+    "import": Entry(
+        f"{_HERE}.bring",
+        "Bring your own features: any probe, comparison and report takes them as the model features:NAME.",
+    ),
 }
 _AFTER_PROBES = {
     "finetune": Entry(f"{_HERE}.finetune", "Train encoder and head on labels, from one level."),

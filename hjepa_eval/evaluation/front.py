@@ -202,8 +202,7 @@ def _encoder(module: nn.Module, *, layers: Sequence[str], transform: Transform |
 
     if isinstance(module, Encoder) and not layers:
         return EncoderHandle.of(module)
-    wrap: Any = load_encoder
-    return EncoderHandle.of(wrap(module, layers=layers, transform=transform))
+    return EncoderHandle.of(load_encoder(module, layers=layers, transform=transform))
 
 
 def _images(dataset: Dataset | None) -> dict[str, ImageDataset]:

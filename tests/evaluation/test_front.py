@@ -102,6 +102,21 @@ def test_evaluate__takes_an_encoder_and_two_datasets(result: hjepa.Result) -> No
     assert held.records[0].levels[0].scores == result.records[0].levels[0].scores
 
 
+def test_evaluate__takes_any_module_with_its_layers() -> None:
+    import torch
+
+    from hjepa_eval.datasets.transform import Transform
+
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 3))
+    small = Transform(size=16, resize=16)
+    held = hjepa.evaluate(module, "digits", probes=["knn"], k=[5], layers=["0", "2"], transform=small, **FEW)
+    assert [level.width for level in held.records[0].levels] == [8, 16]
+    assert held.records[0].levels[0].scores[0].value > 0.15
+    with pytest.raises(hjepa.HjepaError):
+        hjepa.evaluate(module, "digits", probes=["knn"], layers=["3"], transform=small, **FEW)
+
+
 def test_compare__pairs_two_results_on_the_same_images(result: hjepa.Result) -> None:
     other = hjepa.evaluate("pixels:4", "digits", probes=["knn"], k=[5], **FEW)
     compared = hjepa.compare(result, other)
