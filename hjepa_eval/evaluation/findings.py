@@ -24,6 +24,7 @@ class Finding:
         outcomes: score key -> [N] right or wrong of each test sample, or what it adds to the mean of episodes.
         predictions: score key -> int64 [N], where the probe predicts classes of samples.
         held_out: score key -> the same score on samples that are not test, where it was measured.
+        held_out_outcomes: score key -> [M] the outcomes that it is the mean of, as `outcomes` has them of test.
         chosen: what was chosen without the test set, and how it went.
         calibration: `ece`, `ece_scaled` (after temperature scaling) and the `temperature`, where there are logits.
         notes: what a reader must know.
@@ -33,6 +34,7 @@ class Finding:
     outcomes: dict[str, Outcomes]
     predictions: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     held_out: dict[str, float] = field(default_factory=dict)
+    held_out_outcomes: dict[str, Outcomes] = field(default_factory=dict)
     chosen: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -78,6 +80,10 @@ def merge_seeds(findings: Mapping[int, Finding]) -> Finding:
             f"{key} seed={seed}": array for seed, one in findings.items() for key, array in one.predictions.items()
         },
         held_out={key: float(np.mean([one.held_out[key] for one in each])) for key in each[0].held_out},
+        # Each seed holds out images of its own, the same ones at every level.
+        held_out_outcomes={
+            key: np.concatenate([one.held_out_outcomes[key] for one in each]) for key in each[0].held_out_outcomes
+        },
         chosen={f"seed {seed}": one.chosen for seed, one in findings.items()},
         calibration={name: float(np.mean([one.calibration[name] for one in each])) for name in each[0].calibration},
         notes=tuple(dict.fromkeys(note for one in each for note in one.notes)),

@@ -15,7 +15,7 @@ from hjepa_eval.evaluation.findings import Finding, count_classes, merge_seeds
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.probe import Plan
 from hjepa_eval.evaluation.rows import LevelRow, level_rows
-from hjepa_eval.metrics.paired import choose_level, compare_levels
+from hjepa_eval.metrics.paired import choose_level, compare_levels, outcome_ends, tied_levels
 from hjepa_eval.probes.side_by_side import side_by_side
 from hjepa_eval.results.files import write_record
 from hjepa_eval.results.headings import Heading
@@ -193,6 +193,7 @@ def _choices(plan: Plan, rows: Sequence[LevelRow], merged: Mapping[int, Finding]
         held_out = {level: merged[level].held_out[key] for level in levels}
         values = {level: _value(merged[level], key) for level in levels}
         chosen, oracle = choose_level(held_out), max(levels, key=lambda level: values[level])
+        inside = {level: merged[level].held_out_outcomes[key] for level in levels}
         yield LevelChoice(
             score=key,
             rule=plan.rule,
@@ -201,6 +202,9 @@ def _choices(plan: Plan, rows: Sequence[LevelRow], merged: Mapping[int, Finding]
             value=values[chosen],
             oracle=oracle,
             oracle_value=values[oracle],
+            held_out_ends={level: outcome_ends(right) for level, right in inside.items()},
+            ties=tied_levels(inside, chosen),
+            oracle_ties=tied_levels({level: merged[level].outcomes[key] for level in levels}, oracle),
         )
 
 

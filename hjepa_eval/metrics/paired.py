@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, stdtr
 
 from hjepa_eval.errors import ProbeError
-from hjepa_eval.metrics.intervals import Interval, bootstrap_interval, t_interval
+from hjepa_eval.metrics.intervals import Interval, bootstrap_interval, t_interval, wilson
 
 
 @dataclass(frozen=True)
@@ -181,3 +181,23 @@ def choose_level(held_out: Mapping[int, float]) -> int:
     if not held_out:
         raise ProbeError("no level to choose from; give the held-out score of at least one")
     return max(sorted(held_out), key=lambda level: held_out[level])
+
+
+def tied_levels(outcomes: Mapping[int, Outcomes], best: int, *, threshold: float = 0.05) -> tuple[int, ...]:
+    """Return the levels that paired tests do not tell from `best`: Holm's p over them is at `threshold` or above.
+
+    Args:
+        outcomes: level -> [N], of the same samples in the same order.
+        best: the level that the others are compared with.
+        threshold: of p.
+    """
+    others = [level for level in outcomes if level != best]
+    p_values = [compare(outcomes[best], outcomes[level])[0].p_value for level in others]
+    return tuple(level for level, p in zip(others, holm(p_values), strict=True) if p >= threshold)
+
+
+def outcome_ends(outcomes: Outcomes) -> tuple[float, float]:
+    """Return the ends in [0, 1] of the 95 % interval of the mean of `outcomes` [N]: Wilson's for right and wrong."""
+    counted = outcomes.dtype == np.bool_
+    interval = wilson(int(outcomes.sum()), outcomes.size) if counted else t_interval(outcomes)
+    return max(0.0, interval.low), min(1.0, interval.high)

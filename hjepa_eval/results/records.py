@@ -96,7 +96,12 @@ class LevelComparison(Settings):
 
 
 class LevelChoice(Settings):
-    """The level chosen without the test set, with its test score, beside the best on test (the oracle)."""
+    """The level chosen without the test set, with its test score, beside the best on test (the oracle).
+
+    `held_out_ends` are the ends of each held-out score's 95 % interval. `ties` are levels that a paired test (Holm over
+    all of them) on the held-out samples does not tell from the chosen one, `oracle_ties` those that one on test does
+    not tell from the oracle. Records of before lack the three.
+    """
 
     score: str
     rule: str
@@ -105,6 +110,9 @@ class LevelChoice(Settings):
     value: float
     oracle: int
     oracle_value: float
+    held_out_ends: dict[int, tuple[float, float]] = Field(default_factory=dict)
+    ties: tuple[int, ...] = ()
+    oracle_ties: tuple[int, ...] = ()
 
 
 class Predictions(Settings):

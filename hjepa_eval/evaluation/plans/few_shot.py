@@ -70,6 +70,7 @@ def _run(row: LevelRow, seed: int, choosing: bool, *, settings: FewShotSettings)
     scores, notes = [], list[str]()
     outcomes: dict[str, Outcomes] = {}
     held_out: dict[str, float] = {}
+    held_out_outcomes: dict[str, Outcomes] = {}
     for shots in settings.shots:
         result = few_shot(test, shots=shots, episodes=settings.episodes, **common)
         named = {"ways": settings.ways, "shots": shots, "queries": settings.queries}
@@ -86,7 +87,14 @@ def _run(row: LevelRow, seed: int, choosing: bool, *, settings: FewShotSettings)
                 continue
             inside = few_shot(train, shots=shots, episodes=CHOICE_EPISODES, **common)
             held_out[scores[-1].key] = inside.score.value
-    return Finding(tuple(scores), outcomes, held_out=held_out, notes=tuple(dict.fromkeys(notes)))
+            held_out_outcomes[scores[-1].key] = inside.image_values
+    return Finding(
+        tuple(scores),
+        outcomes,
+        held_out=held_out,
+        held_out_outcomes=held_out_outcomes,
+        notes=tuple(dict.fromkeys(notes)),
+    )
 
 
 PROBE = Probe(

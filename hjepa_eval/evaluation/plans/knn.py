@@ -135,16 +135,19 @@ def _run(row: LevelRow, seed: int, choosing: bool, *, settings: KnnSettings, arg
         scores.append(score)
         outcomes[score.key] = right
     held_out: dict[str, float] = {}
+    held_out_outcomes: dict[str, Outcomes] = {}
     held = _held_out(train.labels, seed) if choosing and not row.fused and not settings.leave_one_out else None
     if held is not None:
         inside = knn(train, leave_one_out=held, **{**common, "ks": (best,)})
-        held_out[key] = next(iter(inside.scores.values())).value
+        ((k, inner),) = inside.scores.items()
+        held_out[key], held_out_outcomes[key] = inner.value, inside.predictions[k] == train.labels[held]
     alone = ("leave-one-out: these are train images, each classified by the others; test took no part",)
     return Finding(
         scores=tuple(scores),
         outcomes=outcomes,
         predictions={key: guess},
         held_out=held_out,
+        held_out_outcomes=held_out_outcomes,
         chosen={"backend": result.backend},
         notes=(*result.notes, *(alone if settings.leave_one_out else ())),
     )

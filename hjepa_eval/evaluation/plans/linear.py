@@ -101,6 +101,19 @@ def _chosen(found: Found) -> tuple[dict[str, Any], float | None]:
     return {"C": found.c, "held_out_accuracy": tried, "iterations": found.iterations}, found.val_score
 
 
+def _held_out_right(found: Found) -> NDArray[np.bool_] | None:
+    """Return whether each train sample that was held out was classified right; None where none was."""
+    import numpy as np
+
+    from hjepa_eval.probes.linear.ridge import RidgeResult
+
+    if isinstance(found, RidgeResult):
+        return found.left_out_right
+    if found.val_logits is None or found.val_labels is None:
+        return None
+    return np.asarray(found.val_logits.argmax(axis=1) == found.val_labels)
+
+
 def _calibration(found: Found, labels: NDArray[np.int64]) -> dict[str, float]:
     """Return the expected calibration error on test before and after a temperature fitted on held-out train images."""
     from hjepa_eval.metrics.calibration import expected_calibration_error, fit_temperature, softmax
@@ -165,11 +178,13 @@ def _run(row: LevelRow, seed: int, *, protocol: LinearProtocol, settings: Linear
         score, right = superclass_finding(fit.predictions, labels, superclass)
         scores.append(score)
         outcomes[score.key] = right
+    right_held = _held_out_right(fit)
     return Finding(
         scores=tuple(scores),
         outcomes=outcomes,
         predictions={"top1": fit.predictions},
         held_out={} if held_out is None else {"top1": held_out},
+        held_out_outcomes={} if right_held is None else {"top1": right_held},
         chosen=chosen,
         calibration=_calibration(fit, labels),
         notes=fit.notes,

@@ -131,7 +131,8 @@ _ALL = (
         "ridge",
         "scikit-learn's RidgeCV on targets of +1 and -1, penalty by leave-one-out over ten values from 1e-3 to 1e6",
         "ridge",
-        ("the penalty is chosen by accuracy; RidgeCV's choice is by squared error",),
+        ("the penalty is chosen by accuracy, with the intercept of all of train; RidgeCV chooses by squared error",),
+        version=2,
     ),
     LinearProtocol(
         "dinov2-linear-cached",

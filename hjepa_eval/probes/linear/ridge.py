@@ -9,6 +9,10 @@ X_c = Z V^T with V the eigenvectors of X_c^T X_c = V diag(s) V^T. For a penalty 
     left-out prediction          y_i - (y_i - f_i) / (1 - h_i), as if i had been absent from the fit
 
 So a further penalty costs one product of N x D x K and no decomposition.
+
+That prediction has the intercept of the others too, to which the own class is 1 / N less frequent. Where a penalty
+leaves no more of the features than that, all samples would be wrong, however good the level. So accuracy is counted
+with the intercept of all: by f_i - y_i l_i N / (N - 1), l_i = h_i - 1 / N, over 1 - h_i.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ from hjepa_eval.errors import ProbeError
 from hjepa_eval.metrics.accuracy import accuracy, topk_accuracy
 from hjepa_eval.metrics.intervals import Interval
 from hjepa_eval.probes.samples import Samples, check_samples
+from hjepa_eval.probes.search.bank import middle_of, spread_rows
 
 DEFAULT_PENALTIES = tuple(float(a) for a in 10.0 ** np.arange(-3, 7))
 _SMALL = 1 << 22
+_BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,8 @@ class RidgeResult:
         score: top-1 accuracy on test.
         top5: top-5 accuracy on test.
         penalty: the chosen one.
-        val_scores: penalty -> leave-one-out accuracy on train.
+        val_scores: penalty -> leave-one-out accuracy on train, with the intercept of all of train.
+        left_out_right: bool [N], which samples that counts as right for the chosen penalty.
         val_errors: penalty -> leave-one-out mean squared error on train, over samples and classes.
         predictions: int64 [N_test].
         weight: float32 [C, D].
@@ -51,6 +58,7 @@ class RidgeResult:
     top5: Interval
     penalty: float
     val_scores: dict[float, float]
+    left_out_right: NDArray[np.bool_]
     val_errors: dict[float, float]
     predictions: NDArray[np.int64]
     weight: NDArray[np.float32]
@@ -93,52 +101,82 @@ def ridge_regression(
         raise ProbeError(f"every ridge penalty must be a number above 0, found {list(penalties)}")
     fitted = _Decomposition(train, num_classes)
     left_out = {a: fitted.leave_one_out(a) for a in grid}
-    best = max(grid, key=lambda a: (left_out[a][0], -left_out[a][1]))
-    weight, bias = fitted.solve(best)
-    logits = (torch.from_numpy(test.features) @ weight.T + bias).numpy()
+    accuracies = {a: float(right.mean()) for a, (right, _) in left_out.items()}
+    # Errors that agree to nine digits are equal, and the smallest penalty is taken: all of them crush the features.
+    best = max(grid, key=lambda a: (accuracies[a], -float(f"{left_out[a][1]:.9g}")))
+    weight = fitted.solve(best)
+    logits = fitted.predict(test.features, weight)
+    if len(grid) > 1 and best in (grid[0], grid[-1]):
+        side = "smallest" if best == grid[0] else "largest"
+        notes = (*notes, f"the chosen penalty {best:g} is the {side} of the grid; a wider grid may do better")
     predictions = logits.argmax(axis=1).astype(np.int64)
     return RidgeResult(
         score=accuracy(predictions, test.labels),
         top5=topk_accuracy(logits, test.labels, k=5),
         penalty=best,
-        val_scores={a: left_out[a][0] for a in grid},
+        val_scores=accuracies,
+        left_out_right=left_out[best][0],
         val_errors={a: left_out[a][1] for a in grid},
         predictions=predictions,
-        weight=weight.numpy(),
-        bias=bias.numpy(),
+        weight=weight.to(torch.float32).numpy(),
+        bias=(fitted.level - weight @ fitted.mean).to(torch.float32).numpy(),
         seconds=time.perf_counter() - started,
         notes=notes,
     )
 
 
 class _Decomposition:
-    """Centred features in the eigenvectors of their covariance, and the targets; small ones in float64."""
+    """Centred features in the eigenvectors of their covariance, and the targets.
+
+    Sums over samples run in float64, a block of rows at a time; of large sets the rotated features are kept in float32.
+    All are divided by a power of two amid the sizes of the rows, so that no features leave the range of float32.
+    """
 
     def __init__(self, train: Samples, num_classes: int) -> None:
         dtype = torch.float64 if train.features.size <= _SMALL else torch.float32
         rows = torch.from_numpy(train.features)
         self.labels = torch.from_numpy(train.labels)
         self.mean = rows.mean(dim=0, dtype=torch.float64)
-        centred = (rows - self.mean.to(rows.dtype)).to(dtype) if dtype == torch.float32 else rows - self.mean
-        spectrum, self.basis = torch.linalg.eigh((centred.T @ centred).to(torch.float64))
+        _, self.scale = middle_of(rows[torch.from_numpy(spread_rows(len(rows)))])
+        covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+        for block in torch.split(rows, _BLOCK_ROWS):
+            centred = self._centred(block)
+            covariance += centred.T @ centred
+        spectrum, self.basis = torch.linalg.eigh(covariance)
         self.spectrum = spectrum.clamp_min(0)
-        self.rotated = centred @ self.basis.to(dtype)
-        targets = 2.0 * torch.nn.functional.one_hot(self.labels, num_classes).to(dtype) - 1
-        self.level = targets.mean(dim=0)
-        self.targets = targets - self.level
-        self.moments = (self.rotated.T @ self.targets).to(torch.float64)
+        counts = torch.bincount(self.labels, minlength=num_classes).to(torch.float64)
+        self.level = 2 * counts / len(rows) - 1
+        self.rotated = torch.empty(rows.shape, dtype=dtype)
+        self.targets = 2.0 * torch.nn.functional.one_hot(self.labels, num_classes).to(dtype) - 1 - self.level.to(dtype)
+        self.moments = torch.zeros(rows.shape[1], num_classes, dtype=torch.float64)
+        for start, block in enumerate(torch.split(rows, _BLOCK_ROWS)):
+            part = slice(start * _BLOCK_ROWS, start * _BLOCK_ROWS + len(block))
+            rotated = self._centred(block) @ self.basis
+            self.rotated[part] = rotated
+            self.moments += rotated.T @ self.targets[part].to(torch.float64)
 
-    def leave_one_out(self, penalty: float) -> tuple[float, float]:
-        """Return accuracy and mean squared error of every train sample predicted by the fit to the others."""
-        shrunk = 1 / (self.spectrum + penalty)
+    def _centred(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.sub(rows, self.mean).div_(self.scale)
+
+    def leave_one_out(self, penalty: float) -> tuple[NDArray[np.bool_], float]:
+        """Return whether the fit to all others is right about each train sample [N], and its mean squared error."""
+        shrunk = 1 / (self.spectrum + penalty / self.scale**2)
         fit = self.rotated @ (shrunk[:, None] * self.moments).to(self.rotated.dtype)
-        leverage = 1 / len(fit) + self.rotated.square() @ shrunk.to(self.rotated.dtype)
-        residual = (self.targets - fit) / (1 - leverage).clamp_min(1e-9)[:, None]
-        guess = (self.targets - residual + self.level).argmax(dim=1)
-        return float((guess == self.labels).to(torch.float64).mean()), float(residual.square().mean())
+        count = len(fit)
+        slopes = (self.rotated.square() @ shrunk.to(self.rotated.dtype))[:, None]
+        left = (1 - 1 / count - slopes).clamp_min(1e-9)
+        residual = (self.targets - fit) / left
+        guess = (fit - self.targets * slopes * (count / (count - 1))) / left + self.level.to(fit.dtype)
+        right: NDArray[np.bool_] = (guess.argmax(dim=1) == self.labels).numpy()
+        return right, float(residual.square().mean(dtype=torch.float64))
 
-    def solve(self, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return weight float32 [C, D] and bias float32 [C], acting on features as given."""
-        weight = (self.basis @ (self.moments / (self.spectrum + penalty)[:, None])).T
-        bias = self.level.to(torch.float64) - weight @ self.mean
-        return weight.to(torch.float32), bias.to(torch.float32)
+    def solve(self, penalty: float) -> torch.Tensor:
+        """Return the weight float64 [C, D], acting on features as given."""
+        shrunk = 1 / (self.spectrum + penalty / self.scale**2)
+        return torch.matmul(self.basis, shrunk[:, None] * self.moments).T / self.scale
+
+    def predict(self, features: NDArray[np.float32], weight: torch.Tensor) -> NDArray[np.float64]:
+        """Return logits float64 [N, C]: what `weight` adds to the classes' shares may be a millionth of them."""
+        blocks = torch.split(torch.from_numpy(features), _BLOCK_ROWS)
+        logits = torch.cat([(block - self.mean) @ weight.T + self.level for block in blocks])
+        return np.asarray(logits.numpy())

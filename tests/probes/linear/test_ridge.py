@@ -34,12 +34,35 @@ def test_ridge__the_solution_equals_scikit_learns(digits) -> None:
 def test_ridge__leave_one_out_accuracy_equals_leaving_out(digits) -> None:
     some = digits[0].take(np.arange(60))
     ours = ridge_regression(some, digits[1], num_classes=10, penalties=[10.0])
-    right = 0
+    targets, right = 2.0 * np.eye(10)[some.labels] - 1, []
     for i in range(60):
-        rest = some.take(np.delete(np.arange(60), i))
-        fitted = Ridge(alpha=10.0).fit(rest.features.astype(float), 2.0 * np.eye(10)[rest.labels] - 1)
-        right += int(fitted.predict(some.features[i : i + 1].astype(float)).argmax() == some.labels[i])
-    assert ours.val_scores[10.0] == pytest.approx(right / 60)
+        rest = np.delete(np.arange(60), i)
+        fitted = Ridge(alpha=10.0).fit(some.features[rest].astype(float), targets[rest])
+        # The shares of the classes are those of all, so that the own class is not 1 / 60 less likely.
+        shares = targets.mean(axis=0) - targets[rest].mean(axis=0)
+        right.append((fitted.predict(some.features[i : i + 1].astype(float)) + shares).argmax() == some.labels[i])
+    assert (ours.left_out_right == right).all()
+    assert ours.val_scores[10.0] == pytest.approx(np.mean(right))
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-10, 1e-25, 1e8, 1e25])
+def test_ridge__sizes_of_features_are_sizes_of_penalties(digits, size: float) -> None:
+    scaled = [Samples((each.features * size).astype(np.float32), each.labels) for each in digits]
+    plain = ridge_regression(*digits, num_classes=10, penalties=[10.0])
+    ours = ridge_regression(*scaled, num_classes=10, penalties=[10.0 * size**2])
+    assert (ours.predictions == plain.predictions).mean() >= 0.998
+    assert ours.val_scores[10.0 * size**2] == pytest.approx(plain.val_scores[10.0], abs=0.002)
+
+
+def test_ridge__a_crushing_penalty_leaves_chance_not_zero_and_is_said(digits) -> None:
+    """Left out, a sample's own class is the rarer one: without the features' part every guess would be wrong."""
+    even = digits[0].take(np.concatenate([np.flatnonzero(digits[0].labels == label)[:50] for label in range(10)]))
+    tiny = [Samples(each.features * np.float32(1e-7), each.labels) for each in (even, digits[1])]
+    ours = ridge_regression(*tiny, num_classes=10)
+    scores = list(ours.val_scores.values())
+    assert min(scores) > 0.5  # the direction is right whatever the size
+    assert ours.score.value > 0.7
+    assert ours.notes == ("the chosen penalty 0.001 is the smallest of the grid; a wider grid may do better",)
 
 
 def test_ridge__float32_agrees_with_float64(digits, monkeypatch: pytest.MonkeyPatch) -> None:
