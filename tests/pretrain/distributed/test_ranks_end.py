@@ -35,12 +35,14 @@ def program(folder: Path, *words: object, fault: str = "", at: int = 0, on: int 
     return rank_processes([PROGRAM, "pretrain", "--quiet", *words], 2, **fault_at)
 
 
-def start(words: Sequence[object], **environment: object) -> subprocess.Popen[str]:
-    """Start a process that is not forked."""
+def start(words: Sequence[object], *, forks: bool, **environment: object) -> Forked | subprocess.Popen[str]:
+    """Start a process of Python, or fork one."""
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     settings |= {name: str(value) for name, value in environment.items()}
-    pipe = subprocess.PIPE
-    return subprocess.Popen([str(word) for word in words], env=settings, stdout=pipe, stderr=pipe, text=True)
+    if forks:
+        return Forked(words, env=settings)
+    command, pipe = [sys.executable, *map(str, words)], subprocess.PIPE
+    return subprocess.Popen(command, env=settings, stdout=pipe, stderr=pipe, text=True)
 
 
 def complete(processes: Sequence[Forked]) -> None:
@@ -88,9 +90,9 @@ def test_pretrain__under_torchrun_a_killed_rank_ends_all_and_resume_gives_the_un
     undisturbed: Path, config: Path, tmp_path: Path
 ) -> None:
     # The launcher itself: its agent keeps the ranks' store, and ends them all.
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     words = [*torchrun, PROGRAM, "pretrain", "--quiet", "--config", config, "--out", tmp_path / "run"]
-    _, [code] = finish(start(words, FAULT="killed", FAULT_RANK=1, FAULT_STEP=6))
+    _, [code] = finish(start(words, forks=False, FAULT="killed", FAULT_RANK=1, FAULT_STEP=6))
     assert code == 1
     complete(program(tmp_path, "--resume", tmp_path / "run"))
     assert_same_run(undisturbed, tmp_path / "run")
@@ -152,8 +154,8 @@ def test_pretrain__a_time_boxed_run_ends_on_all_ranks_by_the_leaders_clock(confi
     assert {(tmp_path / f"steps.{rank}").read_text() for rank in range(2)} == {str(summary["steps"])}
 
 
-@pytest.mark.slow
-def test_pretrain__under_slurm_the_survivor_names_the_killed_rank(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("forks", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_pretrain__under_slurm_the_survivor_names_the_killed_rank(config: Path, tmp_path: Path, forks: bool) -> None:
     # What srun sets; the ranks find each other by the node list and the job's number.
     shared = {
         "SLURM_NTASKS": 2,
@@ -162,9 +164,9 @@ def test_pretrain__under_slurm_the_survivor_names_the_killed_rank(config: Path, 
         "SLURM_JOB_ID": os.getpid(),
         "STEPS": tmp_path / "steps",
     }
-    words = [sys.executable, PROGRAM, "pretrain", "--quiet", "--config", config, "--out", tmp_path / "run"]
-    faults = {"FAULT": "killed", "FAULT_RANK": 1, "FAULT_STEP": 5}
-    ranks = [start(words, SLURM_PROCID=rank, SLURM_LOCALID=rank, **shared, **faults) for rank in range(2)]
+    words = [PROGRAM, "pretrain", "--quiet", "--config", config, "--out", tmp_path / "run"]
+    shared |= {"FAULT": "killed", "FAULT_RANK": 1, "FAULT_STEP": 5}
+    ranks = [start(words, forks=forks, SLURM_PROCID=rank, SLURM_LOCALID=rank, **shared) for rank in range(2)]
     said, codes = finish(*ranks)
     assert codes == [2, -9]
     assert (tmp_path / "steps.1").read_text() == "6"
