@@ -36,9 +36,9 @@ def register(app: typer.Typer) -> None:
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="print what was made as JSON")] = False,
     ) -> None:
-        """Bring your own features: any probe, comparison and report takes them as the model features:NAME.
+        """Bring your own features, as a model for every probe.
 
-        One array [N, D] per level and split, called train_level0, test_level0, train_level1, ...; with one level train
+        Probes, comparisons and reports take them as --model features:NAME. One array [N, D] per level and split, called train_level0, test_level0, train_level1, ...; with one level train
         and test will do. Labels, [N] whole numbers from 0 or class names: train_labels, test_labels. If you like,
         train_ids, test_ids (names of the images) and class_names. In .npz and .safetensors these are the arrays' names,
         of .npy the files'; in .parquet the columns level0, level1, ... (lists), label, name and class, and the file's
