@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from hjepa_eval.datasets import load_dataset
     from hjepa_eval.encoders import load_encoder
     from hjepa_eval.errors import HjepaError
-    from hjepa_eval.evaluation.front import compare, evaluate, extract, read_records
+    from hjepa_eval.evaluation.front import compare, evaluate, extract, read_records, search
+    from hjepa_eval.evaluation.models.imported import import_features
     from hjepa_eval.evaluation.probe import Probe
     from hjepa_eval.evaluation.result import Compared, Result
-    from hjepa_eval.features import read_features
+    from hjepa_eval.features import read_features, read_index, read_labels, read_names
     from hjepa_eval.probes.few_labels.few_shot import few_shot
     from hjepa_eval.probes.few_labels.low_shot import low_shot
     from hjepa_eval.probes.knn import knn
@@ -40,15 +41,20 @@ __all__ = [
     "evaluate",
     "extract",
     "few_shot",
+    "import_features",
     "knn",
     "load_dataset",
     "load_encoder",
     "logistic_regression",
     "low_shot",
     "read_features",
+    "read_index",
+    "read_labels",
+    "read_names",
     "read_records",
     "report",
     "ridge_regression",
+    "search",
 ]
 
 _HOMES = {
@@ -62,14 +68,19 @@ _HOMES = {
     "evaluate": "hjepa_eval.evaluation.front",
     "extract": "hjepa_eval.evaluation.front",
     "few_shot": "hjepa_eval.probes.few_labels.few_shot",
+    "import_features": "hjepa_eval.evaluation.models.imported",
     "knn": "hjepa_eval.probes.knn",
     "load_dataset": "hjepa_eval.datasets",
     "load_encoder": "hjepa_eval.encoders",
     "logistic_regression": "hjepa_eval.probes.linear.linear",
     "low_shot": "hjepa_eval.probes.few_labels.low_shot",
     "read_features": "hjepa_eval.features",
+    "read_index": "hjepa_eval.features",
+    "read_labels": "hjepa_eval.features",
+    "read_names": "hjepa_eval.features",
     "read_records": "hjepa_eval.evaluation.front",
     "ridge_regression": "hjepa_eval.probes.linear.ridge",
+    "search": "hjepa_eval.evaluation.front",
 }
 
 

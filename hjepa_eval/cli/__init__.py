@@ -45,6 +45,7 @@ _AFTER_PROBES = {
     "finetune": Entry(f"{_HERE}.finetune", "Train encoder and head on labels, from one level."),
     "eval": Entry(f"{_HERE}.evaluate", "Extract, run every probe, and report."),
     "report": Entry(f"{_HERE}.report", "Show result records level by level."),
+    "search": Entry(f"{_HERE}.search", "Find the train images nearest to your own, at each level."),
     "attention": Entry(f"{_HERE}.attention", "Write a page to explore the attention of a ViT."),
     "compare": Entry(f"{_HERE}.compare", "Compare two models on the same images."),
     "cache": Entry(f"{_HERE}.cache", "List, check, compare and remove feature stores."),

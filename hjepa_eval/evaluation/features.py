@@ -18,7 +18,7 @@ from hjepa_eval.errors import unknown
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.stages import COSTS
 from hjepa_eval.evaluation.models.costs import LevelCosts, level_costs
-from hjepa_eval.evaluation.settings import ExtractCommandSettings, ImageSettings, ProbeSettings
+from hjepa_eval.evaluation.settings import ExtractCommandSettings, ImageSettings, ProbeSettings, SearchSettings
 from hjepa_eval.extraction.extract import Extraction, ExtractSettings, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.imported import is_imported
@@ -254,7 +254,7 @@ def collect_features(
     levels = choose_levels(encoder, settings.level)
     seconds = {"load encoder": time.perf_counter() - started}
     images = {split: given.split(settings, split) for split in SPLITS}
-    fill = _Filling(encoder, tuple(readouts), settings, talk, repair)
+    fill = Filling(encoder, tuple(readouts), settings, talk, repair)
     splits = {}
     for split in SPLITS:
         started = time.perf_counter()
@@ -297,17 +297,18 @@ def _costs(encoder: EncoderHandle, settings: ProbeSettings | ExtractCommandSetti
         )
 
 
-class _Filling:
+class Filling:
     """Fills the stores of one encoder, a pass over one split at a time."""
 
     def __init__(
         self,
         encoder: EncoderHandle,
         readouts: tuple[str, ...],
-        settings: ProbeSettings | ExtractCommandSettings,
+        settings: ProbeSettings | ExtractCommandSettings | SearchSettings,
         talk: Talk,
         repair: bool,
     ) -> None:
+        """Take what to extract from, what to read, and how."""
         ranks = read_ranks()
         self.encoder, self.readouts, self.talk, self.repair = encoder, tuple(dict.fromkeys(readouts)), talk, repair
         self.cache = settings.cache_dir or default_cache_dir()

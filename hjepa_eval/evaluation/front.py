@@ -17,16 +17,19 @@ from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.probe import Probe, load_probe
 from hjepa_eval.evaluation.request import read_request
 from hjepa_eval.evaluation.result import Compared, Result
-from hjepa_eval.evaluation.settings import EvalSettings, ExtractCommandSettings
+from hjepa_eval.evaluation.settings import EvalSettings, ExtractCommandSettings, SearchSettings
 from hjepa_eval.report.tables.model_pairs import Located, compare_models
 from hjepa_eval.report.tables.selection import locate
 from hjepa_eval.report.tables.standing import baselines_among
 from hjepa_eval.results.records import Record
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from hjepa_eval.datasets.transform import Transform
+    from hjepa_eval.evaluation.gallery.search import SearchResult
 
 # A name as on the command line, an encoder, or with `layers` any module.
 Model: TypeAlias = "str | Path | nn.Module"
@@ -115,6 +118,41 @@ def extract(
         return collect_features(
             settings, talk, readouts=settings.readouts, views=settings.views, repair=True, costs=False, given=given
         )
+
+
+def search(
+    images: str | Path | NDArray[np.uint8] | Sequence[str | Path | NDArray[np.uint8]],
+    model: Model | None = None,
+    dataset: Dataset | None = None,
+    *,
+    layers: Sequence[str] = (),
+    transform: Transform | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> SearchResult:
+    """Return the train images nearest to one or several images at each level, with names, classes and cosines.
+
+    Args:
+        images: files, or uint8 arrays [H, W, 3] or [H, W].
+        model: as in `evaluate`, one.
+        dataset: as in `evaluate`; its train images are searched.
+        layers: as in `evaluate`.
+        transform: as in `evaluate`.
+        quiet: no progress, no notes.
+        **options: those of `hjepa search` by their names, such as `k=8`, `level=[2]`.
+
+    Raises:
+        HjepaError: anything that the caller can mend, in one line.
+    """
+    from hjepa_eval.evaluation.gallery.search import search_images
+
+    names, given = _given(model, dataset, layers=layers, transform=transform)
+    flags = {**_flags(dataset, options), "quiet": quiet, **({"model": names[0]} if names else {})}
+    settings = resolve(load(SearchSettings, flags=flags))
+    queries: list[Any] = list(images) if isinstance(images, list | tuple) else [images]
+    talk = Stderr(quiet=quiet)
+    with talk.job():
+        return search_images(settings, queries, talk, given=given)
 
 
 def compare(first: Result | str | Path, second: Result | str | Path) -> Compared:

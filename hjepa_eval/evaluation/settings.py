@@ -224,6 +224,16 @@ class AttentionSettings(ImageSettings):
     as_json: bool = option(False, "print what was written as JSON", group=OUTPUT, alias="json")
 
 
+class SearchSettings(ImageSettings):
+    """Images to search with, and where the answer is drawn."""
+
+    storage: Storage = storage_option()
+    compile: Compile = compile_option()
+    readout: ReadoutName = readout_option()
+    k: int = option(5, "train images per image and level", group=PROBE, ge=1)
+    out: Folder = option(Path("search.html"), "file to draw the answer in, HTML or PNG by its ending", group=OUTPUT)
+
+
 class EvalSettings(ProbeSettings):
     """Several probes, baselines beside the model, and the report; the probes' own options stand beside these."""
 

@@ -38,11 +38,12 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Bring your own features, as a model for every probe.
 
-        Probes, comparisons and reports take them as --model features:NAME. One array [N, D] per level and split, called train_level0, test_level0, train_level1, ...; with one level train
-        and test will do. Labels, [N] whole numbers from 0 or class names: train_labels, test_labels. If you like,
-        train_ids, test_ids (names of the images) and class_names. In .npz and .safetensors these are the arrays' names,
-        of .npy the files'; in .parquet the columns level0, level1, ... (lists), label, name and class, and the file's
-        or folder's name says the split (train.parquet). Test may be absent: hjepa knn --leave-one-out needs none.
+        Probes, comparisons and reports take them as --model features:NAME. One array [N, D] per level and split, called
+        train_level0, test_level0, train_level1, ...; with one level train and test will do. Labels, [N] whole numbers
+        from 0 or class names: train_labels, test_labels. If you like, train_ids, test_ids (names of the images) and
+        class_names. In .npz and .safetensors these are the arrays' names, of .npy and .txt the files'; in .parquet the
+        columns level0, level1, ... (lists), label, name and class, and the file's or folder's name says the split
+        (train.parquet). Test may be absent: hjepa knn --leave-one-out needs none.
         """
         from hjepa_eval.evaluation.models.imported import import_features
 

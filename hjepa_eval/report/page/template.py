@@ -34,18 +34,18 @@ def _shown(value: Any) -> Any:
     return visible(value) if type(value) is str else value
 
 
-def page_parts(*, style: str, script: str) -> dict[str, Any]:
+def page_parts(*, style: str, script: str = "") -> dict[str, Any]:
     """Return what `head.html` and the end of a page need: `style`, `script` and the script's `script_hash`.
 
     The script that switches between light and dark comes before the page's own.
 
     Args:
         style: name of the stylesheet.
-        script: name of the script.
+        script: name of the script; without one the page only switches between light and dark.
     """
     from markupsafe import Markup
 
-    code = own_file("theme.js") + own_file(script)
+    code = own_file("theme.js") + (own_file(script) if script else "")
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     return {"style": Markup(own_file(style)), "script": Markup(code), "script_hash": f"sha256-{digest}"}
 
