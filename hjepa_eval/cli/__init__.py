@@ -38,7 +38,7 @@ _BEFORE_PROBES = {
     "extract": Entry(f"{_HERE}.extract", "Store the features of every level."),
     "import": Entry(
         f"{_HERE}.bring",
-        "Bring your own features: any probe, comparison and report takes them as the model features:NAME.",
+        "Bring your own features, as a model for every probe.",
     ),
 }
 _AFTER_PROBES = {
