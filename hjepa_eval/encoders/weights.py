@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import shlex
@@ -13,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from hjepa_eval.encoders.protocol import hash_tensors
 from hjepa_eval.errors import CheckpointError, first_few
+from hjepa_eval.features.fingerprint import canonical_json
+
+# Where the metadata of a safetensors file holds what we say about it.
+ABOUT = "hjepa"
 
 # Where checkpoints keep their weights, the first that is there. Source: timm, models/_helpers.py, `load_state_dict`,
 # takes EMA weights before raw ones; DINO evaluates its teacher.
@@ -120,10 +126,35 @@ def _without_wrappers(tensors: Mapping[str, Tensor], *, path: Path) -> dict[str,
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        with safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get(ABOUT)
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
+    if about is not None and _told_hash(about) != hash_tensors(tensors):
+        raise CheckpointError(f"{path} is not what was written (its sha256 differs); take the file again")
     return tensors
+
+
+def checked_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = None) -> bytes:
+    """Return tensors as the bytes of a safetensors file whose metadata holds their sha256, which `read_tensors` checks.
+
+    Args:
+        tensors: by name.
+        about: further JSON values for the metadata.
+    """
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    text = canonical_json({**(about or {}), "sha256": hash_tensors(plain)})
+    content: bytes = save(plain, metadata={"format": "pt", ABOUT: text})
+    return content
+
+
+def _told_hash(about: str) -> Any:
+    """Return the sha256 that a file's metadata gives, None where it gives none."""
+    try:
+        return json.loads(about)["sha256"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _read_checkpoint(path: Path) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from hjepa_eval.errors import StoreError
+from hjepa_eval.errors import CheckpointError, StoreError, TrainingError
 
 Say = Callable[[str], None]
 
@@ -99,6 +99,56 @@ def alone(file: Path) -> Iterator[None]:
         Path(lock.lock_file).unlink(missing_ok=True)
     finally:
         lock.release()
+
+
+@contextmanager
+def alone_in_run(folder: Path, *, new: bool = True) -> Iterator[None]:
+    """Hold the right to write into a run's folder; its lock ends with the process, however that ends.
+
+    Where the file system has no locks, a second process is not noticed.
+
+    Args:
+        folder: of the run.
+        new: whether the folder is made when it is not there; else there is nothing to hold then.
+
+    Raises:
+        TrainingError: another process holds it.
+        CheckpointError: the folder cannot be made.
+    """
+    try:
+        if new:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror}; make room, or name another folder") from None
+    if not folder.is_dir():
+        yield
+        return
+    lock, note = FileLock(folder / ".lock"), folder / ".owner"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TrainingError(
+            f"{folder} is in use by {_read(note) or 'another process'}; wait until it has ended, or name another folder"
+        ) from None
+    except OSError:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            note.write_text(this_process(), encoding="utf-8")
+        yield
+    finally:
+        # The lock's file stays: another process may have opened it already, and would hold what nobody sees.
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
+        lock.release()
+
+
+def _read(note: Path) -> str:
+    try:
+        return note.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def filling(store: Path) -> bool:

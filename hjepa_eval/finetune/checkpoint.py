@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hjepa_eval.encoders.protocol import hash_tensors
-from hjepa_eval.encoders.weights import load_strict
+from hjepa_eval.encoders.weights import ABOUT, checked_bytes, load_strict
 from hjepa_eval.errors import CheckpointError, TrainingError, first_few
-from hjepa_eval.features.fingerprint import canonical_json, differences, write_atomically
+from hjepa_eval.features.fingerprint import differences, write_atomically
 
 FILE = "checkpoint.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -37,15 +36,13 @@ class State:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any] | None = None) -> None:
-    """Write a safetensors file so that it is there whole or not at all; the old one stays until then.
+    """Write a safetensors file with the sha256 of its tensors, whole or not at all; the old one stays until then.
 
     Raises:
         CheckpointError: the folder cannot be written or the disk is full.
     """
-    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    metadata = None if about is None else {"hjepa": canonical_json({**about, "sha256": hash_tensors(plain)})}
     try:
-        write_atomically(path, save(plain, metadata=metadata))
+        write_atomically(path, checked_bytes(tensors, about))
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror}; make room, or name another --run") from None
 
@@ -74,11 +71,11 @@ def restore(run_dir: Path, model: nn.Module, optimizer: Optimizer, identity: dic
         return State(identity)
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["hjepa"])
+            about = json.loads((file.metadata() or {})[ABOUT])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         whole = about["sha256"] == hash_tensors(tensors)
         state = State(about["identity"], tuple(about["curve"]), tuple(about["skipped"]))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no whole checkpoint: {error}; begin again in another --run") from None
     if not whole:
         raise CheckpointError(f"{path} is not what was written (its sha256 differs); begin again in another --run")

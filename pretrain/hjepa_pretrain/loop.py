@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -17,13 +18,14 @@ import torch
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.kinds.run import read_run_config
 from hjepa_eval.errors import TrainingError
+from hjepa_eval.features.claims import alone_in_run
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_pretrain.checks import check_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
-from hjepa_pretrain.data.training_data import load_training_data
-from hjepa_pretrain.diagnostics.alarms import Alarms
-from hjepa_pretrain.diagnostics.measuring import measure_levels
+from hjepa_pretrain.data.training_data import load_training_data, typical_size
+from hjepa_pretrain.diagnostics.alarms import AlarmError, Alarms
+from hjepa_pretrain.diagnostics.measuring import measure_levels, untrained_ranks
 from hjepa_pretrain.diagnostics.progress import Progress, RunStory
 from hjepa_pretrain.distributed.processes import ProcessGroup, ranks_together
 from hjepa_pretrain.runs.checkpoint import Checkpoint, best_or_last, folder, save_checkpoint
@@ -42,6 +44,9 @@ from hjepa_pretrain.runs.resuming import check_machine, check_same, machine, new
 from hjepa_pretrain.training.limits import Clock, interrupt_between_steps
 from hjepa_pretrain.training.step import resolve_compile
 from hjepa_pretrain.training.trainer import NotFiniteError, Trainer
+
+# Images with so many times the side of what is read are said to be far larger.
+_FAR_LARGER = 4
 
 
 def pretrain(
@@ -67,7 +72,8 @@ def pretrain(
 
     Raises:
         ConfigError: the settings do not fit together.
-        TrainingError: a loss is not finite, an alarm fired, or a resumed run has other settings or data.
+        TrainingError: a loss is not finite, an alarm fired, a resumed run has other settings or data, or another
+            process is at work in `run_dir`.
         CheckpointError: there is nothing to resume.
         DataError: an image cannot be read, or there are too few or too many of them.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
@@ -78,7 +84,8 @@ def pretrain(
         run_dir = Path(ranks.share(str(run_dir)))
         tell = (say or _to_stderr) if ranks.leader else _nothing
         report = progress if progress is not None and ranks.leader else _nothing
-        return _Run(settings, dataset, run_dir, report, tell, ranks).go(resume=resume)
+        with alone_in_run(run_dir, new=not resume) if ranks.leader else nullcontext():
+            return _Run(settings, dataset, run_dir, report, tell, ranks).go(resume=resume)
 
 
 def _to_stderr(message: str) -> None:
@@ -123,7 +130,7 @@ class _Run:
             check_same(self.run_dir, old, self.config)
         elif (self.run_dir / "checkpoints").is_dir() or (self.run_dir / "summary.json").exists():
             raise TrainingError(f"{self.run_dir} holds a run already; resume it, or name another folder")
-        if resume and (finished := self.ranks.share(read_summary(self.run_dir))) is not None:
+        if resume and (finished := self.ranks.share(read_summary(self.run_dir, say=self.say))) is not None:
             self.say(f"{self.run_dir} is finished already")
             return finished
         check_logs(self.settings.diagnostics)
@@ -157,10 +164,27 @@ class _Run:
         else:
             # Compiled steps round differently: a run goes on as it began.
             compiled = bool(checkpoint.state["compiled"])
+        if checkpoint is None:
+            self._say_what_is_read()
         self.trainer = Trainer(self.settings, data, self.transform, device=device, compiled=compiled, ranks=ranks)
         self.clock = Clock(total_steps=self.trainer.total_steps, minutes=self.settings.train.minutes)
         if checkpoint is not None:
             self._restore(checkpoint)
+
+    def _say_what_is_read(self) -> None:
+        """Say what a user would not look for: images that lose most of their pixels, labels that tell nothing."""
+        size = max(self.transform.size, self.settings.data.stored_size or 0)
+        height, width = typical_size(self.dataset)
+        if min(height, width) >= _FAR_LARGER * size:
+            self.say(
+                f"images of about {width}x{height} pixels are read at {size}x{size}; to see more of them choose "
+                "another preset with --config, or set model.encoder_type and data.image_size"
+            )
+        if self.settings.diagnostics.bank and len(set(self.dataset.labels.tolist())) < 2:
+            self.say(
+                "the images have no two classes, so no kNN is measured and no best checkpoint chosen: the run ends "
+                "with the weights of its last step"
+            )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         path, trainer = folder(self.run_dir, int(checkpoint.state["step"])), self.trainer
@@ -178,6 +202,8 @@ class _Run:
 
     def _train(self) -> Summary:
         trainer, train = self.trainer, self.settings.train
+        if trainer.step == 0 and self.settings.diagnostics.bank:
+            self.story.alarms.begin(untrained_ranks(trainer))
         self.clock.start()
         stop = False
         try:
@@ -234,7 +260,16 @@ class _Run:
             self.story.work.measure(self.trainer, progress=done)
         self._log(done, measured=True)  # Before the alarms, so that what they saw stays to be looked at.
         reached = self.ranks.agree(self.clock.fraction(step))
-        self.story.alarms.check(step, reached, self.story.losses, self.story.diagnosis)
+        try:
+            self.story.alarms.check(step, reached, self.story.losses, self.story.diagnosis)
+        except AlarmError as alarm:
+            self._save()
+            raise AlarmError(
+                f"{alarm}; the weights of this step stay: look at them with hjepa eval --model {self.run_dir}, or go "
+                f"on with hjepa pretrain --resume {self.run_dir} and --set with another limit"
+            ) from None
+        for warning in self.story.alarms.warnings:
+            self.say(warning)
         if self.story.alarms.improved:
             self._save()
 
@@ -290,6 +325,8 @@ class _Run:
             best=best,
             dataset=self.config["dataset"],
             settings_hash=hash_json(self.config["settings"]),
+            encoder=self.settings.model.encoder_type,
+            image_size=self.transform.size,
         )
         if self.ranks.leader:
             write_finished(self.run_dir, checkpoint, summary)

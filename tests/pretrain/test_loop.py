@@ -237,16 +237,17 @@ def test_resume__other_thresholds_are_welcome_and_other_machines_refused_or_told
         run(folder, stop_at=9)
     digits = load_dataset("digits", "train")
     state = list_checkpoints(folder)[-1] / "state.json"
-    was = state.read_text()
-    other = {"bf16": "fp32", "fp32": "bf16"}[json.loads(was)["precision"]]
-    state.write_text(json.dumps({**json.loads(was), "precision": other}))
+    was = json.loads(state.read_text())
+    del was["sha256"]["state.json"]  # Without it nobody sees that it is changed here.
+    other = {"bf16": "fp32", "fp32": "bf16"}[was["precision"]]
+    state.write_text(json.dumps({**was, "precision": other}))
     with pytest.raises(TrainingError, match=f"computes in {other}, which here would be"):
         run(folder, resume=True)
-    state.write_text(json.dumps({**json.loads(was), "compiled": True}))
+    state.write_text(json.dumps({**was, "compiled": True}))
     monkeypatch.setattr(hjepa_pretrain.runs.resuming, "can_compile", lambda _: False)
     with pytest.raises(TrainingError, match="there is no compiler for cpu here"):
         run(folder, resume=True)
-    state.write_text(json.dumps({**json.loads(was), "device": "cuda", "threads": 99}))
+    state.write_text(json.dumps({**was, "device": "cuda", "threads": 99}))
     said: list[str] = []
     patient = settings(diagnostics={"patience": 50, "milestones": [[1.0, 0.0]]})
     assert pretrain(patient, digits, run_dir=folder, resume=True, say=said.append).steps == 16
@@ -353,3 +354,25 @@ def test_pretrain__too_few_images_for_a_batch_is_an_error(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="144 images do not fill a batch of 256"):
         pretrain(settings(batch_size=256), load_dataset("digits", "train"), run_dir=tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_alarm__before_the_first_checkpoint_leaves_one_that_can_be_looked_at_and_gone_on_with(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    loud = settings(diagnostics={"interval": 2, "smallest_rank": 0.99})
+    with pytest.raises(TrainingError, match=rf"step 2: .*uses few directions.* hjepa eval --model {folder}, or go on"):
+        pretrain(loud, load_dataset("digits", "train"), run_dir=folder)
+    assert [path.name for path in list_checkpoints(folder)] == ["step-00000002"]
+    load_run(folder, {})
+    quiet = settings(diagnostics={"interval": 2, "smallest_rank": 0.0})
+    assert pretrain(quiet, load_dataset("digits", "train"), run_dir=folder, resume=True).steps == 16
+
+
+def test_run__says_when_images_are_far_larger_than_what_it_reads(tmp_path: Path, cifar10_sample: Path) -> None:
+    said: list[str] = []
+    small = settings(epochs=1)
+    pretrain(small, load_dataset(f"folder:{cifar10_sample}", "train"), run_dir=tmp_path / "far", say=said.append)
+    assert "images of about 32x32 pixels are read at 8x8; to see more of them choose another preset" in said[0]
+    said.clear()
+    summary = pretrain(small, load_dataset("digits", "train"), run_dir=tmp_path / "fit", say=said.append)
+    assert not any("pixels" in word for word in said)
+    assert (summary.encoder, summary.image_size) == ("vit_tiny_patch2_8", 8)

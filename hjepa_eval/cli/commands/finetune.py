@@ -73,7 +73,7 @@ def _with_its_own(settings: FinetuneSettings) -> FinetuneSettings:
     path = Path(str(settings.resume)) / OPTIONS
     try:
         own = FinetuneSettings(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise CheckpointError(f"{settings.resume} holds no fine-tuning to go on with (no whole {OPTIONS})") from None
     given = {name: getattr(settings, name) for name in settings.model_fields_set}
     asked = resolve(own.model_copy(update=given))
@@ -89,6 +89,7 @@ def run(settings: FinetuneSettings, talk: Talk) -> tuple[Measured, str | None]:
     from hjepa_eval.evaluation.features import SPLITS, choose_levels, load_split, resolve
     from hjepa_eval.evaluation.finetuning import level_result, make_record, outcomes_of
     from hjepa_eval.evaluation.measure import Measured
+    from hjepa_eval.features.claims import alone_in_run
     from hjepa_eval.finetune.classifier import write_encoder
     from hjepa_eval.results.records import ModelInfo
 
@@ -103,11 +104,13 @@ def run(settings: FinetuneSettings, talk: Talk) -> tuple[Measured, str | None]:
     splits = {split: load_split(resolved, split) for split in SPLITS}
     identity = encoder.identity()
     model = ModelInfo(name=encoder.name, weights=identity["weights"], identity=identity)
-    run_dir = _begin(resolved, splits["train"].name)
-    started = time.perf_counter()
-    found = _train(encoder, splits, recipe, levels[0], resolved, run_dir, talk)
-    again = write_encoder(run_dir, encoder)
-    seconds = {"finetune": time.perf_counter() - started}
+    run_dir = _folder(resolved, splits["train"].name)
+    with alone_in_run(run_dir, new=resolved.resume is None):
+        _begin(resolved, run_dir)
+        started = time.perf_counter()
+        found = _train(encoder, splits, recipe, levels[0], resolved, run_dir, talk)
+        again = write_encoder(run_dir, encoder)
+        seconds = {"finetune": time.perf_counter() - started}
     level = level_result(encoder, levels[0], found, recipe=recipe, readout=resolved.readout, run_dir=run_dir)
     record = make_record(model, splits, found, level=level, recipe=recipe, settings=resolved, seconds=seconds)
     return Measured(record, outcomes_of(found, levels[0])), again
@@ -143,14 +146,23 @@ def _recipe(settings: FinetuneSettings) -> Recipe:
     return Recipe(**{name: getattr(settings, name) for name in (*names, *more)}, flip=not settings.no_flip)
 
 
-def _begin(settings: FinetuneSettings, dataset: str) -> Path:
-    """Return the run's folder; a new one holds the resolved options from now on."""
+def _folder(settings: FinetuneSettings, dataset: str) -> Path:
+    """Return the folder of the run that is gone on with, or begun."""
+    name = f"finetune-{dataset.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return settings.resume or settings.run or Path("runs") / name
+
+
+def _begin(settings: FinetuneSettings, run_dir: Path) -> None:
+    """Write the resolved options into the folder of a new run.
+
+    Raises:
+        ConfigError: the folder holds a run.
+        CheckpointError: it cannot be written.
+    """
     from hjepa_eval.features.fingerprint import write_atomically
 
     if settings.resume is not None:
-        return settings.resume
-    name = f"finetune-{dataset.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run_dir = settings.run or Path("runs") / name
+        return
     if (run_dir / OPTIONS).exists() or (run_dir / "config.json").exists():
         raise ConfigError(f"{run_dir} holds a run; go on with --resume {run_dir}, or name another --run")
     options = settings.model_dump(mode="json", exclude=_SESSION)
@@ -160,7 +172,6 @@ def _begin(settings: FinetuneSettings, dataset: str) -> Path:
         raise CheckpointError(
             f"cannot write into {run_dir}: {error.strerror}; choose another folder with --run"
         ) from None
-    return run_dir
 
 
 def _train(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"{path}: expected format_version {FORMAT_VERSION}; was it made by another program?")
@@ -63,33 +64,51 @@ def read_run_config(folder: Path) -> dict[str, Any]:
 def weights_folder(run: Path) -> Path:
     """Return the folder with the run's weights: the run itself when finished, else its newest checkpoint.
 
+    A finished run's `summary.json` has the sha256 of its weights, a checkpoint's `state.json` that of its own. Older
+    summaries have none, and a folder without a summary, such as that of a fine-tuning, is taken as it is.
+
     Raises:
-        CheckpointError: there are no weights yet, or those of the newest checkpoint are not what was written.
+        CheckpointError: there are no weights yet, or they are not what was written.
     """
     if (run / "encoder.safetensors").is_file():
+        if (run / "summary.json").is_file() and not _as_written(run, "summary.json", needed=False):
+            raise CheckpointError(
+                f"{run}: encoder.safetensors or summary.json is damaged (the sha256 differs); take the files of the "
+                "run again, or name a checkpoint under its checkpoints/"
+            )
         return run
     checkpoints = sorted(run.glob("checkpoints/step-*/encoder.safetensors"))
     if not checkpoints:
         raise CheckpointError(f"{run} has no encoder.safetensors and no checkpoint; let the run go on with --resume")
     newest = checkpoints[-1].parent
-    if not _as_written(newest):
+    if not _as_written(newest, "state.json"):
         raise CheckpointError(
             f"{newest} is damaged; name an older checkpoint beside it, or let the run go on with --resume"
         )
     return newest
 
 
-def _as_written(checkpoint: Path) -> bool:
-    """Tell whether the encoder's weights in a checkpoint have the sha256 that its `state.json` gives."""
+def _as_written(folder: Path, witness: str, *, needed: bool = True) -> bool:
+    """Tell whether the weights in a folder have the sha256 that the JSON file `witness` gives, if one is `needed`."""
+    path = folder / "encoder.safetensors"
     try:
-        expected = json.loads((checkpoint / "state.json").read_bytes())["sha256"]["encoder.safetensors"]
-        found = hashlib.sha256()
-        with (checkpoint / "encoder.safetensors").open("rb") as file:
-            while part := file.read(2**20):
-                found.update(part)
-    except (OSError, ValueError, KeyError, TypeError):
+        told = json.loads((folder / witness).read_bytes())
+        if not needed and "steps" in told and "sha256" not in told:
+            return True
+        expected, status = told["sha256"]["encoder.safetensors"], path.stat()
+        return bool(_sha256(path, status.st_mtime_ns, status.st_ctime_ns, status.st_size) == expected)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
-    return bool(found.hexdigest() == expected)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, *state: int) -> str:
+    """Return the sha256 of a file; read once for each `state` that it is in."""
+    content = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            content.update(part)
+    return content.hexdigest()
 
 
 def _build(run: Path, name: str) -> ViTEncoder | StageEncoder:

@@ -9,15 +9,15 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.models import VisionTransformer
 
 from hjepa_eval.encoders.kinds.folder_files import read_json
 from hjepa_eval.encoders.kinds.timm_network import ViTEncoder, parse_level_options, wrap_timm
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.vit import vit_arguments
-from hjepa_eval.encoders.weights import load_strict, read_tensors
+from hjepa_eval.encoders.weights import checked_bytes, load_strict, read_tensors
 from hjepa_eval.errors import CheckpointError, EncoderError
+from hjepa_eval.features.fingerprint import write_atomically
 
 PREFIX = "local-dir:"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -70,8 +70,8 @@ def write_timm(encoder: ViTEncoder, folder: Path) -> None:
         EncoderError: timm, without hjepa, would build another encoder from it.
         OSError: the folder cannot be written.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in encoder.model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # safetensors' own writer leaves a file that only its owner can read.
+    write_atomically(folder / WEIGHTS, checked_bytes(encoder.model.state_dict()))
     (folder / CONFIG).write_text(json.dumps(timm_config(encoder), indent=2) + "\n", encoding="utf-8")
     if not _timm_gives_the_same(encoder, folder):
         raise EncoderError(

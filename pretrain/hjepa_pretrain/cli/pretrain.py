@@ -61,6 +61,7 @@ def run_pretraining(
     from hjepa_eval.encoders.precision import device_name
     from hjepa_eval.features.cache import default_cache_dir, memo_dir
     from hjepa_pretrain.cli.progress import show_training
+    from hjepa_pretrain.config.geometry import resolve_geometry
     from hjepa_pretrain.loop import pretrain as train
 
     root = Path(settings.data.root) if settings.data.root else None
@@ -69,7 +70,9 @@ def run_pretraining(
             settings.data.dataset, "train", root=root, download=download, memo=memo_dir(default_cache_dir())
         )
     used = min(settings.data.max_samples or len(dataset), len(dataset))
-    images = f"{dataset.name}, {used:,}{f' of {len(dataset):,}' if used < len(dataset) else ''} images"
+    some = f"{used:,}{f' of {len(dataset):,}' if used < len(dataset) else ''}"
+    size = resolve_geometry(settings).image_size
+    images = f"{dataset.name}, {some} images at {size}x{size} pixels, {settings.model.encoder_type}"
     talk.note(f"pretraining on {images}, into {run_dir}")
     try:
         with show_training(talk, run=str(run_dir), dataset=images, device=device_name(settings.train.device)) as shown:
@@ -146,7 +149,7 @@ def pretrain(
     if as_json and leader:
         print_json(summary.to_json())
     elif leader:
-        print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s{_best(summary.best)}")
+        print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s{_best(summary)}")
         print(f"next: hjepa eval --model {run_dir}")
 
 
@@ -182,11 +185,15 @@ def _check_start(run_dir: Path, *, new: bool, download: bool) -> None:
         raise ConfigError("--download is for one process; fetch the data before torchrun or srun")
 
 
-def _best(best: Mapping[str, Any] | None) -> str:
-    """Return what the best measurement of a run was, to stand at the end of a line."""
+def _best(summary: Summary) -> str:
+    """Return what the best measurement of a run was, with its interval, to stand at the end of a line."""
+    from hjepa_pretrain.diagnostics.progress import accuracy_text
+
+    best = summary.best
     if best is None:
         return ""
-    return f"; best kNN on held-out train images {100 * best['knn']:.1f} (level {best['level']}, step {best['step']:,})"
+    score = accuracy_text(best["knn"], summary.measures.get("knn_images"))
+    return f"; best kNN on held-out train images {score} (level {best['level']}, step {best['step']:,})"
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hjepa_eval.evaluation.live.view import clock
+from hjepa_pretrain.diagnostics.progress import accuracy_text
 
 if TYPE_CHECKING:
     from hjepa_pretrain.diagnostics.progress import Progress
@@ -102,7 +103,11 @@ class TrainingView:
         parts: list[RenderableType] = _header(self)
         if self.progress is not None:
             parts += [_bar(self.progress, width), _pace(self.progress, width), Text()]
-            parts += [_levels(self.progress, self.histories, trend), Text(), _terms(self.progress, width)]
+            parts += [
+                _levels(self.progress, self.histories, trend),
+                _judged(self.progress),
+                _terms(self.progress, width),
+            ]
         parts.append(Text(self.note or " ", style="yellow", no_wrap=True, overflow="ellipsis"))
         yield Panel(Group(*parts), title="[bold]pretraining[/bold]", width=width)
 
@@ -192,6 +197,15 @@ def _terms(progress: Progress, width: int) -> Text:
     names = ["loss", *names] if "loss" in losses else names
     places = 4 if width > 100 else 3
     return _pairs(((name.replace("_", " "), number(losses[name], places)) for name in names), width)
+
+
+def _judged(progress: Progress) -> Text:
+    """Return how sure the best kNN is: over few images it decides nothing."""
+    images = progress.diagnosis.get("knn_images")
+    if progress.best is None or not images:
+        return Text()
+    text = f"best kNN {accuracy_text(progress.best['knn'], images)} images"
+    return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 def _at(values: Any, level: int) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from hjepa_eval.datasets.images import stack_images
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.errors import DataError
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.batches import BatchOrder, ImageSource, ResidentImages, image_source, split_images
 
@@ -37,6 +39,22 @@ class TrainingData:
     source: ImageSource
     bank: LabelledImages
     held_out: LabelledImages
+
+
+_LOOKED_AT = 5
+
+
+def typical_size(dataset: ImageDataset) -> tuple[int, int]:
+    """Return the median height and width in pixels of a few images, (0, 0) where none of them can be read."""
+    places = torch.linspace(0, len(dataset) - 1, min(_LOOKED_AT, len(dataset))).long().tolist()
+    sizes = []
+    for place in places:
+        with suppress(DataError):  # One that is trained on is named when its turn comes.
+            sizes.append(dataset.image(place).shape[1:])
+    if not sizes:
+        return 0, 0
+    height, width = torch.tensor(sizes).median(dim=0).values.tolist()
+    return height, width
 
 
 def load_training_data(

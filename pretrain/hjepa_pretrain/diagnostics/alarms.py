@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hjepa_eval.errors import TrainingError
 from hjepa_pretrain.config.settings import DiagnosticsSettings
 
 _AGAINST_COLLAPSE = "lower train.lr, raise model.ema.momentum, or add train.whole_image.variance or sigreg"
+
+
+# A level whose RankMe was never so low a share of its best is watched with a word, before anything stops.
+_WARNED_AT = 0.5
+
+
+class AlarmError(TrainingError):
+    """A run must stop although its weights are finite: they are worth keeping, and looking at."""
+
+
+class BestRank(NamedTuple):
+    """The largest RankMe of a level so far, the step it was measured at, and the loss then (0 before the first)."""
+
+    rank: float
+    step: int
+    loss: float
 
 
 class Alarms:
@@ -21,6 +37,7 @@ class Alarms:
         best_step: where it was measured.
         best_level: which level it was.
         best_per_level: the best kNN of every level so far.
+        warnings: what the last measurement should be watched for, in words.
     """
 
     def __init__(self, settings: DiagnosticsSettings, widths: Sequence[int]) -> None:
@@ -30,9 +47,16 @@ class Alarms:
         self.best: float | None = None
         self.best_step, self.best_level = 0, 0
         self.best_per_level: list[float] = []
+        self.warnings: list[str] = []
         self._waited = 0
         self._losses: dict[str, float] = {}
         self._ranks: list[float] = []
+        self._best_ranks: list[BestRank] = []
+        self._warned: set[int] = set()
+
+    def begin(self, untrained: Sequence[float]) -> None:
+        """Take the RankMe of every level before the first step, to compare with."""
+        self._best_ranks = [BestRank(rank, 0, 0.0) for rank in untrained]
 
     def check(self, step: int, progress: float, losses: Mapping[str, float], diagnosis: Mapping[str, Any]) -> None:
         """Judge the measurement of `step`.
@@ -46,7 +70,7 @@ class Alarms:
         Raises:
             TrainingError: the run must stop; the message says at which step, which level, why, and what to do.
         """
-        self.improved = False
+        self.improved, self.warnings = False, []
         if not diagnosis:
             return
         self._check_finite(step, diagnosis)
@@ -54,6 +78,7 @@ class Alarms:
         self._check_mean(step, diagnosis["mean_energy"])
         self._check_rank(step, diagnosis)
         self._check_drop(step, losses, diagnosis["rankme"])
+        self._check_creep(step, losses, diagnosis["rankme"])
         self._losses, self._ranks = dict(losses), list(diagnosis["rankme"])
         self._rank_scores(step, diagnosis["knn"])
         self._check_milestones(step, progress)
@@ -71,7 +96,7 @@ class Alarms:
         smallest = self.settings.smallest_std
         for level, deviation in enumerate(deviations):
             if deviation < smallest:
-                raise TrainingError(
+                raise AlarmError(
                     f"step {step}: level {level} has collapsed, its features deviate by {deviation:.2g} over images "
                     f"(diagnostics.smallest_std is {smallest:g}); {_AGAINST_COLLAPSE}"
                 )
@@ -80,7 +105,7 @@ class Alarms:
         largest = self.settings.largest_mean_energy
         for level, energy in enumerate(energies):
             if energy > largest:
-                raise TrainingError(
+                raise AlarmError(
                     f"step {step}: level {level} says nearly the same of every image, {energy:.4f} of its energy is "
                     f"the mean (diagnostics.largest_mean_energy is {largest:g}); {_AGAINST_COLLAPSE}"
                 )
@@ -90,7 +115,7 @@ class Alarms:
         for level, (rank, width) in enumerate(zip(diagnosis["rankme"], self.widths, strict=True)):
             most = min(width, int(diagnosis["images"]))  # No more directions than images can be seen.
             if rank < share * most:
-                raise TrainingError(
+                raise AlarmError(
                     f"step {step}: level {level} uses few directions, RankMe {rank:.1f} of {most} "
                     f"(diagnostics.smallest_rank is {share:g}); {_AGAINST_COLLAPSE}"
                 )
@@ -104,11 +129,38 @@ class Alarms:
             name = f"level_{level}" if f"level_{level}" in losses else "loss"
             old, new = self._losses.get(name, 0.0), losses.get(name, math.inf)
             if old > 0 and new <= kept * old and rank <= kept * before:
-                raise TrainingError(
+                raise AlarmError(
                     f"step {step}: level {level} collapsed partly, since the last measurement its loss fell from "
                     f"{old:.4g} to {new:.4g} and its RankMe from {before:.1f} to {rank:.1f} "
                     f"(diagnostics.rank_drop is {self.settings.rank_drop:g}); {_AGAINST_COLLAPSE}"
                 )
+
+    def _check_creep(self, step: int, losses: Mapping[str, float], ranks: Sequence[float]) -> None:
+        """Compare with the best measurement so far: a collapse that creeps loses little between any two of them.
+
+        A level is warned of, once, at half its best RankMe. What stops is that since then the loss has lost the share
+        `diagnostics.rank_drop`, and the RankMe twice over.
+        """
+        kept = 1.0 - self.settings.rank_drop
+        for level, rank in enumerate(ranks):
+            loss = losses.get(f"level_{level}", losses.get("loss", math.inf))
+            if level >= len(self._best_ranks):
+                self._best_ranks.append(BestRank(rank, step, loss))
+            best = self._best_ranks[level]
+            if rank >= best.rank:
+                self._best_ranks[level] = BestRank(rank, step, loss)
+                self._warned.discard(level)
+                continue
+            since = f"since step {best.step}" if best.step else "since before the first step"
+            fall = f"its RankMe fell from {best.rank:.1f} to {rank:.1f} {since}"
+            if self.settings.rank_drop and best.loss > 0 and loss <= kept * best.loss and rank <= kept**2 * best.rank:
+                raise AlarmError(
+                    f"step {step}: level {level} collapsed bit by bit, {fall}, its loss from {best.loss:.4g} to "
+                    f"{loss:.4g} (diagnostics.rank_drop is {self.settings.rank_drop:g}); {_AGAINST_COLLAPSE}"
+                )
+            if rank <= _WARNED_AT * best.rank and level not in self._warned:
+                self._warned.add(level)
+                self.warnings.append(f"step {step}: level {level} may be collapsing, {fall}; {_AGAINST_COLLAPSE}")
 
     def _rank_scores(self, step: int, scores: Sequence[float | None]) -> None:
         """Note whether the best level is better than ever."""
@@ -129,11 +181,11 @@ class Alarms:
         for when, least in self.settings.milestones:
             if progress < when or (self.best is not None and self.best >= least):
                 continue
-            found = "no kNN is measured, since the images have no two classes"
+            reason = "no kNN is measured, since the images have no two classes"
             if self.best is not None:
-                found = f"the best kNN so far is {self.best:.4f} (level {self.best_level}, step {self.best_step})"
-            raise TrainingError(
-                f"step {step}: {found}, but {least:g} was due at {when:.0%} of the run; "
+                reason = f"the best kNN so far is {self.best:.4f} (level {self.best_level}, step {self.best_step})"
+            raise AlarmError(
+                f"step {step}: {reason}, but {least:g} was due at {when:.0%} of the run; "
                 "change the recipe, or diagnostics.milestones"
             )
 
@@ -167,6 +219,8 @@ class Alarms:
             "waited": self._waited,
             "losses": dict(self._losses),
             "ranks": list(self._ranks),
+            "best_ranks": [list(best) for best in self._best_ranks],
+            "warned": sorted(self._warned),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -178,3 +232,8 @@ class Alarms:
         self.best_per_level = [] if best is None else [float(score) for score in best["per_level"]]
         self._waited = int(state["waited"])
         self._losses, self._ranks = dict(state["losses"]), list(state["ranks"])
+        # Checkpoints of older versions have none.
+        self._best_ranks = [
+            BestRank(float(rank), int(step), float(loss)) for rank, step, loss in state.get("best_ranks", [])
+        ]
+        self._warned = set(state.get("warned", []))

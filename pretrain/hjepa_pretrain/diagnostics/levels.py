@@ -118,6 +118,7 @@ def diagnose(
     - `mean_energy`: share of the mean vector in the energy, which a centred rank cannot see.
     - `token_ratio`: variance of tokens within an image over that of images.
     - `cosine`: between context and target encoder; without `context` the key is missing.
+    - `knn_images`: how many images the kNN is an accuracy of.
     - `knn`: accuracy of the held-out images with the bank as voters, or of the bank itself, leaving one out.
 
     Deviation: RankMe of the centred features instead of the features as they are, so that a large constant part does
@@ -141,7 +142,8 @@ def diagnose(
         spread["knn"] = nearest_neighbour_score(level.features, labels, queries, held_out_labels)
         for name, value in spread.items():
             columns.setdefault(name, []).append(None if value is None else round(value, 6))
-    return {"images": len(labels), **columns}
+    judged = len(labels) if held_out is None else len(held_out[0])
+    return {"images": len(labels), "knn_images": judged, **columns}
 
 
 def _spread(level: LevelFeatures) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hjepa_pretrain.config.schedules import context_count
 from hjepa_pretrain.data.training_data import LabelledImages
 from hjepa_pretrain.diagnostics.levels import LevelFeatures, diagnose, readouts
+from hjepa_pretrain.diagnostics.spectrum import gram_eigenvalues, rankme_of
 from hjepa_pretrain.distributed.across_ranks import as_one_rank
 from hjepa_pretrain.masks import Masks
 from hjepa_pretrain.masks.inspection import mask_statistics
@@ -79,20 +80,31 @@ def measure_levels(trainer: Trainer, *, progress: float | None = None) -> dict[s
     return trainer.ranks.share({**diagnosis, "masks": mask_summary(trainer, progress=progress)})
 
 
+def untrained_ranks(trainer: Trainer) -> list[float]:
+    """Return the RankMe of every level of the target encoder as it is now; all ranks must ask."""
+    encoders = trainer.whole_encoders()
+    if encoders is None:
+        return trainer.ranks.share([])
+    levels = _read(trainer, encoders[1], trainer.data.bank)
+    return trainer.ranks.share([rankme_of(gram_eigenvalues(level.features, centred=True)) for level in levels])
+
+
+def _read(trainer: Trainer, encoder: ContextEncoder, images: LabelledImages) -> list[LevelFeatures]:
+    """Return the levels of an encoder in evaluation mode; its mode stays what it was."""
+    training = encoder.training
+    encoder.eval()
+    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
+        levels = readouts(encoder, torch.split(images.images, _BATCH), normalise=trainer.transform.normalise)
+    encoder.train(training)
+    return levels
+
+
 def _measure(trainer: Trainer, context_encoder: ContextEncoder, target_encoder: ContextEncoder) -> dict[str, Any]:
     bank, held_out = trainer.data.bank, trainer.data.held_out
 
-    def read(encoder: ContextEncoder, images: LabelledImages) -> list[LevelFeatures]:
-        training = encoder.training
-        encoder.eval()
-        with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.precision == "bf16"):
-            levels = readouts(encoder, torch.split(images.images, _BATCH), normalise=trainer.transform.normalise)
-        encoder.train(training)
-        return levels
-
-    target = read(target_encoder, bank)
-    unseen = read(target_encoder, held_out) if len(held_out.labels) else None
-    context = read(context_encoder, bank)
+    target = _read(trainer, target_encoder, bank)
+    unseen = _read(trainer, target_encoder, held_out) if len(held_out.labels) else None
+    context = _read(trainer, context_encoder, bank)
     return diagnose(target, bank.labels, context=context, held_out=unseen, held_out_labels=held_out.labels)
 
 

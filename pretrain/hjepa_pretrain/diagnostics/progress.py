@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hjepa_eval.metrics.intervals import wilson
 from hjepa_pretrain.diagnostics.alarms import Alarms
 from hjepa_pretrain.diagnostics.measuring import Work
 from hjepa_pretrain.training.limits import Clock
@@ -39,6 +40,14 @@ class Progress:
     eta_seconds: float | None
     elapsed: float
     epoch: float
+
+
+def accuracy_text(score: float, images: int | None) -> str:
+    """Return an accuracy in percent with its 95 % interval over so many `images`: `47.5 [32.9-62.5] of 40`."""
+    if not images:
+        return f"{100 * score:.1f}"
+    interval = wilson(round(score * images), images)
+    return f"{100 * score:.1f} [{100 * interval.low:.1f}-{100 * interval.high:.1f}] of {images:,}"
 
 
 class RunStory:

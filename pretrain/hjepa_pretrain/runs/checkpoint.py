@@ -1,7 +1,7 @@
 """Checkpoint directories: written under another name and renamed, checked when read, the newest few and the best kept.
 
 `RUN/checkpoints/step-00000500/` holds `config.json`, `encoder.safetensors`, `trainer.safetensors` and `state.json`,
-which carries the sha256 of the others. Safetensors and JSON only: nothing in a checkpoint can run code.
+which carries the sha256 of the others and of itself. Safetensors and JSON only: nothing in a checkpoint can run code.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from torch import Tensor
 
 from hjepa_eval.encoders.weights import read_tensors
 from hjepa_eval.errors import CheckpointError
+from hjepa_eval.features.fingerprint import hash_json
 
 _FILES = ("config.json", "encoder.safetensors", "trainer.safetensors")
+_STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint, *, keep: int = 2, bes
         "trainer.safetensors": tensor_bytes(checkpoint.trainer),
     }
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    contents["state.json"] = to_json({**checkpoint.state, "sha256": hashes})
+    contents[_STATE] = to_json(
+        {**checkpoint.state, "sha256": {**hashes, _STATE: _state_hash(checkpoint.state, hashes)}}
+    )
     for left in target.parent.glob(".step-*"):
         shutil.rmtree(left, ignore_errors=True)
     try:
@@ -115,6 +119,26 @@ def _put(new: Path, target: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def _state_hash(state: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    """Return the sha256 of what `state.json` says, its own sha256 left out."""
+    others = {name: value for name, value in state.items() if name != "sha256"}
+    return hash_json({**others, "sha256": {name: hashes[name] for name in _FILES}})
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint's `state.json`; an older version wrote none of its own sha256.
+
+    Raises:
+        CheckpointError: it is not what was written.
+        OSError, ValueError, KeyError, TypeError: it cannot be read, or lacks something.
+    """
+    state = json.loads((path / _STATE).read_bytes())
+    hashes = state["sha256"]
+    if hashes.keys() - {*_FILES, _STATE} or hashes.get(_STATE, "") not in ("", _state_hash(state, hashes)):
+        raise CheckpointError(f"{path / _STATE} is not what was written (its sha256 differs)")
+    return dict(state)
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """Return the content of a checkpoint folder.
 
@@ -122,12 +146,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: a file is absent, unreadable, or not the one that was written.
     """
     try:
-        state = json.loads((path / "state.json").read_bytes())
+        state = _read_state(path)
         for name in _FILES:
             if hashlib.sha256((path / name).read_bytes()).hexdigest() != state["sha256"][name]:
                 raise CheckpointError(f"{path / name} is not what was written (its sha256 differs)")
         config = json.loads((path / "config.json").read_bytes())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no whole checkpoint: {type(error).__name__} {error}") from None
     encoder, trainer = (read_tensors(path / name) for name in _FILES[1:])
     return Checkpoint(config, encoder, trainer, state)
@@ -139,13 +163,13 @@ def newest_checkpoint(run_dir: Path, *, say: Callable[[str], None]) -> Checkpoin
     Raises:
         CheckpointError: there is none.
     """
-    found = list_checkpoints(run_dir)
-    for path in reversed(found):
+    checkpoints = list_checkpoints(run_dir)
+    for path in reversed(checkpoints):
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
             say(f"{error}; trying the checkpoint before it")
-    damaged = f"; all {len(found)} are damaged" if found else ""
+    damaged = f"; all {len(checkpoints)} are damaged" if checkpoints else ""
     raise CheckpointError(f"{run_dir} has no checkpoint to go on from{damaged}; begin another run with another --out")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from hjepa_eval.results.provenance import package_versions
 from hjepa_pretrain.config.geometry import Geometry, encoder_arguments
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.runs.checkpoint import Checkpoint, tensor_bytes, to_json
+
+WEIGHTS, SUMMARY = "encoder.safetensors", "summary.json"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Summary:
         best: kNN, step and level of the best measurement, whose weights `encoder.safetensors` holds; None without one.
         dataset: name, fingerprint and number of images.
         settings_hash: sha256 of the resolved settings.
+        encoder: as `model.encoder_type` has it; empty in summaries of older versions.
+        image_size: side of what the encoder read, in pixels; 0 in summaries of older versions.
     """
 
     run: str
@@ -47,6 +52,8 @@ class Summary:
     best: dict[str, Any] | None
     dataset: dict[str, Any]
     settings_hash: str
+    encoder: str = ""
+    image_size: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -95,19 +102,32 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def write_finished(run_dir: Path, checkpoint: Checkpoint, summary: Summary) -> None:
-    """Write the weights and, last of all, `summary.json`.
+    """Write the weights and, last of all, `summary.json`, which carries their sha256 for whoever loads them.
 
     Raises:
         CheckpointError: the folder cannot be written or the disk is full; the checkpoints stay.
     """
-    _write(run_dir / "encoder.safetensors", tensor_bytes(checkpoint.encoder))
-    _write(run_dir / "summary.json", to_json(summary.to_json()))
+    weights = tensor_bytes(checkpoint.encoder)
+    _write(run_dir / WEIGHTS, weights)
+    _write(run_dir / SUMMARY, to_json({**summary.to_json(), "sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()}}))
 
 
-def read_summary(run_dir: Path) -> Summary | None:
-    """Return the summary of a finished run, or None."""
-    path = run_dir / "summary.json"
-    return Summary(**json.loads(path.read_bytes())) if path.is_file() else None
+def read_summary(run_dir: Path, *, say: Callable[[str], None]) -> Summary | None:
+    """Return the summary of a finished run, or None; also where it is damaged, which `say` is told."""
+    path = run_dir / SUMMARY
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+        return Summary(**{field.name: content[field.name] for field in fields(Summary) if _is_told(field, content)})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        say(f"{path} is damaged; the run's end is done again from its last checkpoint")
+        return None
+
+
+def _is_told(field: Field[Any], content: Mapping[str, Any]) -> bool:
+    """Tell whether a summary must have a field, or has it."""
+    return field.default is MISSING or field.name in content
 
 
 def write_not_finite(run_dir: Path, found: Mapping[str, Any]) -> str:

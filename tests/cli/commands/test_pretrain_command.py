@@ -12,6 +12,7 @@ from hjepa_pretrain.checks import build_settings, load_settings
 from hjepa_eval.cli import main
 from hjepa_eval.config import parse_yaml
 from hjepa_eval.errors import ConfigError
+from hjepa_eval.metrics.intervals import wilson
 
 TINY = [
     *("--set", "model.encoder_depth=3", "--set", "train.epochs=1", "--set", "data.max_samples=160"),
@@ -53,10 +54,13 @@ def test_pretrain__ends_with_what_was_measured(tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr()
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     best = summary["best"]
-    end = f"best kNN on held-out train images {100 * best['knn']:.1f} (level {best['level']}, step {best['step']})"
+    images = summary["measures"]["knn_images"]
+    interval = wilson(round(best["knn"] * images), images)
+    score = f"{100 * best['knn']:.1f} [{100 * interval.low:.1f}-{100 * interval.high:.1f}] of {images}"
+    end = f"best kNN on held-out train images {score} (level {best['level']}, step {best['step']})"
     assert f"{summary['steps']} steps" in said.out
     assert end in said.out
-    assert "pretraining on digits, 160 of 1,442 images, into" in said.err
+    assert "pretraining on digits, 160 of 1,442 images at 8x8 pixels, vit_tiny_patch2_8, into" in said.err
     last = [line for line in said.err.splitlines() if line.startswith("pretrain: 100.0%")]
     assert len(last) == 1
     assert f"loss {summary['losses']['loss']:.4f}" in last[0]

@@ -235,6 +235,10 @@ def test_facts__what_no_file_says_stays_unsaid(tmp_path: Path, summary: Any) -> 
     (run / "summary.json").write_text(json.dumps(summary))
     facts = read_facts(run)
     assert (facts.steps, facts.seconds, facts.knn) == (None, None, ())
+    if "steps" not in summary:
+        with pytest.raises(CheckpointError, match="damaged"):
+            export_run(run, tmp_path / "out")
+        return
     export_run(run, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.count(NOT_MEASURED) == 2
@@ -436,3 +440,17 @@ def test_export__a_checkpoint_has_its_own_weights(digits_run: Path, tmp_path: Pa
     theirs = load_file(tmp_path / "out" / "model.safetensors")["norm.bias"]
     assert torch.equal(theirs, load_file(checkpoint / "encoder.safetensors")["target.norm.bias"])
     assert not torch.equal(theirs, load_file(digits_run / "encoder.safetensors")["target.norm.bias"])
+
+
+def test_timm__a_flipped_bit_of_exported_weights_is_refused_and_colleagues_can_read_them(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    export_run(digits_run, tmp_path / "out")
+    weights = tmp_path / "out" / "model.safetensors"
+    assert weights.stat().st_mode & 0o777 == (tmp_path / "out" / "README.md").stat().st_mode & 0o777
+    load_encoder(f"timm:local-dir:{tmp_path / 'out'}")
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 64
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not what was written"):
+        load_encoder(f"timm:local-dir:{tmp_path / 'out'}")

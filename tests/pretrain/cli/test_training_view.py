@@ -22,7 +22,7 @@ LOSSES = {
     "sigreg": 0.012,
     "gradient_norm": 2.0,
 }
-DIAGNOSIS = {"images": 500, "knn": [0.301, None], "rankme": [88.04, 41.5], "std": [0.31, 0.0000123]}
+DIAGNOSIS = {"images": 500, "knn_images": 40, "knn": [0.301, None], "rankme": [88.04, 41.5], "std": [0.31, 0.0000123]}
 BEST = {"knn": 0.35, "step": 500, "level": 0, "per_level": [0.35, 0.2]}
 
 
@@ -63,6 +63,7 @@ def test_view__has_every_number_in_lines_of_one_width(width: int) -> None:
     assert ["1", "0.4100", *trend, "0.400", "41.5", "1e-05", "-", "20.0"] in rows
     assert "sigreg 0.012" in text
     assert "310 img/s" in text
+    assert "best kNN 35.0 [22.1-50.5] of 40 images" in text
 
 
 def test_view__keeps_its_size_while_numbers_change() -> None:
@@ -121,8 +122,8 @@ def test_clock__shows_hours_only_where_there_are_some() -> None:
 
 def test_plain_line__says_where_a_run_stands() -> None:
     assert plain_line(state()) == (
-        "pretrain: 24.7%, step 1,234/5,000, epoch 3.21, loss 0.9100 (0.500/0.410), kNN 30.1/-, best 35.0 (level 0), "
-        "310 images/s, 1:02:05 left"
+        "pretrain: 24.7%, step 1,234/5,000, epoch 3.21, loss 0.9100 (0.500/0.410), kNN 30.1/-, "
+        "best 35.0 [22.1-50.5] of 40 (level 0), 310 images/s, 1:02:05 left"
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from hjepa_pretrain.config.settings import DiagnosticsSettings
-from hjepa_pretrain.diagnostics.alarms import Alarms
+from hjepa_pretrain.diagnostics.alarms import AlarmError, Alarms
 
 from hjepa_eval.errors import TrainingError
 
@@ -141,3 +141,46 @@ def test_alarms__go_on_from_their_state_as_if_never_left() -> None:
         assert parts.improved == whole.improved
     with pytest.raises(TrainingError, match="level 1 collapsed partly"):
         parts.check(4, 0.1, {"level_0": 0.3, "level_1": 0.1}, diagnosis(rankme=[90.0, 10.0]))
+
+
+def creeping(watch: Alarms, ranks: list[float], losses: list[float]) -> list[str]:
+    """Measure once per rank of level 1; return what was warned of."""
+    said = []
+    for step, (rank, loss) in enumerate(zip(ranks, losses, strict=True), start=1):
+        values = {"loss": 1.0, "level_0": 1.0, "level_1": loss}
+        watch.check(10 * step, 0.1 * step, values, diagnosis(rankme=[90.0, rank], knn=[0.3, 0.3]))
+        said += watch.warnings
+    return said
+
+
+def test_alarm__a_rank_that_creeps_down_is_warned_of_once_and_stopped_when_the_loss_fell_too() -> None:
+    ranks, losses = [19.6, 13.1, 9.1, 7.1, 5.5, 4.3], [2.8, 1.9, 1.2, 0.8, 0.5, 0.3]
+    said: list[str] = []
+    watch = alarms(smallest_rank=0)
+    with pytest.raises(
+        AlarmError, match=r"step 60: level 1 collapsed bit by bit, its RankMe fell from 19\.6 to 4\.3 .*10"
+    ):
+        said += creeping(watch, ranks, losses)
+    assert len(creeping(alarms(smallest_rank=0), ranks[:5], losses[:5])) == 1
+    # Without an easier task it is said, and nothing stops; nor without a limit.
+    warned = creeping(alarms(smallest_rank=0), ranks, [2.8] * 6)
+    assert len(warned) == 1
+    assert "step 30: level 1 may be collapsing, its RankMe fell from 19.6 to 9.1 since step 10" in warned[0]
+    assert len(creeping(alarms(smallest_rank=0, rank_drop=0), ranks, losses)) == 1
+
+
+def test_alarm__the_untrained_encoder_is_what_the_first_measurement_is_compared_with() -> None:
+    watch = alarms()
+    watch.begin([90.0, 60.0])
+    said = creeping(watch, [20.0, 15.0], [2.8, 0.1])
+    assert len(said) == 1
+    assert "since before the first step" in said[0]
+
+
+def test_alarm__what_creeps_is_known_to_a_resumed_run() -> None:
+    ranks, losses = [19.6, 13.1, 9.1], [2.8, 1.9, 1.2]
+    before, after = alarms(smallest_rank=0), alarms(smallest_rank=0)
+    creeping(before, ranks, losses)
+    after.restore(json.loads(json.dumps(before.state())))
+    assert after.state() == before.state()
+    assert creeping(after, [9.0], [1.2]) == []

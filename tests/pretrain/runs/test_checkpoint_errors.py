@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hjepa_pretrain.runs.checkpoint import (
     folder,
     list_checkpoints,
     newest_checkpoint,
+    read_checkpoint,
     save_checkpoint,
 )
 
@@ -94,3 +96,28 @@ def test_best_or_last__a_damaged_or_absent_best_gives_the_last_and_says_so(tmp_p
     assert "not what was written" in said[0]
     assert "no whole checkpoint" in said[1]
     assert all("weights of its last step, 4, instead of its best" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b'"step": 6', b'"step": 7'), (b"0.25", b"0.35"), (b'"state.json"', b'"stbte.json"'), (b"{", b"[" * 200_000)],
+)
+def test_read_checkpoint__an_edited_state_is_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
+    tensors = {"x": torch.ones(3)}
+    save_checkpoint(tmp_path, Checkpoint({}, tensors, tensors, {"step": 6, "seconds": 0.25, "ranks": [1.5, None]}))
+    path = folder(tmp_path, 6) / "state.json"
+    assert read_checkpoint(path.parent).state["step"] == 6
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(CheckpointError, match=r"not what was written|no whole checkpoint"):
+        read_checkpoint(path.parent)
+
+
+def test_read_checkpoint__of_an_older_version_has_no_sum_of_its_state_and_is_read(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, checkpoint_of(1))
+    path = folder(tmp_path, 1) / "state.json"
+    state = json.loads(path.read_bytes())
+    del state["sha256"]["state.json"]
+    path.write_text(json.dumps(state))
+    assert read_checkpoint(path.parent).state["step"] == 1
