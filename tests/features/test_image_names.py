@@ -16,7 +16,7 @@ from hjepa_eval.datasets.named.digits import Digits
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.errors import StoreError
 from hjepa_eval.extraction.extract import ExtractSettings, extract
-from hjepa_eval.features import read_features, read_names
+from hjepa_eval.features import read_features, read_names, read_store
 from hjepa_eval.features.export import export_store
 from hjepa_eval.features.manifest import NAMES, read_manifest, write_manifest
 from hjepa_eval.features.names import write_names
@@ -37,6 +37,17 @@ def test_names__are_what_was_written_row_by_row(make_store, tmp_path: Path) -> N
     assert read_names(store, limit=2) == list(ODD[:2])
     assert json.loads(gzip.decompress((store.folder / NAMES).read_bytes())) == list(ODD)
     assert verify_store(store.folder) == []
+
+
+def test_store__is_read_with_all_that_it_holds(make_store, tmp_path: Path) -> None:
+    store = filled(make_store, tmp_path / "s", ODD, skipped=(1,))
+    for source in (store, store.folder, str(store.folder)):
+        contents = read_store(source)
+        assert {level: array.shape for level, array in contents.levels.items()} == {0: (3, 6), 1: (3, 64)}
+        assert contents.labels.tolist() == [0, 0, 1]
+        assert contents.index.tolist() == [0, 2, 3]
+        assert contents.names == [ODD[0], ODD[2], ODD[3]]
+        assert (contents.encoder, contents.split, contents.class_names) == ("encoder", "train", ("cat", "dog"))
 
 
 def test_names__follow_the_rows_where_images_were_skipped(make_store, tmp_path: Path) -> None:

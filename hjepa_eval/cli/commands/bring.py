@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hjepa_eval.cli.console import guarded, print_json
+
+if TYPE_CHECKING:
+    from hjepa_eval.features.imported import Imported
 
 
 def register(app: typer.Typer) -> None:
@@ -57,16 +60,21 @@ def register(app: typer.Typer) -> None:
             cache_dir=cache_dir,
             replace=replace,
         )
-        manifests = {split: store.manifest for split, store in imported.stores.items()}
-        if as_json:
-            stores = {
-                split: {"folder": str(store.folder), "key": store.manifest.key, "images": store.manifest.rows}
-                for split, store in imported.stores.items()
-            }
-            print_json({"model": imported.name, "stores": stores, "classes": len(manifests["train"].class_names)})
-            return
-        for split, manifest in manifests.items():
-            print(f"{split}: {manifest.rows:,} images of {len(manifest.class_names)} classes")
-        for level in manifests["train"].levels:
-            print(f"  level {level.index}: width {level.width}")
-        print(f"{imported.name}  next: hjepa eval --model {imported.name}")
+        _say(imported, as_json=as_json)
+
+
+def _say(imported: Imported, *, as_json: bool) -> None:
+    """Print what was made."""
+    manifests = {split: store.manifest for split, store in imported.stores.items()}
+    if as_json:
+        stores = {
+            split: {"folder": str(store.folder), "key": store.manifest.key, "images": store.manifest.rows}
+            for split, store in imported.stores.items()
+        }
+        print_json({"model": imported.name, "stores": stores, "classes": len(manifests["train"].class_names)})
+        return
+    for split, manifest in manifests.items():
+        print(f"{split}: {manifest.rows:,} images of {len(manifest.class_names)} classes")
+    for level in manifests["train"].levels:
+        print(f"  level {level.index}: width {level.width}")
+    print(f"{imported.name}  next: hjepa eval --model {imported.name}")
