@@ -142,7 +142,7 @@ def _file(request: Request) -> Encoder:
 
 def _features(request: Request) -> Encoder:
     raise EncoderError(
-        f"features:{request.argument} is features without a network, for probes, hjepa eval, compare and report; name an "
+        f"features:{request.argument} is features without a network, for probes, eval, compare and report; name an "
         "encoder where images must go through one"
     )
 
