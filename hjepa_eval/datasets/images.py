@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -48,6 +49,41 @@ def fit(image: Tensor, transform: Transform) -> Tensor:
         resized = TF.pad(resized, sides, fill=[round(255 * value) for value in transform.mean])
     cropped: Tensor = TF.center_crop(resized, list(transform.shape))
     return cropped
+
+
+def as_image(value: Any, *, name: str) -> Tensor:
+    """Return an image that a caller holds as uint8 RGB `[3, H, W]`.
+
+    Args:
+        value: the path of a file, a PIL image, or a uint8 array or tensor `[H, W]`, `[H, W, 3]` or `[3, H, W]`.
+        name: how messages call it; of a file its path.
+
+    Raises:
+        DataError: it cannot be read, or is none of these.
+    """
+    import torch
+
+    if isinstance(value, str | Path):
+        from hjepa_eval.datasets.files.decoding import decode
+
+        try:
+            return decode(Path(value).read_bytes(), str(value))
+        except OSError as error:
+            raise DataError(f"{value} cannot be read: {error.strerror}") from None
+    if hasattr(value, "convert"):  # Pillow's; its transparency is dropped, as a file's is.
+        value = np.asarray(value.convert("RGB"))
+    pixels = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    shape = list(pixels.shape)
+    if pixels.ndim == 2:
+        pixels = pixels.expand(3, *pixels.shape)
+    elif pixels.ndim == 3 and pixels.shape[0] != 3 and pixels.shape[2] == 3:
+        pixels = pixels.permute(2, 0, 1)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
+        raise DataError(
+            f"{name} is {pixels.dtype} {shape}; expected a path, a PIL image, or uint8 [H, W], "
+            "[H, W, 3] or [3, H, W]"
+        )
+    return pixels.cpu()
 
 
 def image_batches(

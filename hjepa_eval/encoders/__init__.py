@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.kinds.run import is_run
+from hjepa_eval.encoders.names import parse_name
 from hjepa_eval.encoders.readouts import Level
-from hjepa_eval.errors import EncoderError, UnknownNameError, did_you_mean, unknown
+from hjepa_eval.errors import EncoderError, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -136,8 +136,7 @@ def _packaged(request: Request) -> Encoder:
 def _file(request: Request) -> Encoder:
     from hjepa_eval.encoders.kinds.user_file import load_user_code
 
-    encoder = load_user_code(request.argument, request.options, seed=request.seed)
-    return cast("Encoder", encoder)
+    return load_user_code(request.argument, request.options, seed=request.seed)
 
 
 def _features(request: Request) -> Encoder:
@@ -158,7 +157,7 @@ ENCODERS: dict[str, EncoderKind] = {
         _timm,
         "timm:NAME",
         "a pretrained timm model: ?checkpoint=FILE, a copy on this machine, or --download; or local-dir:FOLDER",
-        ("checkpoint", "section", "prefix", "names", "levels", "taps"),
+        ("checkpoint", "section", "prefix", "names", "levels", "taps", "layers"),
     ),
     "hf": EncoderKind(
         _huggingface,
@@ -176,7 +175,7 @@ ENCODERS: dict[str, EncoderKind] = {
         _random,
         "random:NAME",
         "untrained, from --seed: a timm name, vit_SIZE_patchP_IMAGE, or a run's folder",
-        ("levels", "taps"),
+        ("levels", "taps", "layers"),
     ),
     "pixels": EncoderKind(_pixels, "pixels[:SIZE]", "raw pixels at SIZE x SIZE, 32 when not given"),
     "facts": EncoderKind(
@@ -204,55 +203,6 @@ ENCODERS: dict[str, EncoderKind] = {
         None,
     ),
 }
-
-
-# A folder and a file are themselves the name: `runs/demo`, `file.py:build`.
-_NAMED_BY_PATH = ("run", "file")
-
-
-def _parse(spec: str) -> tuple[str, str, dict[str, str]]:
-    name, *queries = spec.split("?")
-    options = {}
-    for query in queries:
-        key, equals, value = query.partition("=")
-        if not equals:
-            raise EncoderError(f"--model {spec}: expected ?key=value after the name, found ?{query}")
-        options[key] = value
-    kind, colon, argument = name.partition(":")
-    if kind in ENCODERS and kind not in _NAMED_BY_PATH:
-        usage = ENCODERS[kind].usage
-        if f"{kind}:" in usage and not argument:
-            raise EncoderError(f"--model {spec}: expected a name after the colon: {usage}")
-        if ":" not in usage and colon:
-            raise EncoderError(f"--model {spec}: {kind} takes no argument; write {usage}")
-        return kind, argument, options
-    if colon and (name.rpartition(":")[0].endswith(".py") or _can_be_imported(kind, argument)):
-        return "file", name, options
-    if is_run(Path(name)):
-        return "run", name, options
-    if Path(name).is_dir():
-        raise EncoderError(f"{name} is a folder without config.json, so no pretraining run")
-    if name.startswith("vit_"):
-        raise UnknownNameError(f"unknown model {name!r} (did you mean 'random:{name}' or 'timm:{name}'?)")
-    if name.endswith((".pth", ".pth.tar")):
-        raise UnknownNameError(
-            f"unknown model {name!r} (did you mean 'ijepa:{name}' or 'timm:NAME?checkpoint={name}'?)"
-        )
-    kinds = ", ".join(entry.usage for entry in ENCODERS.values())
-    neighbours = [str(path) for path in Path(name).parent.glob("*") if is_run(path)]
-    names = ["timm:NAME", "random:NAME", "pixels:8", "kmeans"]
-    hint = did_you_mean(str(Path(name)), neighbours) or did_you_mean(kind, names)
-    raise UnknownNameError(f"unknown model {spec!r}{hint}; give one of: {kinds}")
-
-
-def _can_be_imported(module: str, name: str) -> bool:
-    """Tell whether `module:name` names something in an installed package, such as `torchvision.models:resnet18`."""
-    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-        return False
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def load_encoder(
@@ -290,7 +240,7 @@ def load_encoder(
         return load_module(spec, layers=layers, transform=transform)
     if layers or transform is not None:
         raise EncoderError(f"layers and transform belong to a module; write {spec}?layers=NAME,NAME")
-    kind, argument, options = _parse(spec)
+    kind, argument, options = parse_name(spec, {name: entry.usage for name, entry in ENCODERS.items()})
     known = ENCODERS[kind].options
     for key in options:
         if known is not None and key not in known:
@@ -299,3 +249,23 @@ def load_encoder(
     # The whole spec: two encoders that differ in an option must not share a row.
     encoder.name = os.path.normpath(spec) if kind == "run" else spec
     return encoder
+
+
+def find_network(spec: str, *, seed: int = 0, download: bool = False) -> tuple[nn.Module, tuple[int, int]]:
+    """Return the network inside the encoder that `spec` names, and rows and columns of its images in pixels.
+
+    User code needs no `?layers=` for it: this is how they are found.
+
+    Raises:
+        HjepaError: as `load_encoder`.
+    """
+    kind, argument, options = parse_name(spec, {name: entry.usage for name, entry in ENCODERS.items()})
+    if kind == "file":
+        from hjepa_eval.encoders.kinds.hooked import module_transform
+        from hjepa_eval.encoders.kinds.user_file import load_network
+
+        network = load_network(argument, options, seed=seed)
+        transform = getattr(network, "transform", None) or module_transform(network, size=options.get("size"))[0]
+        return network.eval(), transform.shape
+    encoder = load_encoder(spec, seed=seed, download=download)
+    return getattr(encoder, "model", encoder), encoder.transform.shape

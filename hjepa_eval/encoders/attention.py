@@ -2,6 +2,7 @@
 
 All ViTs here let torch's `scaled_dot_product_attention` do the work, whatever their class. Its calls are watched, and
 the weights are computed from the very arguments, so rotary positions, normalised queries and masks are in them.
+`nn.MultiheadAttention`, of which torch's own transformer layers are made, gives its weights itself when it is asked.
 """
 
 from __future__ import annotations
@@ -62,10 +63,20 @@ def attention_maps(encoder: Encoder, images: Tensor) -> Tensor:
     Raises:
         EncoderError: no attention was seen, or not one per block over all tokens of level 0.
     """
-    with _fused(encoder), torch.compiler.set_stance("force_eager"), _Watch() as watch:
+    with _fused(encoder), _no_fast_path(), torch.compiler.set_stance("force_eager"), _Watch() as watch:
         encoder(images)
     _check(encoder, watch.seen, len(images))
     return torch.stack(watch.seen)
+
+
+def check_attention(encoder: Encoder) -> None:
+    """Check on one blank image, before any work, that an encoder's attention can be shown.
+
+    Raises:
+        EncoderError: as `attention_maps`.
+    """
+    weights = next(encoder.parameters(), torch.empty(0))
+    attention_maps(encoder, torch.zeros(1, 3, *encoder.transform.shape, device=weights.device))
 
 
 def attention_weights(
@@ -112,9 +123,16 @@ class _Watch(TorchFunctionMode):
         self.seen: list[Tensor] = []
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            self.seen.append(_weights_of_call(*args, **(kwargs or {})).cpu())
-        return func(*args, **(kwargs or {}))
+            self.seen.append(_weights_of_call(*args, **kwargs).cpu())
+        if func is F.multi_head_attention_forward:
+            # Nothing inside it is seen, as this method itself is not watched.
+            output, weights = func(*args, **{**kwargs, "need_weights": True, "average_attn_weights": False})
+            self.seen.append(weights.float().cpu())
+            averaged = weights.mean(1) if kwargs.get("average_attn_weights", True) else weights
+            return output, averaged if kwargs.get("need_weights", True) else None
+        return func(*args, **kwargs)
 
 
 def _weights_of_call(
@@ -130,6 +148,17 @@ def _weights_of_call(
 ) -> Tensor:
     """Return the weights of a call with the signature of `scaled_dot_product_attention`; dropout is not in them."""
     return attention_weights(query, key, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
+
+
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Keep torch's transformer layers from running whole, as one operation that shows no attention."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

@@ -30,11 +30,15 @@ class EncoderHandle:
         identity: as `Encoder.identity`, JSON values.
         levels: finest first.
         transform: how images become its input.
+        notes: what a user should know of how it was made.
     """
 
-    def __init__(self, name: str, identity: dict[str, Any], build: Callable[[], Encoder]) -> None:
+    def __init__(
+        self, name: str, identity: dict[str, Any], build: Callable[[], Encoder], *, notes: Sequence[str] = ()
+    ) -> None:
         """Take what is known of an encoder, and how to get it."""
         self.name = name
+        self.notes = tuple(notes)
         self.identity = identity
         self.levels = tuple(Level(**{**level, "grid": tuple(level["grid"])}) for level in identity["levels"])
         transform = identity["transform"]
@@ -45,7 +49,7 @@ class EncoderHandle:
     @classmethod
     def of(cls, encoder: Encoder) -> EncoderHandle:
         """Return the handle of an encoder that is there already."""
-        handle = cls(encoder.name, encoder.identity(), lambda: encoder)
+        handle = cls(encoder.name, encoder.identity(), lambda: encoder, notes=encoder.notes)
         handle._built = encoder
         return handle
 
@@ -96,12 +100,13 @@ def open_encoder(
     signature = hash_json(_signature(spec, seed))
     known = _recall(memo, signature)
     if known is not None:
-        return EncoderHandle(known["name"], known["identity"], build)
+        return EncoderHandle(known["name"], known["identity"], build, notes=known["notes"])
     encoder = build()
     handle = EncoderHandle.of(encoder)
     if encoder.files is not None:
         files = [str(file.absolute()) for file in encoder.files]
         answer = {"files": files, "status": _status(files), "name": encoder.name, "identity": handle.identity}
+        answer["notes"] = list(encoder.notes)
         remember(memo, signature, answer, root=encoder.files[0] if encoder.files else None)
     return handle
 
@@ -146,6 +151,6 @@ def _status(files: Sequence[str]) -> list[list[int]] | None:
 def _recall(memo: Path, signature: str) -> dict[str, Any] | None:
     """Return what is remembered, or None unless all files are as they were."""
     known = recall(memo, signature)
-    if known is None or not {"files", "status", "name", "identity"} <= known.keys():
+    if known is None or not {"files", "status", "name", "identity", "notes"} <= known.keys():
         return None
     return known if known["status"] is not None and known["status"] == _status(known["files"]) else None

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.encoders.readouts import Level
+from hjepa_eval.encoders.readouts import Level, check_readout, get_readout
 from hjepa_eval.errors import EncoderError
 
-__all__ = ["Encoder", "Level", "check_outputs", "hash_outputs", "hash_tensors", "probe_images"]
-
-# Numbers that stand for a level's output on one image, and to how many digits: a machine's or a thread count's own
-# rounding, 1e-16 of a sum in float64 and 1e-7 in float32, must hardly ever change one.
-_PROJECTIONS = 8
-_DIGITS = {torch.float64: 8, torch.float32: 3}
+__all__ = ["Encoder", "Level", "check_outputs", "hash_tensors"]
 
 
 class Encoder(nn.Module):
@@ -59,6 +54,41 @@ class Encoder(nn.Module):
         count = self.levels[0].prefix
         numbered = (f"prefix token {number}" for number in range(len(self.prefix_names) + 1, count + 1))
         return (*self.prefix_names[:count], *numbered)
+
+    @torch.inference_mode()
+    def embed(
+        self, images: Sequence[Any], *, readout: str = "mean", batch_size: int = 64
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Return features float32 `[N, D]` of images by the name of their level, finest first, in float32 arithmetic.
+
+        Args:
+            images: paths, PIL images, or uint8 arrays `[H, W]`, `[H, W, 3]` or `[3, H, W]`, also tensors; they are
+                prepared by the encoder's own `transform`. It runs on the device that it is on.
+            readout: how a level's tokens become one vector.
+            batch_size: images per forward pass.
+
+        Raises:
+            DataError: an image cannot be read; the message says which.
+            EncoderError: the encoder does not return what its levels declare.
+            UnknownNameError: there is no such readout.
+        """
+        from hjepa_eval.datasets.images import as_image, fit
+
+        check_readout(readout, self.levels)
+        reader, weights = get_readout(readout), next(self.parameters(), torch.empty(0))
+        self.eval()
+        names = [level.name for level in self.levels]
+        keys = [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names)]
+        parts: list[list[Tensor]] = [[torch.empty(0, reader.width(level))] for level in self.levels]
+        for start in range(0, len(images), batch_size):
+            part = enumerate(images[start : start + batch_size], start)
+            fitted = [fit(as_image(image, name=f"image {place}"), self.transform) for place, image in part]
+            batch = torch.stack(fitted).to(weights.device)
+            outputs = self(self.transform.normalise(batch))
+            check_outputs(self, outputs, len(batch))
+            for level, output, rows in zip(self.levels, outputs, parts, strict=True):
+                rows.append(reader.read(output.float(), level).cpu())
+        return {key: torch.cat(rows).numpy() for key, rows in zip(keys, parts, strict=True)}
 
     def weights_hash(self) -> str:
         """Return the sha256 of all parameters and buffers: names, dtypes, shapes and bytes."""
@@ -104,60 +134,3 @@ def check_outputs(encoder: Encoder, outputs: Sequence[Tensor], batch: int) -> No
                 f"{encoder.name} level {level.index} declares {list(expected)} and returned {list(output.shape)}; "
                 "make its grid, prefix and dim agree with what forward returns"
             )
-
-
-def probe_images(encoder: Encoder, *, count: int) -> Tensor:
-    """Return float32 noise `[count, 3, H, W]` as the encoder takes it, always the same, on the encoder's device."""
-    weights = next(encoder.parameters(), torch.empty(0))
-    noise = torch.randn(3, 3, *encoder.transform.shape, generator=torch.Generator().manual_seed(0))
-    return noise[:count].to(weights.device)
-
-
-@torch.no_grad()
-def hash_outputs(encoder: Encoder) -> str:
-    """Return a hash of what an encoder computes for two fixed images: its code may change where its weights do not.
-
-    Of each level and image it takes eight weighted sums, in float64 where the encoder's code can, and rounds them.
-
-    Raises:
-        EncoderError: it does not return what its levels declare.
-    """
-    images = probe_images(encoder, count=2)
-    try:
-        with _float64(encoder):
-            sums = _sums(encoder(images.double()))
-    except (RuntimeError, TypeError, ValueError):  # Its code makes float32 tensors of its own.
-        sums = None
-    if sums is None:
-        outputs = encoder(images)
-        check_outputs(encoder, outputs, 2)
-        sums = _sums(outputs)
-    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()
-
-
-def _sums(outputs: Sequence[Tensor]) -> list[list[str]]:
-    sums = []
-    for output in outputs:
-        rows = output.detach().cpu().double().flatten(1)
-        places = torch.arange(rows.shape[1], dtype=torch.float64)
-        weights = torch.stack([torch.cos(places * (number + 0.5)) for number in range(_PROJECTIONS)])
-        # Over the largest that the sums could be: one that is nearly 0 is rounded like the others.
-        scaled = (rows @ weights.T) / rows.abs().sum(1, keepdim=True).clamp_min(1e-300)
-        digits = _DIGITS.get(output.dtype, 2)
-        sums.append([f"{round(value, digits) + 0.0:.{digits}f}" for value in scaled.flatten().tolist()])
-        sums.append([f"{value:.{digits}e}" for value in rows.abs().mean(1).tolist()])
-    return sums
-
-
-@contextmanager
-def _float64(module: nn.Module) -> Iterator[None]:
-    """Let all floating-point weights be float64 meanwhile; they come back bit for bit."""
-    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
-    before = [tensor.data for tensor in tensors]
-    try:
-        for tensor in tensors:
-            tensor.data = tensor.data.double()
-        yield
-    finally:
-        for tensor, data in zip(tensors, before, strict=True):
-            tensor.data = data

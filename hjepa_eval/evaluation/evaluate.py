@@ -216,15 +216,21 @@ def _untrained(model: str) -> str:
     """Return the name of the same encoder before its training: `--baselines random`.
 
     Raises:
-        ConfigError: only a run and a timm model can be built again without their weights.
+        ConfigError: only a run, a network of timm's and a module with a checkpoint can be built again without weights.
     """
     from hjepa_eval.encoders.kinds.run import is_run
+    from hjepa_eval.encoders.naming import OPTIONS
 
     name, *options = model.split("?")
     kind, colon, argument = name.partition(":")
+    # Without what says which weights, and how they are read.
+    kept = [entry for entry in options if entry.partition("=")[0] not in OPTIONS]
     if kind == "timm" and colon and not argument.startswith("local-dir:"):
-        kept = [entry for entry in options if not entry.startswith("checkpoint=")]
         return "?".join([f"random:{argument}", *kept])
+    if kind == "packaged" and argument:
+        return f"random:tf_{argument}"
+    if name.rpartition(":")[0].endswith(".py") and any(entry.startswith("checkpoint=") for entry in options):
+        return "?".join([name, *kept])
     if is_run(Path(name)):
         return f"random:{name}"
     raise ConfigError(f"--baselines random: {model} has no untrained twin; name one, such as random:vit_tiny_patch4_32")

@@ -253,6 +253,9 @@ def collect_features(
     encoder = given.encoder(settings)
     levels = choose_levels(encoder, settings.level)
     seconds = {"load encoder": time.perf_counter() - started}
+    if costs:  # The first of several seeds.
+        for note in encoder.notes:
+            talk.note(f"{encoder.name}: {note}")
     images = {split: given.split(settings, split) for split in SPLITS}
     fill = Filling(encoder, tuple(readouts), settings, talk, repair)
     splits = {}

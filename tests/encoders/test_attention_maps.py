@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from needed_tools import need_module
-from torch import nn
+from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import Encoder, Level, load_encoder
-from hjepa_eval.encoders.attention import attention_maps, attention_weights
+from hjepa_eval.encoders.attention import attention_maps, attention_weights, check_attention
 from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.errors import EncoderError
@@ -174,3 +174,40 @@ def test_attention_maps__encoders_without_attention_over_one_grid_are_refused(sp
         attention_maps(encoder, torch.zeros(1, 3, size, size))
     assert "choose a ViT" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class TorchTransformer(nn.Module):
+    """Patches through torch's own layers, with the batch first or second inside."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first)
+        self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.embed, self.batch_first = nn.Conv2d(3, 16, 4, 4), batch_first
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        return self.body(tokens) if self.batch_first else self.body(tokens.transpose(0, 1)).transpose(0, 1)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_attention_maps__of_torchs_own_transformer_are_those_that_it_gives_when_asked(batch_first: bool) -> None:
+    torch.manual_seed(0)
+    network = TorchTransformer(batch_first)
+    encoder = load_encoder(network, layers=["output"], transform=Transform(16, 16))
+    images = torch.randn(3, 3, 16, 16)
+    maps = attention_maps(encoder, images)
+    assert maps.shape == (2, 3, 2, 16, 16)
+    torch.testing.assert_close(maps.sum(-1), torch.ones(2, 3, 2, 16))
+    with torch.no_grad():
+        tokens = network.embed(images).flatten(2).transpose(1, 2)
+        tokens = tokens if batch_first else tokens.transpose(0, 1)
+        attention = network.body.layers[0].self_attn
+        _, expected = attention(tokens, tokens, tokens, need_weights=True, average_attn_weights=False)
+    torch.testing.assert_close(maps[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_check_attention__says_before_any_work_what_cannot_be_shown() -> None:
+    with pytest.raises(EncoderError, match="no attention was seen"):
+        check_attention(load_encoder("random:resnet10t"))
+    check_attention(load_encoder("random:vit_tiny_patch8_32"))

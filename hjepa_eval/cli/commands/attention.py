@@ -40,15 +40,17 @@ def register(app: typer.Typer) -> None:
         One file that opens without a server: choose an image, a block, a head, and the patch that asks; attention
         rollout and the cells of the levels are in it.
         """
+        from hjepa_eval.encoders.attention import check_attention
         from hjepa_eval.evaluation.features import choose_levels, find_encoder, load_split, resolve
 
         if settings.out.is_dir():
             raise ResultError(f"--out {settings.out} is a folder; name a file such as {settings.out / 'explorer.html'}")
         settings = resolve(settings)
         talk = Stderr(quiet=settings.quiet)
+        encoder = find_encoder(settings).build()
+        check_attention(encoder)
         dataset = load_split(settings, settings.split)
         indices = choose_images(settings, dataset)
-        encoder = find_encoder(settings).build()
         levels = choose_levels(encoder, settings.level)
         images = _images(encoder, dataset, indices=indices, settings=settings, talk=talk)
         empty = _empty(encoder, dataset, settings=settings, levels=levels)

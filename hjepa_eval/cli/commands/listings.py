@@ -29,6 +29,9 @@ Pretrain = Annotated[
     str | None,
     typer.Option("--pretrain", metavar="CONFIG", help="a pretraining YAML file or preset, such as digits, instead"),
 ]
+Layers = Annotated[
+    bool, typer.Option("--layers", help="all layers of the encoder's network, with what each gives, for ?layers=NAME")
+]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of --pretrain, repeatable")
 ]
@@ -107,6 +110,7 @@ def models(
     cache_dir: CacheDir = None,
     pretrain: Pretrain = None,
     assignments: Assignments = None,
+    layers: Layers = False,
     as_json: AsJson = False,
 ) -> None:
     """List encoders, or one encoder's levels: what they read, their sizes, and what they cost.
@@ -118,7 +122,7 @@ def models(
             raise ConfigError("--pretrain takes a configuration instead of an encoder, and --set belongs to it")
         _print_memory(pretrain, assignments or [], as_json=as_json)
         return
-    from hjepa_eval.cli.commands.models import describe, lines
+    from hjepa_eval.cli.commands.models import describe, describe_layers, layer_lines, lines
     from hjepa_eval.config import load
     from hjepa_eval.encoders import ENCODERS
 
@@ -131,7 +135,15 @@ def models(
         return
     given = {"model": model, "dataset": dataset, "root": root, "seed": seed, "cache_dir": cache_dir}
     flags: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    description = describe(load(ImageSettings, flags={**flags, "download": download}))
+    asked = load(ImageSettings, flags={**flags, "download": download})
+    if layers:
+        named = describe_layers(asked)
+        if as_json:
+            print_json(named)
+        else:
+            print("\n".join(layer_lines(named)))
+        return
+    description = describe(asked)
     if as_json:
         print_json(description)
     else:

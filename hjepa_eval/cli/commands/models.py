@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders import load_encoder
+from hjepa_eval.encoders import find_network, load_encoder
 from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.precision import hardware_name
 from hjepa_eval.encoders.readouts import READOUTS, Level
@@ -49,10 +49,12 @@ def describe(settings: ImageSettings) -> dict[str, Any]:
         "model": encoder.name,
         "fitted_on": fitted_on[-1].name if fitted_on else None,
         "image_size": encoder.transform.size,
+        "image_shape": list(encoder.transform.shape),
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         "buffers": sum(buffer.numel() for buffer in encoder.buffers() if buffer.is_floating_point()),
         "gflop": costs.together.gflop,
         "uncounted": list(costs.together.uncounted),
+        "notes": list(encoder.notes),
         "milliseconds": timing.together,
         "timed": {
             "device": resolved.device,
@@ -82,6 +84,28 @@ def describe(settings: ImageSettings) -> dict[str, Any]:
     }
 
 
+def describe_layers(settings: ImageSettings) -> list[dict[str, str]]:
+    """Return name, class and what it gives of every layer of the network in an encoder, as `?layers=` takes them.
+
+    Raises:
+        HjepaError: there is no such encoder, or what it is made of is missing.
+    """
+    from hjepa_eval.encoders.layers import list_layers
+
+    resolved = resolve(settings)
+    model, shape = find_network(str(resolved.model), seed=resolved.seed, download=resolved.download)
+    with torch.no_grad():
+        rows = list_layers(model, torch.zeros(2, 3, *shape))
+    return [{"layer": name, "class": kind, "gives": given} for name, kind, given in rows]
+
+
+def layer_lines(rows: list[dict[str, str]]) -> list[str]:
+    """Return the layers as a table; B is the batch."""
+    table = [{"layer": "layer", "class": "class", "gives": "gives"}, *rows]
+    widths = {key: max(len(row[key]) for row in table) for key in ("layer", "class")}
+    return [f"{row['layer']:<{widths['layer']}}  {row['class']:<{widths['class']}}  {row['gives']}" for row in table]
+
+
 def _widths(level: Level) -> dict[str, int]:
     """Return the numbers per image of each readout that the level has; `cls` needs a class token."""
     return {name: readout.width(level) for name, readout in READOUTS.items() if name != "cls" or level.prefix > 0}
@@ -89,7 +113,7 @@ def _widths(level: Level) -> dict[str, int]:
 
 def lines(description: dict[str, Any]) -> list[str]:
     """Return a description as text: a headline, the table of levels, the readouts."""
-    size, levels = description["image_size"], description["levels"]
+    size, levels = "x".join(map(str, description["image_shape"])), description["levels"]
     rows = [COLUMNS, *(_cells(level) for level in levels)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     table = [
@@ -100,13 +124,13 @@ def lines(description: dict[str, Any]) -> list[str]:
         for row in rows
     ]
     return [
-        f"{description['model']}: {_numbers(description)}, images {size}x{size}, "
-        f"{description['gflop']:.3f} GFLOP per image",
+        f"{description['model']}: {_numbers(description)}, images {size}, {description['gflop']:.3f} GFLOP per image",
         *table,
         f"readouts and their widths: {_readouts(levels)}",
         CONVENTION,
         _timed(description),
         *(f"not counted: {name}" for name in description["uncounted"]),
+        *(f"note: {note}" for note in description["notes"]),
     ]
 
 

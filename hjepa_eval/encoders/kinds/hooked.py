@@ -19,7 +19,8 @@ from hjepa_eval.encoders.layers import (
     read_form,
     watch,
 )
-from hjepa_eval.encoders.protocol import Encoder, Level, hash_outputs, probe_images
+from hjepa_eval.encoders.probing import hash_outputs, probe_images
+from hjepa_eval.encoders.protocol import Encoder, Level
 from hjepa_eval.errors import EncoderError, first_few
 
 # Rows of a batch agree with those of another up to this share of the largest value; float32 gives 1e-6 or so.

@@ -9,8 +9,9 @@ from typing import Any
 import timm
 import torch
 
+from hjepa_eval.encoders.kinds.hooked import HookedEncoder
 from hjepa_eval.encoders.kinds.timm_folder import load_timm_folder
-from hjepa_eval.encoders.kinds.timm_network import parse_level_options, wrap_timm
+from hjepa_eval.encoders.kinds.timm_network import parse_level_options, timm_transform, wrap_timm
 from hjepa_eval.encoders.naming import fill
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.vit import create_vit
@@ -34,10 +35,23 @@ def build_untrained(name: str, *, seed: int) -> tuple[Any, int | None]:
     return model, int(model.patch_embed.img_size[0])
 
 
+def _wrap(model: Any, name: str, options: Mapping[str, str], *, size: int | None) -> Encoder:
+    """Return a timm model as an encoder, of its usual levels or of the layers that `?layers=` names."""
+    if "layers" not in options:
+        return wrap_timm(model, name, size=size, **parse_level_options(options))
+    both = [key for key in ("levels", "taps") if key in options]
+    if both:
+        raise EncoderError(f"{name}: ?layers= names the levels, so leave ?{both[0]}= out")
+    layers = [layer.strip() for layer in options["layers"].split(",") if layer.strip()]
+    transform = timm_transform(model, name=name, size=size)
+    architecture = {"architecture": {"timm": name.partition(":")[2]}}
+    return HookedEncoder(model, name, layers=layers, transform=transform, settings=architecture)
+
+
 def load_random(name: str, options: Mapping[str, str], *, seed: int) -> Encoder:
     """Return the untrained encoder `random:NAME`; the seed is part of its identity through its weights."""
     model, size = build_untrained(name, seed=seed)
-    encoder = wrap_timm(model, f"random:{name}", size=size, **parse_level_options(options))
+    encoder = _wrap(model, f"random:{name}", options, size=size)
     encoder.files = ()
     return encoder
 
@@ -73,7 +87,7 @@ def load_timm(name: str, options: Mapping[str, str], *, download: bool) -> Encod
             f"timm:{name}: its pretrained weights are not on this machine; fetch them with --download, "
             f"name a file with timm:{name}?checkpoint=FILE, or take it untrained with random:{name}"
         )
-    encoder = wrap_timm(model, f"timm:{name}", size=size, **parse_level_options(options))
+    encoder = _wrap(model, f"timm:{name}", options, size=size)
     encoder.notes = (*notes, *encoder.notes)
     if options.get("checkpoint"):
         encoder.files = (Path(options["checkpoint"]),)

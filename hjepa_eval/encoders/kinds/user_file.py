@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,7 +20,8 @@ from torch import nn
 from hjepa_eval.encoders.kinds.arguments import read_arguments
 from hjepa_eval.encoders.kinds.hooked import HookedEncoder, module_transform
 from hjepa_eval.encoders.naming import OPTIONS, fill
-from hjepa_eval.encoders.protocol import Encoder, hash_outputs
+from hjepa_eval.encoders.probing import hash_outputs
+from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.errors import EncoderError, HjepaError, UserCodeError, did_you_mean
 
 # What is ours among the options of user code, unless its signature names it.
@@ -30,7 +31,31 @@ _PREFIX = "hjepa_user_"
 _LOADED: set[str] = set()
 
 
-def load_user_code(spec: str, options: Mapping[str, str], *, seed: int, wrap: bool = True) -> Encoder | nn.Module:
+def load_network(spec: str, options: Mapping[str, str], *, seed: int) -> nn.Module:
+    """Return what `load_user_code` wraps: the bare module, without a checkpoint and levels.
+
+    Raises:
+        HjepaError: as `load_user_code`.
+    """
+    with own_modules(spec.rpartition(":")[0]), user_frames(spec):
+        built, _ = _call(_find(spec), options, spec=spec, seed=seed)
+        if not isinstance(built, nn.Module):
+            raise EncoderError(f"{spec} returned {type(built).__name__}; return a torch.nn.Module")
+        return built
+
+
+def _find(spec: str) -> Callable[..., Any]:
+    """Import the user's module, and return the function, class or module that is named in it."""
+    source, _, name = spec.rpartition(":")
+    module = _import(source)
+    build = getattr(module, name, None)
+    if not callable(build):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise EncoderError(f"{source} has no function or class {name!r}{did_you_mean(name, names)}")
+    return cast("Callable[..., Any]", build)
+
+
+def load_user_code(spec: str, options: Mapping[str, str], *, seed: int) -> Encoder:
     """Return what `FILE.py:NAME` or `package.module:NAME` gives: an `Encoder`, or a module whose layers are levels.
 
     A class or function is called with the options that its signature names; a module is taken as it is.
@@ -40,7 +65,6 @@ def load_user_code(spec: str, options: Mapping[str, str], *, seed: int, wrap: bo
         options: `layers`, `checkpoint`, `section`, `prefix`, `names` and `size`, unless the signature has such a name;
             the others are arguments.
         seed: of weights that it draws.
-        wrap: give an encoder; otherwise the bare module, filled from the checkpoint.
 
     Raises:
         EncoderError: there is no such file or name, it gives something else, or a layer does not fit.
@@ -50,18 +74,11 @@ def load_user_code(spec: str, options: Mapping[str, str], *, seed: int, wrap: bo
     """
     source, _, name = spec.rpartition(":")
     with own_modules(source) as own, user_frames(spec):
-        module = _import(source)
-        build = getattr(module, name, None)
-        if not callable(build):
-            names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-            raise EncoderError(f"{source} has no function or class {name!r}{did_you_mean(name, names)}")
-        built, ours = _call(build, options, spec=spec, seed=seed)
+        built, ours = _call(_find(spec), options, spec=spec, seed=seed)
         if isinstance(built, Encoder):
             encoder = _checked(built, ours, spec=spec)
         elif isinstance(built, nn.Module):
             notes = _filled(built, ours)
-            if not wrap:
-                return built
             encoder = _hooked(built, ours, spec=spec)
             encoder.notes = (*notes, *encoder.notes)
         else:

@@ -41,6 +41,25 @@ def test_models__one_encoder_as_json(hjepa) -> None:
     assert "cls" not in hjepa("models", "pixels:8").out
 
 
+def test_models__layers_of_a_users_module_are_listed_with_what_they_give(hjepa) -> None:
+    Path("net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.LazyLinear(5))\n"
+    )
+    assert hjepa("models", "net.py:Net?size=16", "--layers").out.splitlines() == [
+        "layer   class    gives",
+        "0       Conv2d   [B, 4, 2, 2]",
+        "1       Flatten  [B, 16]",
+        "2       Linear   [B, 5]",
+        "output  Net      [B, 5]",
+    ]
+    rows = json.loads(hjepa("models", "random:resnet10t", "--layers", "--json").out)
+    assert {"layer": "layer1", "class": "Sequential", "gives": "[B, 64, 44, 44]"} in rows
+    done = hjepa("models", "net.py:Net?layers=7")
+    assert done.code == 2
+    assert "the nearest names are" in done.err
+
+
 USER_FILE = """
 import torch
 from hjepa_eval.datasets.transform import Transform

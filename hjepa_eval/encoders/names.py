@@ -1,0 +1,68 @@
+"""Names of encoders: kind, argument and options, or which name was meant."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+from hjepa_eval.encoders.kinds.run import is_run
+from hjepa_eval.errors import EncoderError, UnknownNameError, did_you_mean
+
+# A folder and a file are themselves the name: `runs/demo`, `file.py:build`.
+_NAMED_BY_PATH = ("run", "file")
+
+
+def parse_name(spec: str, usages: Mapping[str, str]) -> tuple[str, str, dict[str, str]]:
+    """Return kind, argument and options of an encoder's name.
+
+    Args:
+        spec: as `load_encoder` takes it.
+        usages: how the names of each kind are spelled.
+
+    Raises:
+        EncoderError: an option has no value, or the kind takes no argument, or needs one.
+        UnknownNameError: it is of no kind; the nearest names are given.
+    """
+    name, *queries = spec.split("?")
+    options = {}
+    for query in queries:
+        key, equals, value = query.partition("=")
+        if not equals:
+            raise EncoderError(f"--model {spec}: expected ?key=value after the name, found ?{query}")
+        options[key] = value
+    kind, colon, argument = name.partition(":")
+    if kind in usages and kind not in _NAMED_BY_PATH:
+        usage = usages[kind]
+        if f"{kind}:" in usage and not argument:
+            raise EncoderError(f"--model {spec}: expected a name after the colon: {usage}")
+        if ":" not in usage and colon:
+            raise EncoderError(f"--model {spec}: {kind} takes no argument; write {usage}")
+        return kind, argument, options
+    if colon and (name.rpartition(":")[0].endswith(".py") or _can_be_imported(kind, argument)):
+        return "file", name, options
+    if is_run(Path(name)):
+        return "run", name, options
+    if Path(name).is_dir():
+        raise EncoderError(f"{name} is a folder without config.json, so no pretraining run")
+    if name.startswith("vit_"):
+        raise UnknownNameError(f"unknown model {name!r} (did you mean 'random:{name}' or 'timm:{name}'?)")
+    if name.endswith((".pth", ".pth.tar")):
+        raise UnknownNameError(
+            f"unknown model {name!r} (did you mean 'ijepa:{name}' or 'timm:NAME?checkpoint={name}'?)"
+        )
+    kinds = ", ".join(usages.values())
+    neighbours = [str(path) for path in Path(name).parent.glob("*") if is_run(path)]
+    names = ["timm:NAME", "random:NAME", "pixels:8", "kmeans"]
+    hint = did_you_mean(str(Path(name)), neighbours) or did_you_mean(kind, names)
+    raise UnknownNameError(f"unknown model {spec!r}{hint}; give one of: {kinds}")
+
+
+def _can_be_imported(module: str, name: str) -> bool:
+    """Tell whether `module:name` names something in an installed package, such as `torchvision.models:resnet18`."""
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        return False
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
