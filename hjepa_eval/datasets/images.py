@@ -80,8 +80,7 @@ def as_image(value: Any, *, name: str) -> Tensor:
         pixels = pixels.permute(2, 0, 1)
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3 or 0 in pixels.shape:
         raise DataError(
-            f"{name} is {pixels.dtype} {shape}; expected a path, a PIL image, or uint8 [H, W], "
-            "[H, W, 3] or [3, H, W]"
+            f"{name} is {pixels.dtype} {shape}; expected a path, a PIL image, or uint8 [H, W], [H, W, 3] or [3, H, W]"
         )
     return pixels.cpu()
 

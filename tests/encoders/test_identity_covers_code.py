@@ -60,6 +60,7 @@ def specs(tmp_path: Path, digits_run: Path) -> dict[str, str]:
         "pixels": "pixels:8",
         "kmeans": "kmeans:4?patch=4?size=8",
         "packaged": "packaged:efficientnet_lite0",
+        "facts": "facts",
         "file": f"{tmp_path / 'own.py'}:build",
     }
 
