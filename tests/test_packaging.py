@@ -20,7 +20,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from this checkout with the build backend that is installed here."""
     out = tmp_path_factory.mktemp("dist")
     code = f"import hatchling.build as b; print(b.build_wheel({str(out)!r}))"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, timeout=300)
     return next(out.glob("hjepa-*.whl"))
 
 

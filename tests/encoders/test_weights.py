@@ -63,7 +63,7 @@ def test_read_weights__namespace_is_refused_with_the_line_that_saves_it_again(tm
     message = str(caught.value)
     line = message.partition("save its tensors alone with: ")[2]
     assert "\n" not in message
-    subprocess.run(line.replace("python", sys.executable, 1), shell=True, check=True, timeout=120)
+    subprocess.run(line.replace("python", sys.executable, 1), shell=True, check=True, timeout=300)
     saved = read_weights(tmp_path / "training.tensors.pth").tensors
     assert all(torch.equal(tensor, saved[name]) for name, tensor in weights(0).items())
 

@@ -13,7 +13,7 @@ from hjepa_eval.probes.side_by_side import side_by_side
 
 
 def test_side_by_side__results_come_in_order_and_jobs_really_overlap() -> None:
-    barrier = threading.Barrier(3, timeout=20)  # Breaks unless all three are running at once.
+    barrier = threading.Barrier(3, timeout=300)  # Breaks unless all three are running at once.
 
     def job(number: int) -> int:
         barrier.wait()

@@ -182,7 +182,7 @@ class InTerminal:
     def finish(self) -> tuple[int, str, str]:
         """Return exit code, stdout, and what the terminal got."""
         out, _ = self.process.communicate(timeout=300)
-        self._reader.join(timeout=60)
+        self._reader.join(timeout=300)
         os.close(self.master)
         return self.process.returncode, out, self.seen
 

@@ -22,7 +22,7 @@ def compiled(folder: Path, body: str, *, columns: str = "onecolumn") -> str:
     program = need_program("pdflatex")
     (folder / "report.tex").write_text(DOCUMENT % (columns, body), encoding="utf-8")
     command = [program, "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=300)
     log = (folder / "report.log").read_text(encoding="latin-1")
     assert done.returncode == 0, log[-3000:]
     assert (folder / "report.pdf").stat().st_size > 5000
