@@ -125,6 +125,11 @@ class Gallery:
     names: Mapping[ImageKey, str] = field(default_factory=dict, repr=False)
 
     @property
+    def level_labels(self) -> list[str]:
+        """What its levels are called where one is chosen."""
+        return [f"level {number}" for number, _ in self.levels]
+
+    @property
     def file_name(self) -> str:
         """Name of the file: model and dataset for people, the stores' keys to tell them apart."""
         words = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-")[-60:] for part in (self.model, self.dataset)]
