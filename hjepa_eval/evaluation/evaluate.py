@@ -219,7 +219,7 @@ def _untrained(model: str) -> str:
         ConfigError: only a run, a network of timm's and a module with a checkpoint can be built again without weights.
     """
     from hjepa_eval.encoders.kinds.run import is_run
-    from hjepa_eval.encoders.naming import OPTIONS
+    from hjepa_eval.encoders.networks.naming import OPTIONS
 
     name, *options = model.split("?")
     kind, colon, argument = name.partition(":")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders import find_network, load_encoder
-from hjepa_eval.encoders.costs import encoder_costs
+from hjepa_eval.encoders.costs import LevelCost, encoder_costs
 from hjepa_eval.encoders.precision import hardware_name
+from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.readouts import READOUTS, Level
 from hjepa_eval.evaluation.features import load_split, resolve
 from hjepa_eval.evaluation.models.costs import TIMED_IMAGES
@@ -63,25 +65,28 @@ def describe(settings: ImageSettings) -> dict[str, Any]:
             "precision": resolved.precision,
             "batch": timing.batch,
         },
-        "levels": [
-            {
-                "index": level.index,
-                "name": level.name,
-                "dim": level.dim,
-                "grid": list(level.grid),
-                "prefix": level.prefix,
-                "tokens": level.tokens,
-                "parameters": cost.parameters,
-                "gflop": cost.gflop,
-                "uncounted": list(cost.uncounted),
-                "milliseconds": milliseconds,
-                "readouts": _widths(level),
-            }
-            for level, cost, milliseconds in zip(
-                encoder.levels, costs.levels, timing.levels or (None,) * len(encoder.levels), strict=True
-            )
-        ],
+        "levels": _levels(encoder, costs.levels, timing.levels),
     }
+
+
+def _levels(encoder: Encoder, costs: Sequence[LevelCost], milliseconds: Sequence[float]) -> list[dict[str, Any]]:
+    """Return what there is to say about each level; `milliseconds` are empty where a level cannot be run alone."""
+    return [
+        {
+            "index": level.index,
+            "name": level.name,
+            "dim": level.dim,
+            "grid": list(level.grid),
+            "prefix": level.prefix,
+            "tokens": level.tokens,
+            "parameters": cost.parameters,
+            "gflop": cost.gflop,
+            "uncounted": list(cost.uncounted),
+            "milliseconds": taken,
+            "readouts": _widths(level),
+        }
+        for level, cost, taken in zip(encoder.levels, costs, milliseconds or (None,) * len(encoder.levels), strict=True)
+    ]
 
 
 def describe_layers(settings: ImageSettings) -> list[dict[str, str]]:
@@ -90,7 +95,7 @@ def describe_layers(settings: ImageSettings) -> list[dict[str, str]]:
     Raises:
         HjepaError: there is no such encoder, or what it is made of is missing.
     """
-    from hjepa_eval.encoders.layers import list_layers
+    from hjepa_eval.encoders.networks.layers import list_layers
 
     resolved = resolve(settings)
     model, shape = find_network(str(resolved.model), seed=resolved.seed, download=resolved.download)

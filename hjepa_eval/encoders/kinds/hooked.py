@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.encoders.layers import (
+from hjepa_eval.encoders.networks.layers import (
     OUTPUT,
     Form,
     Seen,
@@ -19,7 +19,7 @@ from hjepa_eval.encoders.layers import (
     read_form,
     watch,
 )
-from hjepa_eval.encoders.probing import hash_outputs, probe_images
+from hjepa_eval.encoders.networks.probing import hash_outputs, probe_images
 from hjepa_eval.encoders.protocol import Encoder, Level
 from hjepa_eval.errors import EncoderError, first_few
 

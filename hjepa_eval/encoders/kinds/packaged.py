@@ -10,7 +10,7 @@ from pathlib import Path
 import timm
 
 from hjepa_eval.encoders.kinds.timm_network import wrap_timm
-from hjepa_eval.encoders.naming import by_order
+from hjepa_eval.encoders.networks.naming import by_order
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.weights import load_strict, read_weights
 from hjepa_eval.errors import EncoderError, unknown

@@ -12,7 +12,7 @@ import torch
 from hjepa_eval.encoders.kinds.hooked import HookedEncoder
 from hjepa_eval.encoders.kinds.timm_folder import load_timm_folder
 from hjepa_eval.encoders.kinds.timm_network import parse_level_options, timm_transform, wrap_timm
-from hjepa_eval.encoders.naming import fill
+from hjepa_eval.encoders.networks.naming import fill
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.vit import create_vit
 from hjepa_eval.errors import EncoderError, unknown

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.encoders.networks.trial import note_unused, try_encoder
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.stages import StageEncoder
-from hjepa_eval.encoders.trial import note_unused, try_encoder
 from hjepa_eval.encoders.vit import Taps, name_tokens, pool_cells, resolve_taps, vit_levels
 from hjepa_eval.errors import EncoderError
 

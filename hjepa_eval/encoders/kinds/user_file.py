@@ -19,8 +19,8 @@ from torch import nn
 
 from hjepa_eval.encoders.kinds.arguments import read_arguments
 from hjepa_eval.encoders.kinds.hooked import HookedEncoder, module_transform
-from hjepa_eval.encoders.naming import OPTIONS, fill
-from hjepa_eval.encoders.probing import hash_outputs
+from hjepa_eval.encoders.networks.naming import OPTIONS, fill
+from hjepa_eval.encoders.networks.probing import hash_outputs
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.errors import EncoderError, HjepaError, UserCodeError, did_you_mean
 

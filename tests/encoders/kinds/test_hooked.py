@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import load_encoder
-from hjepa_eval.encoders.layers import list_layers
+from hjepa_eval.encoders.networks.layers import list_layers
 from hjepa_eval.encoders.protocol import check_outputs
 from hjepa_eval.errors import EncoderError, UnknownNameError
 

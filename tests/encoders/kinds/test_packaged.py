@@ -14,7 +14,7 @@ from folders import SHARED_DATA
 from hjepa_eval.datasets.images import fit
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.kinds.packaged import PACKAGES, weights_file
-from hjepa_eval.encoders.naming import by_order
+from hjepa_eval.encoders.networks.naming import by_order
 from hjepa_eval.encoders.weights import load_strict, read_weights
 from hjepa_eval.errors import EncoderError, UnknownNameError
 

@@ -12,7 +12,7 @@ import timm
 import torch
 
 from hjepa_eval.encoders import load_encoder
-from hjepa_eval.encoders.naming import by_order, fit_prefix
+from hjepa_eval.encoders.networks.naming import by_order, fit_prefix
 from hjepa_eval.encoders.weights import Weights, read_weights
 from hjepa_eval.errors import CheckpointError, EncoderError, UnknownNameError
 
