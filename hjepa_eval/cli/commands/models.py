@@ -69,8 +69,8 @@ def describe(settings: ImageSettings) -> dict[str, Any]:
     }
 
 
-def _levels(encoder: Encoder, costs: Sequence[LevelCost], milliseconds: Sequence[float]) -> list[dict[str, Any]]:
-    """Return what there is to say about each level; `milliseconds` are empty where a level cannot be run alone."""
+def _levels(encoder: Encoder, costs: Sequence[LevelCost], milliseconds: Sequence[float] | None) -> list[dict[str, Any]]:
+    """Return what there is to say about each level; `milliseconds` are None where a level cannot be run alone."""
     return [
         {
             "index": level.index,
