@@ -23,6 +23,28 @@ if TYPE_CHECKING:
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
+def split_options(spec: str, *, what: str) -> tuple[str, dict[str, str]]:
+    """Return the name in `name?key=value?key=value`, and its options.
+
+    Args:
+        spec: as the user wrote it.
+        what: the flag that it stands behind, for messages.
+
+    Raises:
+        ConfigError: an option has no value, or a key is said twice.
+    """
+    name, *queries = spec.split("?")
+    options: dict[str, str] = {}
+    for query in queries:
+        key, equals, value = query.partition("=")
+        if not equals:
+            raise ConfigError(f"{what} {spec}: expected ?key=value after the name, found ?{query}")
+        if key in options:
+            raise ConfigError(f"{what} {spec}: ?{key} is said twice; keep one of them")
+        options[key] = value
+    return name, options
+
+
 class Settings(BaseModel):
     """Parent of all schemas: unknown keys are errors, and settings do not change once they are read."""
 

@@ -6,6 +6,9 @@ The program prints an `HjepaError` as one line and exits with 2; anything else i
 from __future__ import annotations
 
 import difflib
+import errno
+import re
+import reprlib
 from collections.abc import Iterable
 
 
@@ -23,6 +26,18 @@ class UnknownNameError(HjepaError):
 
 class DataError(HjepaError):
     """Raised when a dataset is missing, incomplete, empty, or holds an image that cannot be read."""
+
+
+class ChangedError(DataError):
+    """Raised when data change while they are used: no image is left out for that, the work stops."""
+
+
+class NoSplitError(DataError):
+    """Raised when a dataset has no such split, so that who can do without it may go on."""
+
+
+class MachineError(HjepaError):
+    """Raised when the machine lacks what the work needs, such as memory or open files; the data are not to blame."""
 
 
 class EncoderError(HjepaError):
@@ -75,3 +90,41 @@ def first_few(items: Iterable[object], count: int = 5) -> str:
     listed = [str(item) for item in items]
     more = f" and {len(listed) - count} more" if len(listed) > count else ""
     return ", ".join(listed[:count]) + more
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 80, 80, 40
+
+
+def shown(value: object) -> str:
+    """Return a value as messages show it, cut where it is long: a small file can hold a value of any length."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|can(?:no|')t allocate memory|failed to allocate|bad_alloc|not enough memory|alloc\w* failed"
+    r"|cudaMalloc error|cuDNN error: CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory is used up, in the words of Python, torch, CUDA or FAISS."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
+
+
+def no_memory(error: BaseException) -> MachineError:
+    """Return the error for memory that is used up: where, and what can be made smaller."""
+    where = "the GPU's memory" if re.search("cuda|gpu|mps", str(error), re.IGNORECASE) else "this machine's memory"
+    return MachineError(
+        f"{where} is used up; take a smaller --batch-size, fewer --num-workers, fewer images (--max-samples), "
+        "one --level at a time, or --storage fp16; what was finished stays"
+    )
+
+
+def lacks_files(error: OSError) -> bool:
+    """Tell whether an error says that this process or machine has too many files open."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hjepa_eval.datasets.files.folder import ImageFolder
+from hjepa_eval.config import split_options
+from hjepa_eval.datasets.files.folder import load_folder
 from hjepa_eval.datasets.generated.scenes import OPTIONS as SCENE_OPTIONS
 from hjepa_eval.datasets.generated.scenes import Scenes, read_options
 from hjepa_eval.datasets.huggingface import OPTIONS as TABLE_OPTIONS
@@ -18,10 +19,10 @@ from hjepa_eval.datasets.named.imagenet import load_imagenet1k, load_imagenet100
 from hjepa_eval.datasets.named.imagenette import load_imagenette
 from hjepa_eval.datasets.named.stl10 import load_stl10
 from hjepa_eval.datasets.named.tinyimagenet import load_tinyimagenet
-from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.datasets.protocol import ImageDataset, check_classes
 from hjepa_eval.datasets.shards.wds import load_shards
 from hjepa_eval.datasets.subsets.subsets import OPTIONS, read_choice, take_subset
-from hjepa_eval.errors import DataError, UnknownNameError, unknown
+from hjepa_eval.errors import DataError, UnknownNameError, did_you_mean, first_few, unknown
 
 LINKS = {"links": "follow: read links that lead out of the data set's folder"}
 TEST_SHARDS = {"test": "pattern of the test shards, where it is not that of train with another {split}"}
@@ -29,7 +30,18 @@ TEST_SHARDS = {"test": "pattern of the test shards, where it is not that of trai
 
 @dataclass(frozen=True)
 class Source:
-    """Where a split comes from: the part of the name after `:`, the data folder, and what may be done to get it."""
+    """Where a split comes from, and what may be done to get it.
+
+    Attributes:
+        argument: the part of the name after `:`.
+        split: `train` or `test`.
+        root: the data folder.
+        download: fetch official files that are missing.
+        memo: folder for remembered fingerprints.
+        options: those of the source.
+        single: a test split will be made of train.
+        unlabelled: images without classes will do.
+    """
 
     argument: str
     split: str
@@ -37,6 +49,8 @@ class Source:
     download: bool
     memo: Path | None
     options: Mapping[str, str]
+    single: bool = False
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,15 @@ def _cifar(name: str) -> Callable[[Source], ImageDataset]:
 def _folder(source: Source) -> ImageDataset:
     folder = _expand(Path(source.argument)) if source.argument else source.root
     name = f"folder:{folder.resolve().name}"
-    return ImageFolder(name, folder, split=source.split, memo=source.memo, follow_links=_follow_links(source))
+    return load_folder(
+        name,
+        folder,
+        split=source.split,
+        memo=source.memo,
+        follow_links=_follow_links(source),
+        single=source.single,
+        unlabelled=source.unlabelled,
+    )
 
 
 def _imagenet1k(source: Source) -> ImageDataset:
@@ -160,7 +182,13 @@ DATASETS: dict[str, Entry] = {
 
 
 def load_dataset(
-    spec: str, split: str, *, root: Path | None = None, download: bool = False, memo: Path | None = None
+    spec: str,
+    split: str,
+    *,
+    root: Path | None = None,
+    download: bool = False,
+    memo: Path | None = None,
+    unlabelled: bool = False,
 ) -> ImageDataset:
     """Return one split of the dataset that `spec` names.
 
@@ -171,34 +199,66 @@ def load_dataset(
         root: folder that holds the files; `data` when not given.
         download: fetch official files that are missing.
         memo: folder for remembered fingerprints.
+        unlabelled: images of `folder:` without classes will do, for pretraining; see `ImageDataset.labelled`.
 
     Raises:
         UnknownNameError: there is no such dataset, or it takes no argument.
+        ConfigError: an option has no value, or is said twice.
+        NoSplitError: it has no such split.
         DataError: its files are missing, incomplete, or have an empty class; or options do not fit it.
     """
-    full, *queries = spec.split("?")
-    options: dict[str, str] = {}
-    for key, value in (_option(spec, query) for query in queries):
-        if key in options:
-            raise DataError(f"--dataset {spec}: ?{key} is said twice; keep one of them")
-        options[key] = value
+    full, options = split_options(spec, what="--dataset")
     name, colon, argument = full.partition(":")
     if name not in DATASETS:
-        raise unknown("dataset", name, [entry.usage for entry in DATASETS.values()])
+        raise _unknown_dataset(full)
     if colon and ":" not in DATASETS[name].usage:
         raise UnknownNameError(f"dataset {name} takes no argument, found {spec!r}; write {name}")
+    known = (*OPTIONS, *DATASETS[name].options)
     for key in options:
-        if key not in (*OPTIONS, *DATASETS[name].options):
-            raise unknown(f"option of {DATASETS[name].usage}", key, (*OPTIONS, *DATASETS[name].options))
+        if key not in known:
+            raise unknown(f"option of {DATASETS[name].usage}", key, known)
+    asked = {key: options.pop(key) for key in _of_subset(options, DATASETS[name].options)}
     # Lists are read before the data set is: that may take long.
-    choice = read_choice({key: options.pop(key) for key in OPTIONS if key in options}, spec=spec)
-    source = Source(argument, split, _expand(root or Path("data")), download, memo, options)
+    choice = read_choice(asked, spec=spec)
+    single = choice is not None and choice.test is not None
+    source = Source(
+        argument,
+        "train" if single else split,
+        _expand(root or Path("data")),
+        download,
+        memo,
+        options,
+        single=single,
+        unlabelled=unlabelled,
+    )
     dataset = DATASETS[name].load(source)
-    return dataset if choice is None else take_subset(dataset, choice)
+    if choice is not None and not dataset.labelled:
+        raise DataError(f"--dataset {spec}: {dataset.where} has no classes, so ?{next(iter(asked))} has no meaning")
+    if choice is not None:
+        dataset = take_subset(dataset, choice, split=split)
+    check_classes(dataset)
+    return dataset
 
 
-def _option(spec: str, query: str) -> tuple[str, str]:
-    key, equals, value = query.partition("=")
-    if not equals:
-        raise DataError(f"--dataset {spec}: expected ?key=value after the name, found ?{query}")
-    return key, value
+def _of_subset(options: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
+    """Return the keys that choose a part of any data set; a source may take `test` for a name or a pattern."""
+    return [key for key in OPTIONS if key in options and not (key in own and not _is_number(options[key]))]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _unknown_dataset(name: str) -> UnknownNameError:
+    """Return the error for a name that is none; one that is a path gets the prefix that it lacks."""
+    path = _expand(Path(name))
+    kind = "folder" if path.is_dir() else "wds" if name.endswith(".tar") else ""
+    if path.is_dir() and ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
+        kind = "hf"
+    usages = [entry.usage for entry in DATASETS.values()]
+    hint = f" (did you mean '{kind}:{name}'?)" if kind else did_you_mean(name, usages)
+    return UnknownNameError(f"unknown dataset {name!r}{hint}; known: {first_few(usages, 20)}")

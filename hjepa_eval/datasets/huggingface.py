@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +14,16 @@ from numpy.typing import NDArray
 
 from hjepa_eval.datasets.files.decoding import decode
 from hjepa_eval.datasets.huggingface_tables import choose_columns, choose_split, open_tables
-from hjepa_eval.datasets.protocol import ImageDataset, check_class_numbers, interleave, numbered_classes
-from hjepa_eval.errors import DataError
-from hjepa_eval.features.claims import alone
-from hjepa_eval.features.fingerprint import hash_json
-from hjepa_eval.features.memo import file_state, memo_file, recall, remember
+from hjepa_eval.datasets.protocol import (
+    ImageDataset,
+    check_class_numbers,
+    check_unchanged,
+    interleave,
+    numbered_classes,
+)
+from hjepa_eval.errors import DataError, MachineError, first_few, lacks_files
+from hjepa_eval.features.fingerprint import hash_json, read_regular
+from hjepa_eval.features.memo import file_state, pack_digests, remembered, unpack_digests
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,15 +64,15 @@ class TableImages(ImageDataset):
             memo: folder for remembered fingerprints.
 
         Raises:
-            DataError: a label is outside the classes, or a class is empty.
+            DataError: a label is outside the classes.
         """
         from datasets import Image
 
         self.name = name
         self.split = split
         self.class_names = class_names
-        where = f"the {split} split of {name}"
-        check_class_numbers(labels, class_names, where=where, sample=lambda row: f"{where}: row {row}")
+        self.where = f"the {split} split of {name}"
+        check_class_numbers(labels, class_names, sample=lambda row: f"{self.where}: row {row}")
         self._order = interleave(labels)
         self.labels = labels[self._order]
         # Not decoded by the library, and read as Arrow: bytes come out of the memory map without a detour.
@@ -77,19 +81,25 @@ class TableImages(ImageDataset):
         self._chunks = [chunk for batch in column.iter(BATCH) for chunk in batch.column(0).chunks]
         self._starts = np.cumsum([0, *map(len, self._chunks)])
         self._paths, outside = _paths(self._chunks)
-        self.fingerprint = self._fingerprint(table, image, labels, outside, memo)
+        contents = self._contents(table, image, labels, outside, memo)
+        self.fingerprint = contents["fingerprint"]
+        self._digests = unpack_digests(contents["digests"])[self._order]
 
     def image(self, index: int) -> Tensor:
         """Return image `index` as uint8 RGB `[3, H, W]`.
 
         Raises:
             DataError: the row has no image, its file cannot be read, or the image cannot be decoded.
+            ChangedError: it is not what it was when the fingerprint was taken.
+            MachineError: too many files are open.
         """
         row = int(self._order[index])
         where = f"{self.name}, row {row} of {self.split}"
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         cell = self._chunks[number][row - int(self._starts[number])]
-        return decode(_content(cell, where), where)
+        content = _content(cell, where)
+        check_unchanged(content, self._digests[index], name=where)
+        return decode(content, where)
 
     def image_name(self, index: int) -> str | None:
         """Return the name of image `index` as `<class>/<file>`, or None if the table has no file names."""
@@ -104,48 +114,58 @@ class TableImages(ImageDataset):
             return f"{self.split}/{row}"
         return os.path.basename(path) if os.path.isabs(path) else path
 
-    def _fingerprint(
+    def digests(self) -> NDArray[np.uint64]:
+        """Return `content_digest` of each image's bytes [N]; 0 for one that could not be read."""
+        return self._digests
+
+    def check_nesting(self, table: Any) -> None:
+        """Check that the library did not take folders inside of class folders for the classes.
+
+        Raises:
+            DataError: image files lie in several folders of one name, which became one class.
+        """
+        if getattr(table.info, "builder_name", None) != "imagefolder":
+            return
+        folders = {path.rpartition("/")[0] for path in self._paths if path is not None}
+        names = {folder.rpartition("/")[2] for folder in folders}
+        if len(folders) > len(names):
+            raise DataError(
+                f"{self.where}: the innermost of nested folders became the classes ({first_few(self.class_names)}), "
+                f"and {len(folders):,} folders have only {len(names):,} names; name the label column with ?label= if "
+                "that is meant, or move the images into one folder per class and read them with folder:PATH"
+            )
+
+    def _contents(
         self, table: Any, image: str, labels: NDArray[np.int64], outside: list[str], memo: Path | None
-    ) -> str:
-        """Return the sha256 over classes, labels and images; remembered while all files are as they were."""
-        files = [each["filename"] for each in table.cache_files]
+    ) -> dict[str, Any]:
+        """Return what `_read_all` does; remembered while all files are as they were."""
+        files = [entry["filename"] for entry in table.cache_files]
         try:
             states = [[file, *file_state(os.stat(file))] for file in (*files, *outside)]
         except OSError:
             states = []
         key = ["table", image, len(labels), hashlib.sha256(labels.tobytes()).hexdigest(), self.class_names, states]
-        signature = hash_json(key)
         # A table in memory has no files that could tell whether it changed.
         memo = memo if files and states else None
-        known = _known(memo, signature)
-        if known is not None:
-            return known
-        with nullcontext() if memo is None else alone(memo_file(memo, signature)):
-            known = _known(memo, signature)  # Another process may have read all while this one waited.
-            if known is not None:
-                return known
-            fingerprint, whole = self._read_all(labels)
-            if whole:
-                root = Path(files[0]) if files else None
-                remember(memo, signature, {"fingerprint": fingerprint}, root=root)
-        return fingerprint
+        root = Path(files[0]) if files else None
+        return remembered(
+            memo, hash_json(key), lambda: self._read_all(labels), root=root, keep=lambda made: bool(made["whole"])
+        )
 
-    def _read_all(self, labels: NDArray[np.int64]) -> tuple[str, bool]:
-        """Return the sha256 over classes, labels and images, and whether every image could be read."""
-        digest = hashlib.sha256(hash_json(list(self.class_names)).encode())
+    def _read_all(self, labels: NDArray[np.int64]) -> dict[str, Any]:
+        """Return the sha256 over classes, labels and images, a digest per row, and whether every image was read."""
+        total = hashlib.sha256(hash_json(list(self.class_names)).encode())
+        digests = np.zeros(len(labels), np.uint64)
         whole = True
-        for label, cell in zip(labels.tolist(), chain.from_iterable(self._chunks), strict=True):
+        for row, (label, cell) in enumerate(zip(labels.tolist(), chain.from_iterable(self._chunks), strict=True)):
             try:
-                content = hashlib.sha256(_content(cell, "")).hexdigest()
+                content = hashlib.sha256(_content(cell, f"{self.where}, row {row}")).digest()
+                digests[row] = int.from_bytes(content[:8], "little") or 1
+                text = content.hex()
             except DataError:
-                content, whole = "unreadable", False
-            digest.update(f"{label}|{content}\n".encode())
-        return digest.hexdigest(), whole
-
-
-def _known(memo: Path | None, signature: str) -> str | None:
-    known = (recall(memo, signature) or {}).get("fingerprint")
-    return known if isinstance(known, str) else None
+                text, whole = "unreadable", False
+            total.update(f"{label}|{text}\n".encode())
+        return {"fingerprint": total.hexdigest(), "digests": pack_digests(digests), "whole": whole}
 
 
 def _paths(chunks: Sequence[Any]) -> tuple[list[str | None], list[str]]:
@@ -171,9 +191,10 @@ def _content(cell: Any, where: str) -> bytes:
     if not os.path.isfile(path):
         raise DataError(f"{where}: its image {path} is no file on this machine")
     try:
-        return Path(path).read_bytes()
+        return read_regular(Path(path))
     except OSError as error:
-        raise DataError(f"{where}: cannot read its image {path}: {error.strerror}") from None
+        kind = MachineError if lacks_files(error) else DataError
+        raise kind(f"{where}: cannot read its image {path}: {error.strerror}") from None
 
 
 def load_table(
@@ -209,7 +230,11 @@ def load_table(
             f"the splits {chosen['train']} and {chosen[split]} of {name} name other classes; make them agree"
         )
     labels = _labels(table, label, f"the {split} split of {name}")
-    return TableImages(name, table, split=split, image=image, labels=labels, class_names=classes, memo=memo)
+    dataset = TableImages(name, table, split=split, image=image, labels=labels, class_names=classes, memo=memo)
+    if "label" not in options:
+        dataset.check_nesting(tables[chosen["train"]])
+    dataset.notes = (f"the label is column {label}: {len(classes):,} classes, {first_few(classes)}",)
+    return dataset
 
 
 def _class_names(train: Any, label: str, name: str) -> tuple[str, ...]:
@@ -226,7 +251,11 @@ def _labels(table: Any, label: str, where: str) -> NDArray[np.int64]:
         raise DataError(f"{where} is empty")
     column = table.select_columns([label]).with_format("arrow")[:].column(0)
     missing = column.null_count
-    labels = np.asarray(column.fill_null(-1).to_numpy(), dtype=np.int64)
+    values = column.fill_null(0).to_numpy()
+    if values.max(initial=0) > np.iinfo(np.int64).max:
+        raise DataError(f"{where}: {label} has values beyond 64 bits, such as {values.max()}; expected class numbers")
+    labels: NDArray[np.int64] = values.astype(np.int64)
+    labels[column.is_null().to_numpy()] = -1
     unlabelled = int((labels < 0).sum())
     if unlabelled:
         kind = "null" if missing == unlabelled else "below 0"

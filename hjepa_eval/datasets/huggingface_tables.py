@@ -7,8 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hjepa_eval.errors import DataError, did_you_mean, first_few
+from hjepa_eval.errors import DataError, NoSplitError, did_you_mean, first_few
 
+# Names under which published tables hold their classes.
+LABELS = (
+    "label",
+    "labels",
+    "fine_label",
+    "coarse_label",
+    "class",
+    "classes",
+    "class_id",
+    "class_label",
+    "cls",
+    "target",
+)
 SPLITS = {"train": ("train",), "test": ("test", "validation", "val", "valid")}
 
 
@@ -58,13 +71,17 @@ def choose_split(tables: Mapping[str, Any], split: str, *, wanted: str | None, n
     for candidate in candidates:
         if candidate in tables:
             return candidate
-    raise DataError(
-        f"{name} has no split {' or '.join(candidates)}; it has {first_few(tables)}; choose one with ?{split}=NAME"
+    way_out = ", or test on a fifth of each class with ?test=0.2" if split == "test" else ""
+    raise NoSplitError(
+        f"{name} has no split {' or '.join(candidates)}; it has {first_few(tables)}; "
+        f"choose one with ?{split}=NAME{way_out}"
     )
 
 
 def choose_columns(table: Any, *, image: str | None, label: str | None, name: str) -> tuple[str, str]:
     """Return the names of the image and the label column: those wanted, else the only ones that can be meant.
+
+    Images say by their type what they are; numbers do not, so a label column must have one of the usual names too.
 
     Raises:
         DataError: a wanted column does not exist or is of another type, or none or several can be meant.
@@ -73,16 +90,22 @@ def choose_columns(table: Any, *, image: str | None, label: str | None, name: st
 
     features = table.features
     images = [each for each, kind in features.items() if isinstance(kind, Image)]
-    labels = [each for each, kind in features.items() if isinstance(kind, ClassLabel)]
-    numbers = [each for each, kind in features.items() if isinstance(kind, Value) and "int" in kind.dtype]
+    numbers = [
+        column
+        for column, kind in features.items()
+        if isinstance(kind, ClassLabel) or (isinstance(kind, Value) and "int" in kind.dtype)
+    ]
+    labels = [column for column in numbers if column.lower() in LABELS]
     return (
         _choose(features, images, image, what="image", expected="the type Image", name=name),
         _choose(
             features,
-            labels + numbers if label is not None else labels or numbers,
+            numbers if label is not None else labels,
             label,
             what="label",
-            expected="the type ClassLabel or int",
+            expected="the type ClassLabel or int"
+            if label is not None
+            else f"the type ClassLabel or int called {', '.join(LABELS[:5])}, ...",
             name=name,
         ),
     )

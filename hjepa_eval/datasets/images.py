@@ -8,11 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform, resized_shape
-from hjepa_eval.errors import DataError, first_few
+from hjepa_eval.errors import ChangedError, DataError, lacks_memory, no_memory
 
 MAX_RATIO = 64
 
@@ -119,7 +117,8 @@ def load_batches(
         pin: put batches in page-locked memory, from where a CUDA device copies without waiting.
 
     Raises:
-        DataError: an image cannot be decoded and `skip_bad` is false.
+        DataError: an image cannot be decoded and `skip_bad` is false, or one changed since its dataset was opened.
+        MachineError: the memory is used up.
     """
 
     import torch
@@ -132,9 +131,11 @@ def load_batches(
             try:
                 images.append(fit(dataset.image(index), transform))
             except DataError as error:
-                if not skip_bad:
+                if not skip_bad or isinstance(error, ChangedError):
                     raise
                 skipped[index] = str(error)
+            except (MemoryError, RuntimeError) as error:
+                raise no_memory(error) if lacks_memory(error) else error from None
             else:
                 kept.append(index)
         stacked = torch.stack(images) if images else torch.empty(0, 3, *transform.shape).byte()
@@ -181,15 +182,3 @@ def stack_images(
         images[start : start + len(kept)] = batch
         start += len(kept)
     return images
-
-
-def check_classes(names: Sequence[str], labels: np.ndarray, *, where: str) -> None:
-    """Check that every class has an image.
-
-    Raises:
-        DataError: a class is empty; the message names the first few.
-    """
-    counts = np.bincount(labels, minlength=len(names))
-    empty = [name for name, count in zip(names, counts, strict=True) if count == 0]
-    if empty:
-        raise DataError(f"{where}: no images in class {first_few(empty)}; add images or remove the folder")

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from hjepa_eval.errors import DataError, first_few
+from hjepa_eval.errors import ChangedError, DataError, first_few
+from hjepa_eval.features.memo import content_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,19 +37,16 @@ def numbered_classes(labels: NDArray[np.int64], *, where: str, remedy: str) -> t
     return tuple(str(label) for label in found)
 
 
-def check_class_numbers(
-    labels: NDArray[np.int64], class_names: Sequence[str], *, where: str, sample: Callable[[int], str]
-) -> None:
-    """Check that labels [N] are numbers of the classes, and that every class has an image.
+def check_class_numbers(labels: NDArray[np.int64], class_names: Sequence[str], *, sample: Callable[[int], str]) -> None:
+    """Check that labels [N] are numbers of the classes.
 
     Args:
         labels: none below 0.
         class_names: those of train.
-        where: the split, for messages.
         sample: tells for an index into `labels` what to call that sample in messages.
 
     Raises:
-        DataError: a label is of no class, or a class has no label.
+        DataError: a label is of no class.
     """
     outside = np.flatnonzero(labels >= len(class_names))
     if len(outside):
@@ -56,10 +54,6 @@ def check_class_numbers(
             f"{sample(int(outside[0]))} has label {labels[outside[0]]}, but train has {len(class_names)} classes, "
             "numbered from 0"
         )
-    counts = np.bincount(labels, minlength=len(class_names))
-    empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
-    if empty:
-        raise DataError(f"{where}: no images in class {first_few(empty)}; is a part of the data missing?")
 
 
 class ImageDataset(ABC):
@@ -75,6 +69,8 @@ class ImageDataset(ABC):
         labels: int64 `[N]`, each an index into `class_names`.
         fingerprint: sha256 over the order, the labels and the content of all images.
         notes: what a reader of the results must know, such as a copy that is not complete.
+        where: how messages call the place of the split.
+        foreign: classes of a test split that train lacks; their images are not among these.
     """
 
     name: str
@@ -83,6 +79,13 @@ class ImageDataset(ABC):
     labels: npt.NDArray[np.int64]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    where: str = ""
+    foreign: tuple[str, ...] = ()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have classes; without, every label is -1, and only pretraining has a use for them."""
+        return bool(self.class_names)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -105,6 +108,49 @@ class ImageDataset(ABC):
         Rows are counted from 0 in the source's own order, not in that of the data set.
         """
         return f"{self.split}/{index}"
+
+    def digests(self) -> NDArray[np.uint64]:
+        """Return `content_digest` of each image [N]; 0 for one that could not be read.
+
+        Here it is of the pixels; sources whose images are files know it of their bytes since the fingerprint was taken.
+        """
+        contents = (content_digest(self.image(index).numpy().tobytes()) for index in range(len(self)))
+        return np.fromiter(contents, np.uint64, len(self))
+
+
+def check_unchanged(content: bytes, expected: int, *, name: str) -> None:
+    """Check that the bytes about to be decoded are those that the fingerprint is over.
+
+    Args:
+        content: of the image.
+        expected: its `content_digest` then, 0 if it could not be read.
+        name: of the image, for messages.
+
+    Raises:
+        ChangedError: they are others.
+    """
+    if content_digest(content) != int(expected):
+        raise ChangedError(f"{name} changed since its dataset was opened; run the same command again")
+
+
+def check_classes(dataset: ImageDataset) -> None:
+    """Check that a split, after all choices, has an image of every class, and none of a class that train lacks.
+
+    Raises:
+        DataError: a class is empty or foreign; the message names the first few and the way out.
+    """
+    way_out = "leave it out with ?classes=FILE, a list of the classes to keep, one a line"
+    if dataset.foreign:
+        raise DataError(
+            f"{dataset.where} has classes that train lacks: {first_few(dataset.foreign)}; make them agree, or {way_out}"
+        )
+    counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.class_names))
+    empty = [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]
+    if empty:
+        raise DataError(
+            f"{dataset.where or dataset.name}: no {dataset.split} images in class {first_few(empty)}; "
+            f"add images, or {way_out}"
+        )
 
 
 def class_ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
+from hjepa_eval.config import split_options
 from hjepa_eval.encoders.kinds.run import is_run
 from hjepa_eval.errors import EncoderError, UnknownNameError, did_you_mean
 
@@ -21,16 +22,11 @@ def parse_name(spec: str, usages: Mapping[str, str]) -> tuple[str, str, dict[str
         usages: how the names of each kind are spelled.
 
     Raises:
-        EncoderError: an option has no value, or the kind takes no argument, or needs one.
+        ConfigError: an option has no value, or is said twice.
+        EncoderError: the kind takes no argument, or needs one.
         UnknownNameError: it is of no kind; the nearest names are given.
     """
-    name, *queries = spec.split("?")
-    options = {}
-    for query in queries:
-        key, equals, value = query.partition("=")
-        if not equals:
-            raise EncoderError(f"--model {spec}: expected ?key=value after the name, found ?{query}")
-        options[key] = value
+    name, options = split_options(spec, what="--model")
     kind, colon, argument = name.partition(":")
     if kind in usages and kind not in _NAMED_BY_PATH:
         usage = usages[kind]

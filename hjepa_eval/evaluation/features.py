@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hjepa_eval.datasets import load_dataset
+from hjepa_eval.datasets.overlap import count_shared, shared_note
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 from hjepa_eval.encoders.kinds.run import is_run, newest_run, read_run_config, with_branch
@@ -52,6 +53,7 @@ class FeatureSet:
         others: the same images under the other readouts asked for.
         costs: what an image takes up to each level; None where that is not known or was not asked.
         images: the datasets that they are of.
+        shared: how many of the test images are in train too.
     """
 
     encoder: ModelInfo
@@ -64,6 +66,7 @@ class FeatureSet:
     others: tuple[FeatureSet, ...] = ()
     costs: LevelCosts | None = None
     images: Mapping[str, ImageDataset] = field(default_factory=dict)
+    shared: int = 0
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -74,15 +77,18 @@ class FeatureSet:
         """Return what a record says about the images."""
         train, test = (self.splits[split] for split in SPLITS)
         manifests = (train.store.manifest, test.store.manifest)
+        test_images = len(test.store.labels(limit=test.limit))
+        notes = dict.fromkeys(note for manifest in manifests for note in manifest.notes)
         return DatasetInfo(
             name=manifests[0].dataset,
             train_fingerprint=manifests[0].identity["dataset"]["fingerprint"],
             test_fingerprint=manifests[1].identity["dataset"]["fingerprint"],
             num_classes=len(self.class_names),
             train_images=len(train.store.labels(limit=train.limit)),
-            test_images=len(test.store.labels(limit=test.limit)),
+            test_images=test_images,
             skipped_images=sum(len(manifest.skipped) for manifest in manifests),
-            notes=tuple(dict.fromkeys(note for manifest in manifests for note in manifest.notes)),
+            shared_images=self.shared,
+            notes=(*notes, *shared_note(self.shared, test_images)),
         )
 
     def extracted(self) -> Extracted:
@@ -276,6 +282,8 @@ def collect_features(
         started = time.perf_counter()
         measured = _costs(encoder, settings, talk)
         seconds["measure costs"] = time.perf_counter() - started
+    memo = memo_dir(settings.cache_dir or default_cache_dir())
+    shared = count_shared(images["train"], images["test"], most=settings.max_samples, memo=memo)
     model = ModelInfo(name=encoder.name, weights=encoder.identity["weights"], identity=encoder.identity)
     sets = []
     for readout in dict.fromkeys(readouts):
@@ -283,7 +291,17 @@ def collect_features(
         chosen = tuple(level for level in stores["train"].store.manifest.levels if level.index in levels)
         passes = tuple(view[readout] for view in augmented)
         sets.append(
-            FeatureSet(model, stores, chosen, settings.precision, settings.device, seconds, passes, images=images)
+            FeatureSet(
+                model,
+                stores,
+                chosen,
+                settings.precision,
+                settings.device,
+                seconds,
+                passes,
+                images=images,
+                shared=shared,
+            )
         )
     return replace(sets[0], others=tuple(sets[1:]), costs=measured)
 

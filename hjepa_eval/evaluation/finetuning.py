@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hjepa_eval.datasets.overlap import count_shared, shared_note
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.readouts import get_readout
@@ -83,7 +84,8 @@ def make_record(
             train_images=used - len(found.skipped["train"]),
             test_images=len(found.labels),
             skipped_images=sum(map(len, found.skipped.values())),
-            notes=tuple(dict.fromkeys(train.notes + test.notes)),
+            shared_images=(shared := count_shared(train, test, most=settings.max_samples)),
+            notes=(*dict.fromkeys(train.notes + test.notes), *shared_note(shared, len(found.labels))),
         ),
         extraction=Extracted(
             readout=settings.readout,

@@ -1,4 +1,4 @@
-"""Fingerprints: sha256 of what a number depends on, as JSON that is the same for equal values."""
+"""Fingerprints: sha256 of what a number depends on; JSON and files, written whole and read within bounds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import json
 import os
 import re
 import secrets
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,73 @@ def escape_surrogates(text: str) -> str:
 def hash_json(value: Any) -> str:
     """Return the sha256 hex digest of a JSON value's canonical form."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+# No JSON of ours or of a model's comes near them.
+_DEEPEST, _LARGEST_JSON = 64, 1 << 30
+# Of the image formats that are read, none needs more for the most pixels that are allowed.
+MAX_FILE_BYTES = 1 << 29
+
+
+def parse_json(content: str | bytes, **options: Any) -> Any:
+    """Return a JSON value as `json.loads` does, of at most 64 levels of nesting.
+
+    Args:
+        content: JSON text; bytes may begin with a byte-order mark.
+        options: of `json.loads`.
+
+    Raises:
+        ValueError: it is no JSON, nested deeper, has a number of thousands of digits, or is longer than 1 GiB.
+    """
+    if len(content) > _LARGEST_JSON:
+        raise ValueError(f"it has {len(content):,} bytes")
+    text = content if isinstance(content, str) else content.decode("utf-8")
+    text = text.removeprefix("\ufeff")
+    try:
+        value = json.loads(text, **options)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {_DEEPEST} levels") from None
+    # Most documents have fewer brackets than levels are allowed; only others are walked.
+    if text.count("[") + text.count("{") > _DEEPEST and _is_deep(value):
+        raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list | tuple)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
+
+
+def read_regular(path: Path, *, most: int = MAX_FILE_BYTES) -> bytes:
+    """Return the bytes of a regular file, as many as it had when it was opened.
+
+    What is no regular file, or has no size, as those of /proc, is not waited for.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or has more than `most` bytes (EFBIG).
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, more than the {most:,} allowed", str(path))
+        parts, left = [], status.st_size
+        while left and (part := file.read(left)):
+            parts.append(part)
+            left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

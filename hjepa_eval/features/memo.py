@@ -1,25 +1,27 @@
-"""Remembered answers about files: found by a signature of what the answer depends on, never trusted without it.
+"""Remembered answers about files: found by a signature of what the answer depends on, and covered by a checksum.
 
-Among them the contents of files as one fingerprint, so that unchanged files are not read twice.
+Among them the contents of files, as one fingerprint and a digest of each, so that unchanged files are not read twice.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import errno
 import hashlib
-import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hjepa_eval.errors import no_memory
 from hjepa_eval.features.claims import alone
-from hjepa_eval.features.fingerprint import canonical_json, write_atomically
+from hjepa_eval.features.fingerprint import canonical_json, hash_json, parse_json, read_regular, write_atomically
 
 
 def file_state(status: os.stat_result) -> list[int]:
@@ -42,13 +44,14 @@ def recall(memo: Path | None, signature: str) -> dict[str, Any] | None:
     if memo is None:
         return None
     try:
-        record = json.loads(memo_file(memo, signature).read_text(encoding="utf-8"))
+        record = parse_json(memo_file(memo, signature).read_bytes())
     except (OSError, ValueError):
         return None
     if not isinstance(record, dict) or record.get("signature") != signature:
         return None
     answer = record.get("answer")
-    return answer if isinstance(answer, dict) else None
+    whole = isinstance(answer, dict) and record.get("sha256") == hash_json(answer)
+    return answer if whole else None
 
 
 def remember(memo: Path | None, signature: str, answer: dict[str, Any], *, root: Path | None = None) -> None:
@@ -63,14 +66,43 @@ def remember(memo: Path | None, signature: str, answer: dict[str, Any], *, root:
     if memo is not None:
         about = {} if root is None else {"root": str(root.resolve())}
         with contextlib.suppress(OSError):
-            content = canonical_json({"signature": signature, "answer": answer, **about})
-            write_atomically(memo_file(memo, signature), content.encode())
+            content = {"signature": signature, "sha256": hash_json(answer), "answer": answer, **about}
+            write_atomically(memo_file(memo, signature), canonical_json(content).encode())
+
+
+def remembered(
+    memo: Path | None,
+    signature: str,
+    make: Callable[[], dict[str, Any]],
+    *,
+    root: Path | None = None,
+    keep: Callable[[dict[str, Any]], bool] = bool,
+) -> dict[str, Any]:
+    """Return the answer under a signature; where there is none, one process makes it while all others wait for it.
+
+    Args:
+        memo: folder of memos; None makes the answer every time.
+        signature: as for `recall`.
+        make: gives the answer, as JSON values.
+        root: as for `remember`.
+        keep: tells whether an answer may be remembered.
+    """
+    answer = recall(memo, signature)
+    if answer is not None or memo is None:
+        return make() if answer is None else answer
+    with alone(memo_file(memo, signature)):
+        answer = recall(memo, signature)  # Another process may have made it while this one waited.
+        if answer is None:
+            answer = make()
+            if keep(answer):
+                remember(memo, signature, answer, root=root)
+    return answer
 
 
 def lost_root(file: Path) -> str | None:
     """Return what the memo in `file` is about if that is known and gone, else None."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = parse_json(file.read_bytes())
     except (OSError, ValueError):
         return None
     root = record.get("root") if isinstance(record, dict) else None
@@ -106,50 +138,79 @@ def is_regular(states: NDArray[np.uint64]) -> NDArray[np.bool_]:
     return regular
 
 
-def fingerprint_files(root: Path, names: Sequence[str], *, states: NDArray[np.uint64], memo: Path | None) -> str:
-    """Return the sha256 over the names and the content of files, in the order given.
+class FileContents(NamedTuple):
+    """What files hold.
+
+    Attributes:
+        fingerprint: sha256 over their names and contents.
+        digests: `content_digest` of each, uint64 [N]; 0 for one that could not be read.
+    """
+
+    fingerprint: str
+    digests: NDArray[np.uint64]
+
+
+def content_digest(content: bytes | memoryview) -> int:
+    """Return the first 64 bits of the sha256 of some bytes, which are never 0: that stands for what cannot be read."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "little") or 1
+
+
+def pack_digests(digests: NDArray[np.uint64]) -> str:
+    """Return digests [N] as text for a memo: 11 bytes each."""
+    return base64.b64encode(digests.astype("<u8").tobytes()).decode("ascii")
+
+
+def unpack_digests(text: str) -> NDArray[np.uint64]:
+    """Return the digests [N] that `pack_digests` wrote."""
+    return np.frombuffer(base64.b64decode(text), "<u8").astype(np.uint64)
+
+
+def fingerprint_files(
+    root: Path, names: Sequence[str], *, states: NDArray[np.uint64], memo: Path | None
+) -> FileContents:
+    """Return the sha256 over the names and the content of files, in the order given, and a digest of each.
 
     The content is read once: as long as every file's inode, size, modification and change time stay, the memo answers.
     A file that cannot be read counts as `unreadable`; it is read again every time, so that it counts once it is mended.
-    What is no regular file counts so too, but its status alone says that, so the memo holds.
+    What is no regular file, or too large for one, counts so too, but its status alone says that, so the memo holds.
 
     Args:
         root: folder that the names are relative to.
         names: paths with `/`.
         states: of each file, as `file_states` gives them.
         memo: folder for remembered fingerprints; None reads every time.
+
+    Raises:
+        MachineError: the memory is used up.
     """
-    signature = _signature(root, names, states)
-    known = _recall(memo, signature)
-    if known is not None:
-        return known
-    if memo is None:
-        return _read_all(root, names, states)[0]
-    with alone(memo_file(memo, signature)):
-        known = _recall(memo, signature)  # Another process may have read all while this one waited.
-        if known is not None:
-            return known
-        fingerprint, whole = _read_all(root, names, states)
-        if whole:
-            remember(memo, signature, {"fingerprint": fingerprint}, root=root)
-    return fingerprint
+    answer = remembered(
+        memo,
+        _signature(root, names, states),
+        lambda: _read_all(root, names, states),
+        root=root,
+        keep=lambda made: bool(made["whole"]),
+    )
+    return FileContents(answer["fingerprint"], unpack_digests(answer["digests"]))
 
 
-def _recall(memo: Path | None, signature: str) -> str | None:
-    fingerprint = (recall(memo, signature) or {}).get("fingerprint")
-    return fingerprint if isinstance(fingerprint, str) else None
-
-
-def _read_all(root: Path, names: Sequence[str], states: NDArray[np.uint64]) -> tuple[str, bool]:
-    """Return the sha256 over names and contents, and whether every regular file could be read."""
-    digest = hashlib.sha256()
+def _read_all(root: Path, names: Sequence[str], states: NDArray[np.uint64]) -> dict[str, Any]:
+    """Return the sha256 over names and contents, a digest of each, and whether nothing was unreadable by accident."""
+    total = hashlib.sha256()
+    digests = np.zeros(len(names), np.uint64)
     whole = True
-    for name, regular in zip(names, is_regular(states).tolist(), strict=True):
-        # What is not regular is a link that leads nowhere, or a pipe, whose reading would never end.
-        content = _content_hash(root / name) if regular else None
-        whole &= content is not None or not regular
-        digest.update(f"{name}|{content or 'unreadable'}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest(), whole
+    for place, (name, regular) in enumerate(zip(names, is_regular(states).tolist(), strict=True)):
+        content = None
+        if regular:  # Else it is a link that leads nowhere, or a pipe, whose reading would never end.
+            try:
+                content = hashlib.sha256(read_regular(root / name)).digest()
+            except OSError as error:
+                whole &= error.errno == errno.EFBIG
+            except MemoryError as error:
+                raise no_memory(error) from None
+        if content is not None:
+            digests[place] = int.from_bytes(content[:8], "little") or 1
+        total.update(f"{name}|{'unreadable' if content is None else content.hex()}\n".encode(errors="surrogateescape"))
+    return {"fingerprint": total.hexdigest(), "digests": pack_digests(digests), "whole": whole}
 
 
 def _signature(root: Path, names: Sequence[str], states: NDArray[np.uint64]) -> str:
@@ -158,11 +219,3 @@ def _signature(root: Path, names: Sequence[str], states: NDArray[np.uint64]) -> 
     digest = hashlib.sha256("\0".join([str(root.resolve()), *names, ""]).encode(errors="surrogateescape"))
     digest.update(np.ascontiguousarray(states[:, :MODE]).data)
     return digest.hexdigest()
-
-
-def _content_hash(path: Path) -> str | None:
-    """Return the sha256 of a file's content, or None for one that cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return None

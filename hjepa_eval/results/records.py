@@ -131,7 +131,10 @@ class ModelInfo(Settings):
 
 
 class DatasetInfo(Settings):
-    """Which images: by name and by content, and how many were used."""
+    """Which images: by name and by content, and how many were used.
+
+    `shared_images` of the test images are in train too, byte for byte; None where nobody counted.
+    """
 
     name: str
     train_fingerprint: str
@@ -140,6 +143,7 @@ class DatasetInfo(Settings):
     train_images: int
     test_images: int
     skipped_images: int = 0
+    shared_images: int | None = None
     notes: tuple[str, ...] = ()
 
     @property

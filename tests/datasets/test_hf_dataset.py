@@ -19,7 +19,7 @@ from hjepa_eval.datasets import huggingface, load_dataset
 from hjepa_eval.datasets.images import stack_images
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.errors import DataError
+from hjepa_eval.errors import DataError, NoSplitError
 
 CLASSES = ("airplane", "cat", "dog")
 SAME = Transform(32, 32)
@@ -122,7 +122,7 @@ def test_hf__class_numbers_are_names_and_validation_is_test(tmp_path: Path) -> N
 
 
 def test_hf__columns_and_splits_are_chosen_by_name(tmp_path: Path) -> None:
-    table = small([0, 1]).add_column("coarse", [1, 0])
+    table = small([0, 1]).add_column("coarse", [1, 0]).add_column("class", [0, 1])
     spec = saved(tmp_path / "a", small=table, large=table)
     chosen = load_dataset(f"{spec}?label=coarse?image=img?train=small?test=large", "test")
     assert chosen.labels.tolist() == [0, 1]
@@ -153,7 +153,7 @@ def test_hf__table_without_splits_is_train(tmp_path: Path) -> None:
         (small([0, 1, -1]), r"train split of hf:a is not labelled: 1 of 3 values of label are below 0"),
         (small([0, None, 1]), r"is not labelled: 1 of 3 values of label are null"),
         (small([1, 2]), r"class numbers of the train split of hf:a run from 1 to 2"),
-        (small([0, 2], LABELLED), r"train split of hf:a: no images in class cat"),
+        (small([0, 2], LABELLED), r"train split of hf:a: no train images in class cat"),
         (small(["a", "b"], Features({"img": Image(), "label": Value("string")})), r"hf:a has no label column"),
         (Dataset.from_dict({"img": [[1, 2], [3, 4]], "label": [0, 1]}), r"hf:a has no image column of the type Image"),
     ],
@@ -213,3 +213,82 @@ def test_hf__what_is_not_here_is_not_fetched(tmp_path: Path) -> None:
         load_dataset(f"hf:{tmp_path / 'empty'}", "train")
     with pytest.raises(DataError, match=r"^hf: names no data set"):
         load_dataset("hf:", "train")
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32", "uint64", "int8"])
+def test_hf__labels_of_every_integer_type_are_read(tmp_path: Path, kind: str) -> None:
+    table = small([1, 0, 1], Features({"img": Image(), "label": Value(kind)}))
+    assert load_dataset(saved(tmp_path / "a", train=table), "train").labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"flipped": Value("int8"), "species": Value("string")},
+        {"image_id": Value("int64")},
+        {"night": Value("int64"), "label": Value("string")},
+        {"year": Value("int32"), "label": Value("bool")},
+        {"fold": Value("int32"), "label": Value("float32")},
+        {"breed": ClassLabel(names=["a", "b"])},
+    ],
+)
+def test_hf__a_label_column_is_never_guessed(tmp_path: Path, columns: dict[str, Any]) -> None:
+    made = {name: [str(i % 2) if kind.dtype == "string" else i % 2 for i in range(4)] for name, kind in columns.items()}
+    rows = {"img": [pixel(i) for i in range(4)], **made}
+    spec = saved(tmp_path / "a", train=Dataset.from_dict(rows, features=Features({"img": Image(), **columns})))
+    with pytest.raises(DataError, match=r"no label column of .*; its columns are .*; choose with \?label=NAME"):
+        load_dataset(spec, "train")
+    first = next(iter(columns))
+    chosen = load_dataset(f"{spec}?label={first}", "train")
+    assert chosen.labels.tolist() == [0, 1, 0, 1]
+    names = "a, b" if first == "breed" else "0, 1"
+    assert chosen.notes == (f"the label is column {first}: 2 classes, {names}",)
+
+
+def test_hf__a_usual_name_among_other_numbers_is_taken_and_said(tmp_path: Path) -> None:
+    table = small([1, 0]).add_column("image_id", [7, 9])
+    dataset = load_dataset(saved(tmp_path / "a", train=table), "train")
+    assert dataset.labels.tolist() == [0, 1]
+    assert dataset.notes == ("the label is column label: 2 classes, 0, 1",)
+
+
+def test_hf__class_names_without_images_can_be_left_out(tmp_path: Path) -> None:
+    spec = saved(tmp_path / "a", train=small([0, 2], LABELLED), test=small([2, 0], LABELLED))
+    with pytest.raises(DataError, match=r"no train images in class cat; add images, or leave it out with \?classes="):
+        load_dataset(spec, "train")
+    (tmp_path / "two.txt").write_text("airplane\ndog\n")
+    for split in ("train", "test"):
+        assert load_dataset(f"{spec}?classes={tmp_path}/two.txt", split).class_names == ("airplane", "dog")
+
+
+def test_hf__folders_inside_class_folders_are_no_classes(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        for inner in ("day", "night"):
+            (root / "train" / name / inner).mkdir(parents=True)
+            for number in range(2):
+                (root / "train" / name / inner / f"{number}.png").write_bytes(pixel(number)["bytes"])
+    with pytest.raises(DataError, match=r"innermost of nested folders became the classes \(day, night\)"):
+        load_dataset(f"hf:{root}", "train")
+    assert load_dataset(f"hf:{root}?label=label", "train").class_names == ("day", "night")
+
+
+# The library leaves the file open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_hf__a_column_of_metadata_is_not_taken_for_the_label(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    (root / "train").mkdir(parents=True)
+    lines = ["file_name,species,night"]
+    for number in range(4):
+        (root / "train" / f"{number}.png").write_bytes(pixel(number)["bytes"])
+        lines.append(f"{number}.png,{'ab'[number % 2]},{number // 2}")
+    (root / "train" / "metadata.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"no label column .*its columns are .*species \(.*string\), night \(int64\)"):
+        load_dataset(f"hf:{root}", "train")
+
+
+def test_hf__a_number_for_test_is_a_share_and_a_word_a_split(tmp_path: Path) -> None:
+    spec = saved(tmp_path / "a", train=small([0, 1] * 5))
+    with pytest.raises(NoSplitError, match=r"has no split test .*or test on a fifth of each class with \?test=0\.2"):
+        load_dataset(spec, "test")
+    assert [len(load_dataset(f"{spec}?test=0.2", split)) for split in ("train", "test")] == [8, 2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hjepa_eval.features.fingerprint import canonical_json, hash_json, write_atomically
+from hjepa_eval.features.fingerprint import canonical_json, hash_json, parse_json, read_regular, write_atomically
 
 
 def test_hash_json__is_golden() -> None:
@@ -76,3 +76,32 @@ def test_write_atomically__replaces_files_only(tmp_path: Path) -> None:
             write_atomically(tmp_path / name, b"x")
     assert (tmp_path / "pipe").is_fifo()
     assert {path.name for path in tmp_path.iterdir()} == set(said)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "[" * 80 + "]" * 80, '{"a":' * 70 + "1" + "}" * 70, "1" * 5000, "", "\ud800"]
+)
+def test_parse_json__deep_and_absurd_documents_are_value_errors(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+def test_parse_json__reads_what_json_reads_and_a_byte_order_mark() -> None:
+    wide = {"rows": [[number] for number in range(1000)]}
+    assert parse_json(json.dumps(wide)) == wide
+    assert parse_json(b"\xef\xbb\xbf" + b"[" * 60 + b"]" * 60)
+    with pytest.raises(ValueError):
+        parse_json(b"\xff")
+
+
+def test_read_regular__does_not_wait_for_what_never_ends(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError):
+            read_regular(path)
+    if Path("/proc/kmsg").exists() and os.access("/proc/kmsg", os.R_OK):
+        assert read_regular(Path("/proc/kmsg")) == b""
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(OSError, match="more than the"):
+        read_regular(tmp_path / "sparse")

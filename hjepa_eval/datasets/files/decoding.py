@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hjepa_eval.datasets.files import formats as png_pixels
 from hjepa_eval.datasets.files.formats import Damage, check_size, first_frame, jpeg_size, webp_size
-from hjepa_eval.errors import DataError
+from hjepa_eval.errors import DataError, lacks_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,7 @@ def decode(content: bytes, name: str) -> Tensor:
     is ignored, as torchvision's and timm's own data sets do.
 
     Raises:
+        MemoryError: there is no memory for it.
         DataError: the bytes are no image, a damaged or truncated one, or one of more than 178,956,970 pixels; the
             message gives `name`. A JPEG that someone closed with an end mark in its middle passes, as in Pillow.
     """
@@ -57,7 +58,8 @@ def _decode(content: bytes) -> Tensor:
         # frombuffer needs a writable buffer; the copy is small next to the decoding.
         image: Tensor = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode=ImageReadMode.RGB)
     except RuntimeError as error:
-        raise Damage(_reason(error)) from None
+        # What is too large for this machine's memory now is no bad image.
+        raise MemoryError(str(error)) if lacks_memory(error) else Damage(_reason(error)) from None
     if image.dtype == torch.uint16:
         return ((image.to(torch.int32) + 128) // 257).to(torch.uint8)
     return image
@@ -68,4 +70,4 @@ def _reason(error: RuntimeError) -> str:
     reason = _BUILD_PATH.sub("", str(error).strip().splitlines()[0])
     if reason == "Internal error.":
         return "its header is damaged"
-    return reason if "/" not in reason else "it is damaged, or too large for the memory"
+    return reason if "/" not in reason else "it is damaged"

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hjepa_eval.datasets.files.decoding import decode
 from hjepa_eval.datasets.files.listing import HOW_TO_FOLLOW, FileList, Links, is_folder, statuses, visible
-from hjepa_eval.datasets.images import check_classes
-from hjepa_eval.datasets.protocol import ImageDataset, interleave
-from hjepa_eval.errors import DataError, first_few
+from hjepa_eval.datasets.protocol import ImageDataset, check_unchanged, interleave
+from hjepa_eval.errors import DataError, MachineError, NoSplitError, first_few, lacks_files
+from hjepa_eval.features.fingerprint import read_regular
 from hjepa_eval.features.memo import fingerprint_files
 
 if TYPE_CHECKING:
@@ -52,13 +54,10 @@ class ImageFiles(ImageDataset):
             class_names: name of each label.
             links: which links are followed.
             memo: folder for remembered fingerprints.
-
-        Raises:
-            DataError: a class is empty.
         """
         labels = np.asarray(files.labels, dtype=np.int64)
-        check_classes(class_names, labels, where=str(folder))
         order = interleave(labels)
+        self.where = str(folder)
         self.name = name
         self.split = split
         self.folder = folder
@@ -67,13 +66,15 @@ class ImageFiles(ImageDataset):
         self._names = [files.names[place] for place in order.tolist()]
         self._outside, self._links = files.outside, links
         states = np.concatenate(files.states)[order]
-        self.fingerprint = fingerprint_files(folder, self._names, states=states, memo=memo)
+        self.fingerprint, self._digests = fingerprint_files(folder, self._names, states=states, memo=memo)
 
     def image(self, index: int) -> Tensor:
         """Return image `index` as uint8 RGB `[3, H, W]`.
 
         Raises:
             DataError: the file cannot be read or decoded, or is a link out of the data set; the message names it.
+            ChangedError: it is not what it was when the fingerprint was taken.
+            MachineError: too many files are open.
         """
         path = self.folder / self._names[index]
         shown = str(path).translate(_CONTROLS)
@@ -83,14 +84,21 @@ class ImageFiles(ImageDataset):
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise DataError(f"{shown} is no regular file")
-            content = path.read_bytes()
+            content = read_regular(path)
         except OSError as error:
-            raise DataError(f"cannot read {shown}{link and f' (a link {link})'}: {error.strerror}") from None
+            kind = MachineError if lacks_files(error) else DataError
+            raise kind(f"cannot read {shown}{link and f' (a link {link})'}: {error.strerror}") from None
+        check_unchanged(content, self._digests[index], name=shown)
         return decode(content, shown)
 
     def image_name(self, index: int) -> str:
         """Return the name of image `index` as `<class>/<file>`."""
-        return f"{self.class_names[self.labels[index]]}/{self._names[index].rpartition('/')[2]}"
+        file = self._names[index].rpartition("/")[2]
+        return f"{self.class_names[self.labels[index]]}/{file}" if self.labelled else file
+
+    def digests(self) -> NDArray[np.uint64]:
+        """Return `content_digest` of each file's bytes [N]; 0 for one that could not be read."""
+        return self._digests
 
     def source_name(self, index: int) -> str:
         """Return the path of image `index` from the folder that holds the splits, such as `train/cat/1.png`."""
@@ -103,7 +111,8 @@ TEST_FOLDERS = ("test", "val")
 class ImageFolder(ImageFiles):
     """Images in one folder per class; the class names are the folder names of the train split, sorted.
 
-    Every file of a class folder is an image of it, but for hidden ones (`.name`).
+    Every file of a class folder is an image of it, but for hidden ones (`.name`). Names are compared, and given, in the
+    composed Unicode form (NFC): macOS writes `é` as two characters, and a list or the other split may have it as one.
     """
 
     def __init__(
@@ -116,6 +125,7 @@ class ImageFolder(ImageFiles):
         classes: Sequence[str] | None = None,
         test_folders: Sequence[str] = TEST_FOLDERS,
         follow_links: bool = False,
+        single: bool = False,
     ) -> None:
         """List one split and fingerprint its content.
 
@@ -127,24 +137,92 @@ class ImageFolder(ImageFiles):
             classes: leave out all other class folders.
             test_folders: names that the folder of the test split may have, the first that is there.
             follow_links: read links that lead out of `root`.
+            single: `root` itself holds the class folders, of train.
 
         Raises:
-            DataError: the folder, a split or a class is missing, empty or not to be listed, a class holds a folder or
-                is a link out of the root, or test has a class that train lacks.
+            DataError: the folder or a split is missing, empty or not to be listed, a class holds a folder or is a link
+                out of the root, or two class folders have one name.
         """
         links = Links(root, follow=follow_links)
-        folder = split_folder(root, split, test_folders=test_folders)
-        train = split_folder(root, "train")
-        names = class_folders(train, links, only=classes)
-        if split == "test":
-            extra = sorted(set(class_folders(folder, links, only=classes)) - set(names))
-            if extra:
-                raise DataError(f"{folder} has classes that train lacks: {first_few(extra)}; make them agree")
+        folder = root if single else split_folder(root, split, test_folders=test_folders)
+        train = root if single else split_folder(root, "train")
+        names = composed(class_folders(train, links, only=classes), where=train)
+        parts = names if folder == train else composed(class_folders(folder, links, only=classes), where=folder)
         files = FileList()
         for label, class_name in enumerate(names):
-            add_folder(files, folder, class_name, label, links=links)
+            if class_name in parts:
+                add_folder(files, folder, parts[class_name], label, links=links)
         check_flat(files, folder)
-        super().__init__(name, folder, files, split=split, class_names=names, links=links, memo=memo)
+        super().__init__(name, folder, files, split=split, class_names=tuple(names), links=links, memo=memo)
+        self.foreign = tuple(sorted(set(parts) - set(names)))
+
+
+def composed(names: Sequence[str], *, where: Path) -> dict[str, str]:
+    """Return folder names by their composed Unicode form (NFC), in their order.
+
+    Raises:
+        DataError: two are one name in two forms.
+    """
+    forms: dict[str, str] = {}
+    for name in names:
+        form = unicodedata.normalize("NFC", name)
+        if form in forms:
+            raise DataError(f"{where} has two folders called {form}, in two Unicode forms; join them")
+        forms[form] = name
+    return forms
+
+
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp")
+
+
+def load_folder(
+    name: str,
+    root: Path,
+    *,
+    split: str,
+    memo: Path | None,
+    follow_links: bool,
+    single: bool = False,
+    unlabelled: bool = False,
+) -> ImageFiles:
+    """Return one split of the user's own images.
+
+    Args:
+        name: the dataset's name in results.
+        root: folder that holds `train/` and `test/` or `val/`.
+        split: `train` or `test`.
+        memo: folder for remembered fingerprints.
+        follow_links: read links that lead out of `root`.
+        single: where there is no `train/`, `root` itself is the train split.
+        unlabelled: images that lie in no class folder will do: `root/train/<image>` or `root/<image>`.
+
+    Raises:
+        DataError: as `ImageFolder`; or the images have no classes and are to have some.
+    """
+    links = Links(root, follow=follow_links)
+    parted = is_folder(root / "train")
+    folder = root / "train" if parted else root
+    loose = _loose_images(folder, links) if split == "train" and is_folder(folder) else []
+    if loose and not unlabelled:
+        raise DataError(
+            f"{folder} holds {len(loose):,} images without classes; probes need labels, so sort them into "
+            f"{folder}/<class>/<image> (hjepa pretrain takes them as they are)"
+        )
+    if not loose:
+        whole = not parted and (single or unlabelled)
+        return ImageFolder(name, root, split=split, memo=memo, follow_links=follow_links, single=whole)
+    files = FileList()
+    files.add(folder, "", loose, labels=[-1] * len(loose), links=links)
+    return ImageFiles(name, folder, files, split=split, class_names=(), links=links, memo=memo)
+
+
+def _loose_images(folder: Path, links: Links) -> list[str]:
+    """Return the image files in a folder that holds no folders; none where it holds one."""
+    links.check_folder(folder)
+    names = visible(folder)
+    if any(stat.S_ISDIR(status.st_mode) for status in statuses(folder, names)):
+        return []
+    return [name for name in names if name.lower().endswith(_IMAGE_ENDINGS)]
 
 
 def add_folder(files: FileList, folder: Path, part: str, label: int, *, links: Links) -> None:
@@ -172,7 +250,8 @@ def split_folder(root: Path, split: str, *, test_folders: Sequence[str] = TEST_F
     """Return the folder of a split.
 
     Raises:
-        DataError: the root or the split does not exist.
+        DataError: the root does not exist.
+        NoSplitError: the split does not.
     """
     if not is_folder(root):
         raise DataError(f"no folder {root}; give the folder that holds train/ and test/ (or val/)")
@@ -181,7 +260,10 @@ def split_folder(root: Path, split: str, *, test_folders: Sequence[str] = TEST_F
         if is_folder(root / name):
             return root / name
     wanted = " or ".join(f"{name}/" for name in names)
-    raise DataError(f"{root} has no {wanted} folder; expected {root}/{names[0]}/<class>/<image>")
+    raise NoSplitError(
+        f"{root} has no {wanted} folder; expected {root}/{names[0]}/<class>/<image>; "
+        "or add ?test=0.2 to the data set's name, to test on a fifth of each class"
+    )
 
 
 def class_folders(folder: Path, links: Links, *, only: Sequence[str] | None = None) -> tuple[str, ...]:

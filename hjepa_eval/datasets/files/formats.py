@@ -81,38 +81,56 @@ _EXTENSION, _IMAGE, _END = 0x21, 0x2C, 0x3B
 
 
 def first_frame(content: bytes) -> bytes:
-    """Return a GIF of one frame: what comes before the second one. All blocks are walked, none is unpacked.
+    """Return a GIF of its first frame, whose colour tables hold 256 colours; no block is unpacked.
+
+    torchvision's decoder looks a pixel's colour up without asking how long the table is (0.29), so each is filled up
+    with black. What follows the first frame is not looked at.
 
     Raises:
-        Damage: the file ends early, holds no frame, or the canvas or the first frame is empty or too large.
+        Damage: the first frame is not whole, there is none or no colour table, or canvas or frame are empty or too
+            large.
     """
     try:
         check_size(int.from_bytes(content[6:8], "little"), int.from_bytes(content[8:10], "little"))
-        at = 13 + _table_size(content[10])
-        first = 0
-        while content[at] != _END:
-            if content[at] == _IMAGE:
-                if not first:
-                    check_size(
-                        int.from_bytes(content[at + 5 : at + 7], "little"),
-                        int.from_bytes(content[at + 7 : at + 9], "little"),
-                    )
-                at = _after_blocks(content, at + 11 + _table_size(content[at + 9]))
-                first = first or at
-            elif content[at] == _EXTENSION:
-                at = _after_blocks(content, at + 2)
-            else:
-                raise Damage(f"its GIF block at byte {at} is of no known kind")
+        header, at = _full_table(content, 10, 13)
+        parts = [content[:10], header, content[11:13], *_table(content, 10, 13)]
+        while content[at] == _EXTENSION:
+            start, at = at, _after_blocks(content, at + 2)
+            parts.append(content[start:at])
+        if content[at] == _END:
+            raise Damage("it holds no frame")
+        if content[at] != _IMAGE:
+            raise Damage(f"its GIF block at byte {at} is of no known kind")
+        check_size(
+            int.from_bytes(content[at + 5 : at + 7], "little"), int.from_bytes(content[at + 7 : at + 9], "little")
+        )
+        if not (content[10] | content[at + 9]) & _HAS_TABLE:
+            raise Damage("it has no colour table")
+        flags, data = _full_table(content, at + 9, at + 10)
+        parts += [content[at : at + 9], flags, *_table(content, at + 9, at + 10)]
+        parts.append(content[data : _after_blocks(content, data + 1)])
     except IndexError:
         raise Damage("it is truncated") from None
-    if not first:
-        raise Damage("it holds no frame")
-    return content[:first] + bytes([_END])
+    return b"".join([*parts, bytes([_END])])
 
 
-def _table_size(flags: int) -> int:
-    """Return the bytes of the colour table that these flags announce."""
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+_HAS_TABLE, _TABLE_SIZE = 0x80, 0x07
+
+
+def _full_table(content: bytes, flags: int, at: int) -> tuple[bytes, int]:
+    """Return the byte at `flags`, announcing 256 colours if it announces a table, and where the table at `at` ends."""
+    value = content[flags]
+    if not value & _HAS_TABLE:
+        return bytes([value]), at
+    return bytes([value | _TABLE_SIZE]), at + (3 << (value & _TABLE_SIZE) + 1)
+
+
+def _table(content: bytes, flags: int, at: int) -> list[bytes]:
+    """Return the colour table at `at`, filled up to 256 colours; nothing where the byte at `flags` announces none."""
+    _, end = _full_table(content, flags, at)
+    if end > len(content):
+        raise Damage("it is truncated")
+    return [content[at:end].ljust(3 * 256, b"\0")] if end > at else []
 
 
 def _after_blocks(content: bytes, at: int) -> int:

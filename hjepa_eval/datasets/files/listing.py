@@ -60,12 +60,12 @@ class FileList:
     nested: list[str] = field(default_factory=list)
 
     def add(self, folder: Path, part: str, files: Sequence[str], *, labels: Sequence[int], links: Links) -> None:
-        """Add files of `folder/part`, with their labels.
+        """Add files of `folder/part`, or of `folder` for an empty part, with their labels.
 
         Raises:
             DataError: the status of one cannot be had.
         """
-        names = [f"{part}/{file}" for file in files]
+        names = [f"{part}/{file}" if part else file for file in files]
         # Statuses are many times larger than what is kept of them.
         states = file_states(statuses(folder / part, files, links=links))
         for place in np.flatnonzero(~is_regular(states)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hjepa_eval.datasets.files.listing import is_folder
-from hjepa_eval.datasets.images import check_classes
 from hjepa_eval.datasets.named.copies import count_notes
 from hjepa_eval.datasets.protocol import ImageDataset, interleave
-from hjepa_eval.errors import DataError
+from hjepa_eval.errors import ChangedError, DataError
 from hjepa_eval.features.fingerprint import hash_json
-from hjepa_eval.features.memo import file_states, fingerprint_files
+from hjepa_eval.features.memo import file_state, file_states, fingerprint_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,6 @@ class Stl10(ImageDataset):
         if numbers.min() < 1 or numbers.max() > len(CLASSES):
             raise DataError(f"{folder / names[1]} has labels outside 1 to 10; unpack stl10_binary.tar.gz again")
         targets = numbers.astype(np.int64) - 1
-        check_classes(CLASSES, targets, where=str(folder / names[1]))
         if len(targets) == NUM_IMAGES[split]:
             _check_sums(folder, names)
         self.name = "stl10"
@@ -59,13 +58,22 @@ class Stl10(ImageDataset):
         self.labels = targets[self._order]
         # Each image is three planes, each plane column by column.
         self._pixels = pixels.reshape(-1, 3, SIDE, SIDE)
-        states = file_states([(folder / name).stat() for name in names])
-        files = fingerprint_files(folder, names, states=states, memo=memo)
+        self.where = str(folder / names[1])
+        self._path, status = folder / names[0], (folder / names[0]).stat()
+        self._state = file_state(status)
+        states = file_states([status, (folder / names[1]).stat()])
+        files = fingerprint_files(folder, names, states=states, memo=memo).fingerprint
         self.fingerprint = hash_json({"stl10": split, "files": files})
         self.notes = count_notes(self, NUM_IMAGES)
 
     def image(self, index: int) -> Tensor:
-        """Return image `index` as uint8 `[3, 96, 96]`."""
+        """Return image `index` as uint8 `[3, 96, 96]`.
+
+        Raises:
+            ChangedError: the file is not what it was when the fingerprint was taken.
+        """
+        if not os.path.exists(self._path) or file_state(os.stat(self._path)) != self._state:
+            raise ChangedError(f"{self._path} changed since its dataset was opened; run the same command again")
         columns = self._pixels[self._order[index]]
         import torch
 

@@ -71,7 +71,7 @@ def _add_validation(files: FileList, val: Path, names: tuple[str, ...], links: L
 def _lines(path: Path) -> list[str]:
     """Return the lines of a text file of the data set that are not blank."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; expected the official layout: {_LAYOUT}") from None
     except UnicodeDecodeError:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hjepa_eval.datasets.shards.tar_index import TarIndex
-from hjepa_eval.errors import DataError, first_few
+from hjepa_eval.errors import DataError, NoSplitError, first_few
 
 
 def check_copies(shards: Sequence[TarIndex]) -> None:
@@ -88,9 +88,9 @@ def find_shards(pattern: str, *, split: str, test_pattern: str | None = None) ->
     if split == "test" and test_pattern is not None:
         pattern = test_pattern
     elif split == "test" and SPLIT not in pattern:
-        raise DataError(
+        raise NoSplitError(
             f"wds:{pattern} names train shards only; write {{split}} where train and test differ, "
-            "or name the test shards with ?test=PATTERN"
+            "or name the test shards with ?test=PATTERN, or test on a fifth of each class with ?test=0.2"
         )
     # Brace expansion takes a backslash for an escape; only POSIX names may have one.
     candidates = [pattern.replace(SPLIT, word) for word in _SPLIT_WORDS[split]] if SPLIT in pattern else [pattern]

@@ -15,6 +15,10 @@ _BLANK_SUM = 8 * ord(" ")
 _MEANINGFUL = (b"path=", b"size=", b"GNU.sparse", b"hdrcharset=")
 
 
+# Of a header that describes the next member; tarfile reads it into memory as a whole.
+_MOST_HEADER_BYTES = 1 << 20
+
+
 class Member(NamedTuple):
     """A regular file in an archive: its name, the place of its first byte, and its size in bytes."""
 
@@ -72,6 +76,8 @@ def _plain_members(file: BinaryIO) -> tuple[list[Member], int] | None:
             name = b"/".join(part for part in parts if part).decode("utf-8", "surrogateescape")
             members.append(Member(name, at + _BLOCK, size))
         elif kind == b"x":
+            if size > _MOST_HEADER_BYTES:
+                return None
             records = file.read(size)
             if any(record in records for record in _MEANINGFUL):
                 return None
@@ -79,6 +85,25 @@ def _plain_members(file: BinaryIO) -> tuple[list[Member], int] | None:
             return None
         at += _BLOCK + -(-size // _BLOCK) * _BLOCK
     return (members, at) if members and at <= length else None
+
+
+def _check_headers(file: BinaryIO, path: Path) -> None:
+    """Check that no extended header is longer than `_MOST_HEADER_BYTES`.
+
+    Raises:
+        DataError: one is.
+    """
+    at, length = 0, file.seek(0, os.SEEK_END)
+    while at + _BLOCK <= length:
+        file.seek(at)
+        header = file.read(_BLOCK)
+        try:
+            size = _octal(header[124:136])
+        except ValueError:
+            return  # A size in another notation, which is a member's; or no header, as tarfile will say.
+        if header[156:157] in (b"x", b"g", b"X", b"L", b"K") and size > _MOST_HEADER_BYTES:
+            raise DataError(f"the shard {path} has a header of {size:,} bytes at byte {at}; pack it again")
+        at += _BLOCK + -(-size // _BLOCK) * _BLOCK
 
 
 def _octal(field: bytes) -> int:
@@ -90,6 +115,7 @@ def _octal(field: bytes) -> int:
 
 def _other_members(file: BinaryIO, path: Path) -> tuple[list[Member], int]:
     """Return the members and where their end is, as Python's tarfile reads them."""
+    _check_headers(file, path)
     file.seek(0)
     members = []
     try:

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hjepa_eval.datasets.files.decoding import decode
-from hjepa_eval.datasets.protocol import ImageDataset, check_class_numbers, interleave, numbered_classes
+from hjepa_eval.datasets.protocol import (
+    ImageDataset,
+    check_class_numbers,
+    check_unchanged,
+    interleave,
+    numbered_classes,
+)
 from hjepa_eval.datasets.shards.places import (
     as_large,
     check_contents,
@@ -24,7 +30,7 @@ from hjepa_eval.datasets.shards.places import (
     shards_name,
 )
 from hjepa_eval.datasets.shards.tar_index import TarIndex, index_shard
-from hjepa_eval.errors import DataError
+from hjepa_eval.errors import ChangedError, DataError, MachineError, first_few, lacks_files
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_eval.features.memo import file_state
 
@@ -50,7 +56,7 @@ class TarShards(ImageDataset):
             class_names: name of each label.
 
         Raises:
-            DataError: a label is outside the classes, a class is empty, or two shards are the same.
+            DataError: a label is outside the classes, or two shards are the same.
         """
         self.name = name
         self.split = split
@@ -63,12 +69,20 @@ class TarShards(ImageDataset):
             shard = int(np.searchsorted(ends, row, side="right"))
             return f"{shards[shard].path}: {shards[shard].names[row - int(ends[shard])]}"
 
-        check_class_numbers(labels, self.class_names, where=_called(shards), sample=member)
+        self.where = _called(shards)
+        check_class_numbers(labels, self.class_names, sample=member)
         check_copies(shards)
         order = interleave(labels)
         self.labels = labels[order]
         self._shard = np.repeat(np.arange(len(shards)), counts)[order]
         self._place = np.concatenate([np.arange(count) for count in counts])[order]
+        self._digests = np.concatenate([shard.digests for shard in shards])[order]
+        unlike = [key for shard in shards for key in shard.unlike]
+        if unlike:
+            self.notes = (
+                f"{len(unlike):,} {split} samples have one label in .cls and another in .json; "
+                f".cls is taken: {first_few(unlike)}",
+            )
         self._shards = list(shards)
         self._files = _OpenFiles(shards)
         self.fingerprint = hash_json(["wds", list(self.class_names), [shard.sha256 for shard in shards]])
@@ -77,12 +91,20 @@ class TarShards(ImageDataset):
         """Return image `index` as uint8 RGB `[3, H, W]`.
 
         Raises:
-            DataError: the shard changed since it was indexed or cannot be read, or the image cannot be decoded.
+            DataError: the shard cannot be read, or the image cannot be decoded.
+            ChangedError: the shard changed since it was indexed.
+            MachineError: too many files are open.
         """
         number, place = int(self._shard[index]), int(self._place[index])
         shard = self._shards[number]
         content = self._files.read(number, int(shard.offsets[place]), int(shard.sizes[place]))
-        return decode(content, f"{shard.path}: {shard.names[place]}")
+        name = f"{shard.path}: {shard.names[place]}"
+        check_unchanged(content, self._digests[index], name=name)
+        return decode(content, name)
+
+    def digests(self) -> NDArray[np.uint64]:
+        """Return `content_digest` of each image's bytes [N]."""
+        return self._digests
 
     def image_name(self, index: int) -> str:
         """Return the name of image `index` as `<class>/<key>.<extension>`."""
@@ -110,9 +132,10 @@ class _OpenFiles:
         try:
             content = self._read(number, offset, size)
         except OSError as error:
-            raise DataError(f"cannot read the shard {shard.path}: {error.strerror}") from None
+            kind = MachineError if lacks_files(error) else DataError
+            raise kind(f"cannot read the shard {shard.path}: {error.strerror}") from None
         if len(content) < size:
-            raise DataError(f"the shard {shard.path} became shorter since it was indexed; start again")
+            raise ChangedError(f"the shard {shard.path} became shorter since it was indexed; start again")
         return content
 
     def _read(self, number: int, offset: int, size: int) -> bytes:
@@ -136,7 +159,7 @@ class _OpenFiles:
         descriptor = os.open(shard.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         if file_state(os.fstat(descriptor)) != shard.state:
             os.close(descriptor)
-            raise DataError(f"the shard {shard.path} changed since it was indexed; start again")
+            raise ChangedError(f"the shard {shard.path} changed since it was indexed; start again")
         return descriptor
 
 
@@ -194,7 +217,7 @@ def _index_all(paths: Sequence[Path], memo: Path | None) -> list[TarIndex]:
 def _read_classes(path: Path) -> tuple[str, ...] | None:
     """Return the class names in a file, one a line, or None if there is none."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

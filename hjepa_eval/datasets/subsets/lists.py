@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class NameList:
 
 
 def read_names(path: Path, kind: str, *, item: str, line: str) -> NameList:
-    """Return the lines of a text file that are not blank.
+    """Return the lines of a text file that are not blank, in composed Unicode (NFC).
 
     Args:
         path: the file.
@@ -44,12 +45,12 @@ def read_names(path: Path, kind: str, *, item: str, line: str) -> NameList:
     """
     try:
         content = path.read_bytes()
-        lines = content.decode("utf-8").splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"cannot read the {kind} {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"the {kind} {path} is no text; expected one {line} a line") from None
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = tuple(unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip())
     if not names:
         raise DataError(f"the {kind} {path} is empty; expected one {line} a line")
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -113,6 +114,7 @@ def indices_of(dataset: ImageDataset, names: Sequence[str]) -> NDArray[np.int64]
             raise DataError(
                 f"{dataset.name} has no file names that a list could name; draw a fraction or a number per class"
             )
+        full = unicodedata.normalize("NFC", full)
         for name in {full, full.rpartition("/")[2]} & wanted:
             found.setdefault(name, []).append(index)
     missing = [name for name in names if name not in found]

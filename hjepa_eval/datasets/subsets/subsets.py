@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,20 +27,22 @@ OPTIONS: Mapping[str, str] = {
     "images": "train on the images in this file only, one <file> or <class>/<file> a line",
     "fraction": "train on this share of each class, above 0 and up to 1",
     "per_class": "train on this many images of each class",
-    "seed": "another draw of fraction or per_class; 0 if not given",
+    "test": "test on this share of each class of train, between 0 and 1, instead of the data set's own test split",
+    "seed": "another draw of fraction, per_class or test; 0 if not given",
 }
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is taken of a data set; `classes` of both splits, all else of train.
+    """What is taken of a data set; `classes` of both splits, `test` of train for test, all else of train.
 
     Attributes:
         classes: which classes; None for all.
         images: which train images; None for all.
         fraction: share of each class.
         per_class: images of each class.
-        seed: of the draw.
+        seed: of the draws.
+        test: share of each class of train that is test, and not train any more.
     """
 
     classes: NameList | None = None
@@ -47,6 +50,7 @@ class Choice:
     fraction: float | None = None
     per_class: int | None = None
     seed: int = 0
+    test: float | None = None
 
 
 class Subset(ImageDataset):
@@ -58,6 +62,7 @@ class Subset(ImageDataset):
         positions: NDArray[np.int64],
         *,
         classes: NDArray[np.int64],
+        split: str,
         name: str,
         identity: Mapping[str, Any],
         notes: Sequence[str],
@@ -68,21 +73,14 @@ class Subset(ImageDataset):
             parent: the data set.
             positions: sorted, int64 [M], where the images are in it.
             classes: sorted, int64 [C], its labels that are left; all images have one of them.
+            split: which split the images are.
             name: of the subset in results.
             identity: what was asked for, as JSON values.
             notes: beside those of the data set.
-
-        Raises:
-            DataError: a class has no image.
         """
         labels = np.searchsorted(classes, parent.labels[positions])
-        self.name, self.split = name, parent.split
+        self.name, self.split, self.where = name, split, name
         self.class_names = tuple(parent.class_names[label] for label in classes)
-        empty = [self.class_names[label] for label in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)]
-        if empty:
-            raise DataError(
-                f"{name}: no {self.split} image of class {first_few(empty)}; take more images, or other classes"
-            )
         order = interleave(labels)
         self.labels = labels[order]
         self._parent, self._positions = parent, positions[order]
@@ -107,6 +105,10 @@ class Subset(ImageDataset):
         """Return where image `index` lies in the source of the data set that it was taken from."""
         return self._parent.source_name(int(self._positions[index]))
 
+    def digests(self) -> NDArray[np.uint64]:
+        """Return `content_digest` of each image [N], as the whole data set has it."""
+        return self._parent.digests()[self._positions]
+
 
 def read_choice(options: Mapping[str, str], *, spec: str) -> Choice | None:
     """Return what the options of a data set's name ask for; None if that is all of it.
@@ -124,13 +126,14 @@ def read_choice(options: Mapping[str, str], *, spec: str) -> Choice | None:
     fraction = _number(options, "fraction", problems, expected="a number above 0 and up to 1, such as 0.1")
     per_class = _number(options, "per_class", problems, expected="a whole number from 1")
     seed = _number(options, "seed", problems, expected="a whole number from 0")
+    test = _number(options, "test", problems, expected="a number between 0 and 1, such as 0.2")
     drawn = [key for key in ("fraction", "per_class") if key in options]
     if len(drawn) == 2:
         problems.append("fraction and per_class both say how many to draw; keep one")
     if drawn and "images" in options:
         problems.append(f"images names the train images, so {drawn[0]} has nothing to draw; keep one")
-    if "seed" in options and not drawn:
-        problems.append("seed without fraction or per_class draws nothing; add one of them, or leave it out")
+    if "seed" in options and not drawn and "test" not in options:
+        problems.append("seed without fraction, per_class or test draws nothing; add one of them, or leave it out")
     if problems:
         raise DataError(f"--dataset {spec}: {'; '.join(problems)}")
     return Choice(
@@ -139,6 +142,7 @@ def read_choice(options: Mapping[str, str], *, spec: str) -> Choice | None:
         fraction=fraction,
         per_class=None if per_class is None else int(per_class),
         seed=int(seed or 0),
+        test=test,
     )
 
 
@@ -147,30 +151,35 @@ def _number(options: Mapping[str, str], key: str, problems: list[str], *, expect
     if key not in options:
         return None
     try:
-        value = float(options[key]) if key == "fraction" else int(options[key])
+        value = float(options[key]) if key in ("fraction", "test") else int(options[key])
     except ValueError:
         value = math.nan
-    fits = 0 < value <= 1 if key == "fraction" else value >= (key == "per_class")
+    fits = {"fraction": 0 < value <= 1, "test": 0 < value < 1, "per_class": value >= 1, "seed": value >= 0}[key]
     if not fits:
         problems.append(f"{key} must be {expected}, found {options[key]!r}")
     return value if fits else None
 
 
-def take_subset(dataset: ImageDataset, choice: Choice) -> ImageDataset:
+def take_subset(dataset: ImageDataset, choice: Choice, *, split: str) -> ImageDataset:
     """Return the part of one split that is chosen; the data set itself where that is all of it.
 
     Draws are stratified and nested: of a class, a smaller one is contained in a larger one of the same seed, and
     whether an image is drawn does not depend on the other classes that are chosen.
 
+    Args:
+        dataset: the split; train where `choice.test` makes both of it.
+        choice: what is taken.
+        split: which split of the choice.
+
     Raises:
-        DataError: the data set lacks classes or images that a list names, a class would be empty, or has fewer images
-            than asked for.
+        DataError: the data set lacks classes or images that a list names, or has fewer images than asked for.
     """
     notes: list[str] = []
     identity: dict[str, Any] = {}
     name = dataset.name
     classes = np.arange(len(dataset.class_names))
     kept = np.ones(len(dataset), dtype=bool)
+    seed = f"?seed={choice.seed}" if choice.seed else ""
     if choice.classes is not None:
         classes = _labels_of(dataset, choice.classes)
         kept = np.isin(dataset.labels, classes)
@@ -178,7 +187,14 @@ def take_subset(dataset: ImageDataset, choice: Choice) -> ImageDataset:
         identity["classes"] = choice.classes.sha256
         of = f"{len(classes)} of {dataset.name}'s {len(dataset.class_names)} classes"
         notes.append(f"{of}, those in {choice.classes.file} (sha256 {choice.classes.sha256[:16]})")
-    if dataset.split == "train" and choice.images is not None:
+    if choice.test is not None:
+        held = _held_out(dataset, classes, choice)
+        kept &= held if split == "test" else ~held
+        name += f"?test={choice.test:.12g}{seed}"
+        identity["test"] = {"share": choice.test, "seed": choice.seed, "split": split}
+        share = f"{100 * choice.test:.12g} % of each class"
+        notes.append(f"test is {share} of {dataset.name}'s train images, drawn with seed {choice.seed}; train the rest")
+    if split == "train" and choice.images is not None:
         kept &= np.isin(np.arange(len(dataset)), indices_of(dataset, choice.images.names))
         name += f"?images={choice.images.file}"
         identity["images"] = choice.images.sha256
@@ -186,21 +202,21 @@ def take_subset(dataset: ImageDataset, choice: Choice) -> ImageDataset:
         notes.append(f"{images} in {choice.images.file} (sha256 {choice.images.sha256[:16]})")
     drawn = {"fraction": choice.fraction, "per_class": choice.per_class}
     for key, value in drawn.items():
-        if dataset.split == "train" and value is not None:
-            kept &= _draw(dataset, classes, choice)
-            seed = f"?seed={choice.seed}" if choice.seed else ""
-            name += f"?{key}={value:.12g}{seed}"
+        if split == "train" and value is not None:
+            kept &= _draw(dataset, np.flatnonzero(kept), classes, choice)
+            name += f"?{key}={value:.12g}{'' if choice.test else seed}"
             identity |= {key: value, "seed": choice.seed}
             share = f"{100 * value:.12g} % of each class" if key == "fraction" else f"{value} images of each class"
             notes.append(f"train is {share}, {int(kept.sum()):,} images drawn with seed {choice.seed}")
     if not identity:
         return dataset
-    return Subset(dataset, np.flatnonzero(kept), classes=classes, name=name, identity=identity, notes=notes)
+    positions = np.flatnonzero(kept)
+    return Subset(dataset, positions, classes=classes, split=split, name=name, identity=identity, notes=notes)
 
 
 def _labels_of(dataset: ImageDataset, listed: NameList) -> NDArray[np.int64]:
     """Return the sorted labels [C] of the listed classes."""
-    number = {name: label for label, name in enumerate(dataset.class_names)}
+    number = {unicodedata.normalize("NFC", name): label for label, name in enumerate(dataset.class_names)}
     unknown = [name for name in listed.names if name not in number]
     if unknown:
         # Only what is shown is compared with all names: that is slow.
@@ -212,9 +228,27 @@ def _labels_of(dataset: ImageDataset, listed: NameList) -> NDArray[np.int64]:
     return np.array(sorted(number[name] for name in listed.names), dtype=np.int64)
 
 
-def _draw(dataset: ImageDataset, classes: NDArray[np.int64], choice: Choice) -> NDArray[np.bool_]:
-    """Return which images [N] are drawn: of each class, the first ones of a random order that the seed alone gives."""
+def _held_out(dataset: ImageDataset, classes: NDArray[np.int64], choice: Choice) -> NDArray[np.bool_]:
+    """Return which images [N] of train become test: of each class a share, rounded, but not none and not all."""
     counts = np.bincount(dataset.labels, minlength=len(dataset.class_names))
+    single = [dataset.class_names[label] for label in classes if counts[label] == 1]
+    if single:
+        raise DataError(
+            f"{dataset.name}: class {first_few(single)} has one train image, which ?test= cannot part; "
+            "add images, or leave it out with ?classes=FILE"
+        )
+    sizes = np.clip([round((choice.test or 0.0) * int(count)) for count in counts], 1, np.maximum(1, counts - 1))
+    return (
+        _shuffled_ranks(dataset, np.arange(len(dataset)), choice.seed, "test split of a data set")
+        < sizes[dataset.labels]
+    )
+
+
+def _draw(
+    dataset: ImageDataset, rows: NDArray[np.int64], classes: NDArray[np.int64], choice: Choice
+) -> NDArray[np.bool_]:
+    """Return which images [N] are drawn of those at `rows`: of each class, the first of an order of the seed alone."""
+    counts = np.bincount(dataset.labels[rows], minlength=len(dataset.class_names))
     if choice.per_class is not None:
         for label in classes:
             if counts[label] < choice.per_class:
@@ -226,10 +260,15 @@ def _draw(dataset: ImageDataset, classes: NDArray[np.int64], choice: Choice) -> 
     else:
         # As low-shot probes draw: rounded, at least one.
         sizes = np.array([max(1, round((choice.fraction or 1.0) * int(count))) for count in counts])
-    rows = np.arange(len(dataset))
-    key = derive_seed(choice.seed, 0, "subset of a data set")
-    order = np.argsort(uniform_rows(key, rows, columns=1)[:, 0], kind="stable")
-    ranks = np.empty_like(rows)
-    ranks[order] = class_ranks(dataset.labels[order])
-    drawn: NDArray[np.bool_] = ranks < sizes[dataset.labels]
+    drawn = np.zeros(len(dataset), dtype=bool)
+    ranks = _shuffled_ranks(dataset, rows, choice.seed, "subset of a data set")
+    drawn[rows] = ranks < sizes[dataset.labels[rows]]
     return drawn
+
+
+def _shuffled_ranks(dataset: ImageDataset, rows: NDArray[np.int64], seed: int, stream: str) -> NDArray[np.int64]:
+    """Return for each image at `rows` [M] its rank [M] among those of its class, in an order of the seed alone."""
+    order = np.argsort(uniform_rows(derive_seed(seed, 0, stream), rows, columns=1)[:, 0], kind="stable")
+    ranks = np.empty_like(rows)
+    ranks[order] = class_ranks(dataset.labels[rows][order])
+    return ranks

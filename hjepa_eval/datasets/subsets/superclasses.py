@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import DataError, did_you_mean, first_few
+from hjepa_eval.features.fingerprint import parse_json
 
 # Krizhevsky, "Learning multiple layers of features from tiny images", 2009; spelt as in the official files.
 CIFAR100: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -75,7 +76,7 @@ def read_superclasses(path: Path, class_names: Sequence[str]) -> Superclasses:
     """
     try:
         # Pairs, because a dict would silently keep the last of two equal keys.
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _Pairs(pairs))
+        content = parse_json(path.read_bytes(), object_pairs_hook=_Pairs)
     except OSError as error:
         raise DataError(f"cannot read the superclasses {path}: {error.strerror}") from None
     except ValueError as error:
@@ -112,12 +113,17 @@ def _entries(content: Iterable[tuple[str, Any]]) -> tuple[list[tuple[str, str]],
     entries, problems = [], []
     for key, value in content:
         if isinstance(value, str):
-            entries.append((key, value))
+            entries.append((_composed(key), value))
         elif type(value) is list and all(isinstance(name, str) for name in value):
-            entries += [(name, key) for name in value]
+            entries += [(_composed(name), key) for name in value]
         else:
             problems.append(f"{key!r} must have a superclass's name or a list of class names")
     return entries, problems
+
+
+def _composed(name: str) -> str:
+    """Return a class's name as datasets have it, in composed Unicode (NFC)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _numbered(superclass_of: Mapping[str, str], class_names: Sequence[str]) -> Superclasses:

@@ -212,11 +212,48 @@ def test_decode__exif_rotation_is_ignored(cifar10_sample: Path, kind: str) -> No
     assert torch.equal(decode(turned, "x"), decode(plain, "x"))
 
 
-def test_decode__animation_shows_its_first_frame_and_must_be_whole(cifar10_sample: Path) -> None:
+def test_decode__animation_shows_its_first_frame_whatever_follows(cifar10_sample: Path) -> None:
     first = photograph(cifar10_sample).convert("P")
     content = encoded(first, "GIF", save_all=True, append_images=[first.rotate(90), first.rotate(180)], duration=9)
     with Image.open(io.BytesIO(content)) as image:
         assert image.n_frames == 3
     assert torch.equal(decode(content, "x"), decode(encoded(first, "GIF"), "x"))
+    assert torch.equal(decode(content[:-200], "x"), decode(content, "x"))
+    alone = encoded(first, "GIF")
+    assert torch.equal(decode(alone[:-1], "x"), decode(alone, "x"))
     with pytest.raises(DataError, match="it is truncated"):
-        decode(content[:-200], "x")
+        decode(alone[:-200], "x")
+
+
+def test_decode__gif_colours_beyond_its_table_are_black_every_time() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    table = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels, "L").convert("P")
+    image.putdata(pixels.reshape(-1).tolist())
+    image.putpalette(table.reshape(-1).tolist())
+    content = encoded(image, "GIF")
+    rgb = decode(content, "x").permute(1, 2, 0).numpy()
+    entries = (content[10] & 7) + 1
+    assert entries == 8
+    colours = np.frombuffer(content[13 : 13 + 768], np.uint8).reshape(256, 3)
+    index = np.array([np.flatnonzero((colours == pixel).all(1))[0] for pixel in rgb.reshape(-1, 3)])
+    for bits in (1, 2, 4, 7):
+        short = content[:10] + bytes([content[10] & 0xF8 | bits - 1]) + content[11 : 13 + 3 * 2**bits] + content[781:]
+        expected = np.where(index[:, None] < 2**bits, rgb.reshape(-1, 3), 0).reshape(32, 32, 3)
+        for _ in range(3):
+            np.testing.assert_array_equal(decode(short, "x").permute(1, 2, 0).numpy(), expected)
+
+
+def test_decode__gif_local_table_is_filled_up_too_and_one_without_any_is_refused() -> None:
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).convert("P")
+    content = encoded(image, "GIF")
+    size = 3 << (content[10] & 7) + 1
+    frame = content.index(b",", 13 + size)
+    none = content[:10] + bytes([content[10] & 0x7F]) + content[11:13] + content[13 + size :]
+    with pytest.raises(DataError, match="it has no colour table"):
+        decode(none, "x")
+    at = frame - size
+    local = none[: at + 9] + bytes([none[at + 9] & 0x40 | 0x80]) + b"\xff\0\0\0\xff\0" + none[at + 10 :]
+    pixels = decode(local, "x")
+    assert pixels.sum() == 0 or pixels.unique().tolist() == [0, 255]
+    assert torch.equal(pixels, decode(local, "x"))

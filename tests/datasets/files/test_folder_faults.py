@@ -120,7 +120,7 @@ def test_folder__image_without_permission_is_a_bad_image_until_it_is_mended(
 ) -> None:
     root, memo = photos(tmp_path / "photos"), tmp_path / "memo"
     with monkeypatch.context() as context:
-        forbid(context, Path, "read_bytes", root / "train" / "cat" / "1.png")
+        forbid(context, os, "open", root / "train" / "cat" / "1.png")
         dataset = load_dataset(f"folder:{root}", "train", memo=memo)
         kept, skipped = kept_and_skipped(dataset)
         with pytest.raises(DataError, match=r"cannot read .*cat/1\.png: Permission denied"):
