@@ -144,13 +144,21 @@ def check_classes(dataset: ImageDataset) -> None:
         raise DataError(
             f"{dataset.where} has classes that train lacks: {first_few(dataset.foreign)}; make them agree, or {way_out}"
         )
-    counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.class_names))
-    empty = [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0]
+    if dataset.labelled:
+        where = f"{dataset.where or dataset.name}, {dataset.split}"
+        check_every_class(dataset.labels, dataset.class_names, where=where, remedy=f"add images, or {way_out}")
+
+
+def check_every_class(labels: NDArray[np.int64], class_names: Sequence[str], *, where: str, remedy: str) -> None:
+    """Check that every class has one of the labels [N], all of them numbers of classes.
+
+    Raises:
+        DataError: a class is empty; the message names the first few.
+    """
+    counts = np.bincount(labels, minlength=len(class_names))
+    empty = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
     if empty:
-        raise DataError(
-            f"{dataset.where or dataset.name}: no {dataset.split} images in class {first_few(empty)}; "
-            f"add images, or {way_out}"
-        )
+        raise DataError(f"{where}: no images in class {first_few(empty)}; {remedy}")
 
 
 def class_ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

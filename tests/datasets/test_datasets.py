@@ -104,7 +104,7 @@ def test_folder__reads_val_as_test_and_names_itself(cifar10_sample: Path, tmp_pa
 def test_folder__empty_class_is_named(cifar10_sample: Path, tmp_path: Path) -> None:
     root = copy_of(cifar10_sample, tmp_path / "c")
     (root / "train" / "zebra").mkdir()
-    with pytest.raises(DataError, match="no train images in class zebra"):
+    with pytest.raises(DataError, match="no images in class zebra"):
         load_dataset(f"folder:{root}", "train")
 
 

@@ -153,7 +153,7 @@ def test_hf__table_without_splits_is_train(tmp_path: Path) -> None:
         (small([0, 1, -1]), r"train split of hf:a is not labelled: 1 of 3 values of label are below 0"),
         (small([0, None, 1]), r"is not labelled: 1 of 3 values of label are null"),
         (small([1, 2]), r"class numbers of the train split of hf:a run from 1 to 2"),
-        (small([0, 2], LABELLED), r"train split of hf:a: no train images in class cat"),
+        (small([0, 2], LABELLED), r"train split of hf:a, train: no images in class cat"),
         (small(["a", "b"], Features({"img": Image(), "label": Value("string")})), r"hf:a has no label column"),
         (Dataset.from_dict({"img": [[1, 2], [3, 4]], "label": [0, 1]}), r"hf:a has no image column of the type Image"),
     ],
@@ -254,7 +254,7 @@ def test_hf__a_usual_name_among_other_numbers_is_taken_and_said(tmp_path: Path) 
 
 def test_hf__class_names_without_images_can_be_left_out(tmp_path: Path) -> None:
     spec = saved(tmp_path / "a", train=small([0, 2], LABELLED), test=small([2, 0], LABELLED))
-    with pytest.raises(DataError, match=r"no train images in class cat; add images, or leave it out with \?classes="):
+    with pytest.raises(DataError, match=r"no images in class cat; add images, or leave it out with \?classes="):
         load_dataset(spec, "train")
     (tmp_path / "two.txt").write_text("airplane\ndog\n")
     for split in ("train", "test"):

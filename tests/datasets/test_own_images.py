@@ -121,11 +121,11 @@ def test_classes__rescue_a_data_set_whose_test_lacks_a_class_or_has_another(tmp_
     (tmp_path / "ab.txt").write_text("a\nb\n")
     assert len(load_dataset(f"folder:{root}?classes={tmp_path}/ab.txt", "test")) == 8
     shutil.rmtree(root / "test" / "d")
-    with pytest.raises(DataError, match=r"no test images in class c; add images, or leave it out with \?classes=FILE"):
+    with pytest.raises(DataError, match=r"no images in class c; add images, or leave it out with \?classes=FILE"):
         load_dataset(f"folder:{root}", "test")
     assert len(load_dataset(f"folder:{root}?classes={tmp_path}/ab.txt", "test")) == 8
     (tmp_path / "abc.txt").write_text("a\nb\nc\n")
-    with pytest.raises(DataError, match="no test images in class c"):
+    with pytest.raises(DataError, match="no images in class c"):
         load_dataset(f"folder:{root}?classes={tmp_path}/abc.txt", "test")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hjepa_eval.datasets.protocol import check_class_numbers, interleave, numbered_classes
+from hjepa_eval.datasets.protocol import check_class_numbers, check_every_class, interleave, numbered_classes
 from hjepa_eval.errors import ConfigError, DataError, ProbeError, StoreError, did_you_mean, first_few, unknown
 from hjepa_eval.evaluation.features import FeatureSet
 from hjepa_eval.evaluation.job import Talk
@@ -98,7 +98,8 @@ def _numbers(arrays: dict[str, Arrays], names: Sequence[str] | None) -> tuple[di
         known = tuple(names) if names is not None else numbered_classes(numbers["train"], where=where, remedy=remedy)
     for split, labels in numbers.items():
         where = arrays[split].places[LABELS]
-        check_class_numbers(labels, known, where=where, sample=partial(_row, where))
+        check_class_numbers(labels, known, sample=partial(_row, where))
+        check_every_class(labels, known, where=where, remedy="is a part of the data missing?")
     return numbers, known
 
 
