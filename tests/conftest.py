@@ -7,6 +7,7 @@ import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
@@ -110,3 +111,24 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every run measures the machine's peak for one number of its log: more than a second, and no test reads it.
     if measuring := sys.modules.get("hjepa_pretrain.diagnostics.measuring"):
         monkeypatch.setitem(measuring._SIDES, "cpu", (64,))
+
+
+@dataclass
+class Output:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def hjepa(capsys: pytest.CaptureFixture[str]) -> Callable[..., Output]:
+    """Run the program in this process: `hjepa("knn", "--model", "pixels")`."""
+    from hjepa_eval.cli import main
+
+    def run(*arguments: object) -> Output:
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Output(stop.value.code, captured.out, captured.err)
+
+    return run

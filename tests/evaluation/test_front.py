@@ -42,8 +42,9 @@ def test_face__an_unknown_name_is_an_attribute_error() -> None:
         hjepa.nothing_of_it  # noqa: B018
 
 
-def test_evaluate__gives_the_commands_numbers(hjepa_program, result: hjepa.Result) -> None:
-    done = hjepa_program("knn", "--model", "pixels:8", "--dataset", "digits", "--max-samples", 100, "--k", 5, "--json")
+def test_evaluate__gives_the_commands_numbers(request: pytest.FixtureRequest, result: hjepa.Result) -> None:
+    program = request.getfixturevalue("hjepa")  # The package has that name here.
+    done = program("knn", "--model", "pixels:8", "--dataset", "digits", "--max-samples", 100, "--k", 5, "--json")
     (record,) = json.loads(done.out)
     ours = result.records[0].model_dump(mode="json")
     for part in ("protocol", "parameters", "model", "dataset"):
