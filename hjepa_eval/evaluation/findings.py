@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hjepa_eval.metrics.accuracy import superclass_accuracy
+from hjepa_eval.metrics.crossed import crossed_interval
 from hjepa_eval.metrics.intervals import Interval, spread
 from hjepa_eval.metrics.paired import Outcomes
 from hjepa_eval.results.records import Score
@@ -73,7 +74,10 @@ def merge_seeds(findings: Mapping[int, Finding]) -> Finding:
     }
     return Finding(
         scores=tuple(
-            mean_score([one.scores[place] for one in each], over="seeds") for place in range(len(each[0].scores))
+            mean_score(
+                [one.scores[i] for one in each], over="seeds", outcomes=[one.outcomes.get(score.key) for one in each]
+            )
+            for i, score in enumerate(each[0].scores)
         ),
         outcomes=outcomes,
         predictions={
@@ -90,13 +94,29 @@ def merge_seeds(findings: Mapping[int, Finding]) -> Finding:
     )
 
 
-def mean_score(scores: Sequence[Score], *, over: str) -> Score:
+def mean_score(scores: Sequence[Score], *, over: str, outcomes: Sequence[Outcomes | None] = ()) -> Score:
     """Return the mean of several seeds or draws; its interval adds what they and what test samples leave open.
 
-    The two add as variances, for one is independent of the other. A single score is returned as it is.
+    With the `outcomes` [N] of each it is that of their crossed design. Without, the two add as variances, and what one
+    seed's samples leave stands for what those of the mean do, which makes it wider. A single score stays as it is.
     """
     if len(scores) == 1:
         return scores[0]
+    known = [array for array in outcomes if array is not None]
+    if len(known) == len(scores) and len(known[0]) > 1:
+        crossed = crossed_interval(np.stack(known))
+        if crossed.high > crossed.low:
+            values = tuple(score.value for score in scores)
+            return scores[0].model_copy(
+                update={
+                    "value": float(np.mean(values)),
+                    "low": max(0.0, crossed.low),
+                    "high": min(1.0, crossed.high),
+                    "interval": f"{crossed.method} over samples and {len(scores)} {over}",
+                    "values": values,
+                    "std": float(np.std(values, ddof=1)),
+                }
+            )
     found = spread([Interval(s.value, s.low, s.high, s.num_samples, s.interval) for s in scores])
     below, above = (float(np.mean([abs(getattr(s, end) - s.value) for s in scores])) for end in ("low", "high"))
     across = found.interval.high - found.mean

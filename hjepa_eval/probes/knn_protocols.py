@@ -49,6 +49,7 @@ class KnnProtocol:
 
 
 _TIES = "ties are broken by the nearer neighbour, then the lower index; the source leaves them to the machine"
+_TOP5 = "of the five best classes those without a vote do not count; the source fills up with them in class order"
 _IMAGES = "the images' resize and crop are the feature store's, not the source's"
 
 _ALL = (
@@ -59,7 +60,7 @@ _ALL = (
         0.07,
         "cosine",
         "exponential",
-        (_TIES, _IMAGES),
+        (_TIES, _TOP5, _IMAGES),
     ),
     KnnProtocol(
         "lightly",
@@ -68,7 +69,7 @@ _ALL = (
         0.1,
         "cosine",
         "exponential",
-        (_TIES, _IMAGES, "no maximum over epochs is taken"),
+        (_TIES, _TOP5, _IMAGES, "no maximum over epochs is taken"),
     ),
     KnnProtocol(
         "solo",
@@ -77,7 +78,7 @@ _ALL = (
         0.07,
         "cosine",
         "exponential",
-        (_TIES, _IMAGES, "every train sample is in the bank; the source's loader drops the last, partial batch"),
+        (_TIES, _TOP5, _IMAGES, "every train sample is in the bank; the source's loader drops the last, partial batch"),
     ),
     KnnProtocol("majority", "plain majority vote, cosine", (1, 5, 20), 1.0, "cosine", "majority", (_TIES,)),
 )

@@ -98,7 +98,7 @@ def _chosen(found: Found) -> tuple[dict[str, Any], float | None]:
     if isinstance(found, SgdResult):
         return {**found.chosen, "held_out_accuracy": found.val_scores}, found.val_score
     tried = {f"{c:g}": value for c, value in found.val_scores.items()}
-    return {"C": found.c, "held_out_accuracy": tried, "iterations": found.iterations}, found.val_score
+    return {"C": found.c, "held_out_accuracy": tried, "iterations": found.iterations, "gap": found.gap}, found.val_score
 
 
 def _held_out_right(found: Found) -> NDArray[np.bool_] | None:

@@ -131,9 +131,9 @@ def plan_low_shot(settings: LowShotSettings) -> Plan:
                 **protocol.arguments(),
             )
             each = [make_score("top1", one, headline=True, labels=name) for one in found.scores]
-            score = mean_score(each, over="draws")
-            scores.append(score)
             right = [guess == test.labels for guess in found.predictions]
+            score = mean_score(each, over="draws", outcomes=right)
+            scores.append(score)
             outcomes[score.key] = np.mean(right, axis=0) if len(right) > 1 else right[0]
             predictions |= {f"{score.key} draw={draw}": guess for draw, guess in enumerate(found.predictions)}
             chosen[name] = {"train images": list(found.sizes), found.parameter: list(found.chosen)}
@@ -147,7 +147,9 @@ def plan_low_shot(settings: LowShotSettings) -> Plan:
         "list": f"{listed.file} {listed.sha256}" if listed else None,
         "draws": settings.draws,
     }
-    return Plan(protocol.name, parameters, run, protocol.deviations)
+    # 2: logistic regression of two classes has scikit-learn's penalty, ridge tells tiny features apart.
+    version = 1 if protocol.classifier == "knn" else 2
+    return Plan(protocol.name, parameters, run, protocol.deviations, version=version)
 
 
 PROBE = Probe(

@@ -33,13 +33,13 @@ class Minimum:
         point: float64 [B, P].
         value: float64 [B].
         iterations: int64 [B].
-        converged: bool [B], also where the arithmetic allows no lower value.
+        gradient: float64 [B, P].
     """
 
     point: torch.Tensor
     value: torch.Tensor
     iterations: torch.Tensor
-    converged: torch.Tensor
+    gradient: torch.Tensor
 
 
 class _Memory:
@@ -93,10 +93,11 @@ def minimise(
 ) -> Minimum:
     """Minimise B smooth convex problems from `start` [B, P] by preconditioned L-BFGS with backtracking.
 
-    A problem is converged when the decrement g^T diag(H)^-1 g / 2, an estimate of how far its value is above the
-    minimum, is at most `tol` times the value, and `tol` times what was gained over the trivial value: where a strong
-    penalty leaves little to gain, the value alone would be near enough long before the solution is. The last step must
-    have gained little, too. Converged problems leave the batch, so the others cost less.
+    A problem is finished, which is no proof that it is solved, when the decrement g^T diag(H)^-1 g / 2, an estimate of
+    how far its value is above the minimum, is at most `tol` times the value, and `tol` times what was gained over the
+    trivial value: where a strong penalty leaves little to gain, the value alone would be near enough long before the
+    solution is. The last step must have gained little, too, or many have gained nothing. Finished problems leave the
+    batch, so the others cost less.
 
     Args:
         evaluate: values and gradients of the problems still running.
@@ -110,11 +111,12 @@ def minimise(
     count = len(start)
     point, value = start.clone(), torch.empty(count, dtype=torch.float64)
     iterations = torch.zeros(count, dtype=torch.int64)
-    converged = torch.zeros(count, dtype=torch.bool)
+    gradients = torch.empty_like(start)
     running, x, stuck = torch.arange(count), start, torch.zeros(count, dtype=torch.bool)
     kept = _Memory(memory)
     f, g = evaluate(x, running)
-    gained = torch.zeros_like(f)
+    # A first step is always taken: where the penalty crushes the features it alone finds their direction.
+    gained = torch.full_like(f, torch.inf)
     lowest, waited = f, torch.zeros(count, dtype=torch.int64)
     for iteration in range(max_iter + 1):
         if iteration % _REFRESH == 0:
@@ -125,7 +127,7 @@ def minimise(
         lower = f < lowest - tol * f
         lowest, waited = torch.where(lower, f, lowest), torch.where(lower, 0, waited + 1)
         done |= waited > _PATIENCE
-        point[running], value[running], iterations[running], converged[running] = x, f, iteration, done
+        point[running], value[running], iterations[running], gradients[running] = x, f, iteration, g
         rows = torch.nonzero(~(done | stuck))[:, 0]
         if len(rows) == 0 or iteration == max_iter:
             break
@@ -138,7 +140,7 @@ def minimise(
         kept.add(new_x - x, new_g - g)
         gained = f - new_f
         x, f, g = new_x, new_f, new_g
-    return Minimum(point, value, iterations, converged)
+    return Minimum(point, value, iterations, gradients)
 
 
 def _backtrack(

@@ -27,7 +27,8 @@ class LinearProtocol:
         cs: the grid of C of the logistic solver; None for its default grid, a search by bisection, and the others.
         search: how the logistic solver looks for C.
         heads: what the SGD solver chooses from.
-        version: raised when the same name would give other numbers; logreg 2 grows its grid.
+        version: raised when the same name would give other numbers; logreg 2 grows its grid, 3 has scikit-learn's
+            penalty for two classes.
         recipe: number of train samples -> how the SGD solver trains; None for the other solvers.
     """
 
@@ -84,7 +85,7 @@ _HELD_OUT = (
 )
 _SAME_START = "all heads start from the same weights; each of the source's has its own"
 _TENTH = "C is chosen on a stratified tenth of train"
-_SOLVER = "solved by our preconditioned L-BFGS in float32 (small problems in float64) to 1e-7 of the objective"
+_SOLVER = "solved by our preconditioned L-BFGS and Newton's method; the proven distance from the minimum is recorded"
 _BATCH = (
     "a batch is a 78th of train, 64 to 16,384 samples, at the learning rates published for 16,384: so an epoch has 78 "
     "steps as on ImageNet, fewer below 4,992 samples"
@@ -100,7 +101,7 @@ _ALL = (
         "hjepa's own: multinomial logistic regression, 17 values of C from 1e-4 to 1e4, more while the largest is best",
         "logistic",
         ("not a published protocol; " + _TENTH + ", as DINOv2 and DINOv3 do",),
-        version=2,
+        version=3,
     ),
     LinearProtocol(
         "clip-logreg",
@@ -114,6 +115,7 @@ _ALL = (
             _IMAGES,
         ),
         search="bisect",
+        version=2,
     ),
     LinearProtocol(
         "dinov2-logreg",
@@ -126,6 +128,7 @@ _ALL = (
             _IMAGES,
         ),
         cs=tuple(float(c) for c in 10.0 ** np.linspace(-6, 5, 45)),
+        version=2,
     ),
     LinearProtocol(
         "ridge",

@@ -155,6 +155,11 @@ class _Decomposition:
             self.rotated[part] = rotated
             self.moments += rotated.T @ self.targets[part].to(torch.float64)
 
+    @property
+    def _ahead(self) -> torch.Tensor:
+        """How far each class's intercept is below the largest: beside those themselves, tiny features would be lost."""
+        return self.level - self.level.max()
+
     def _centred(self, rows: torch.Tensor) -> torch.Tensor:
         return torch.sub(rows, self.mean).div_(self.scale)
 
@@ -166,7 +171,7 @@ class _Decomposition:
         slopes = (self.rotated.square() @ shrunk.to(self.rotated.dtype))[:, None]
         left = (1 - 1 / count - slopes).clamp_min(1e-9)
         residual = (self.targets - fit) / left
-        guess = (fit - self.targets * slopes * (count / (count - 1))) / left + self.level.to(fit.dtype)
+        guess = (fit - self.targets * slopes * (count / (count - 1))) / left + self._ahead.to(fit.dtype)
         right: NDArray[np.bool_] = (guess.argmax(dim=1) == self.labels).numpy()
         return right, float(residual.square().mean(dtype=torch.float64))
 
@@ -176,7 +181,7 @@ class _Decomposition:
         return torch.matmul(self.basis, shrunk[:, None] * self.moments).T / self.scale
 
     def predict(self, features: NDArray[np.float32], weight: torch.Tensor) -> NDArray[np.float64]:
-        """Return logits float64 [N, C]: what `weight` adds to the classes' shares may be a millionth of them."""
+        """Return logits float64 [N, C], but for a number that all classes share."""
         blocks = torch.split(torch.from_numpy(features), _BLOCK_ROWS)
-        logits = torch.cat([(block - self.mean) @ weight.T + self.level for block in blocks])
+        logits = torch.cat([(block - self.mean) @ weight.T + self._ahead for block in blocks])
         return np.asarray(logits.numpy())

@@ -5,6 +5,7 @@ For weights W [K, D] and bias b [K], put U = W V and c = b + W m. Then
 
     logits     W x + b  =  U z + c                      (z a row of Z: the loss is the same function)
     penalty    |W|^2    =  |U|^2                        (V is orthogonal: so is the penalty)
+                  of features divided by a size s: |U|^2 / s^2
     Hessian    mean_i (diag(p_i) - p_i p_i^T) kron z_i z_i^T + I / (C N)
 
 Were all p_i the same, the Hessian's D x D blocks would be the covariance of z, which is diagonal. So the diagonal of
@@ -25,8 +26,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hjepa_eval.probes.search.bank import middle_of, spread_rows
+
 _BLOCK_ELEMENTS = 1 << 20
 _SMALL = 1 << 20
+_PART_ROWS = 4096
 
 
 class SoftmaxLoss:
@@ -37,12 +41,18 @@ class SoftmaxLoss:
         self.small = features.size <= _SMALL
         self.dtype = torch.float64 if self.small else torch.float32
         rows = torch.from_numpy(features)
+        # A power of two amid the sizes of the rows, so that no features leave the range of float32.
+        _, self.scale = middle_of(rows[torch.from_numpy(spread_rows(len(rows)))])
         self.mean = rows.mean(dim=0, dtype=torch.float64)
-        centred = (rows - self.mean.to(rows.dtype)).to(self.dtype)
-        covariance = (centred.T @ centred).to(torch.float64) / len(rows)
-        self.basis = torch.linalg.eigh(covariance).eigenvectors
         self.rotated = torch.empty(len(rows), rows.shape[1] + 1, dtype=self.dtype)
-        torch.mm(centred, self.basis.to(self.dtype), out=self.rotated[:, :-1])
+        covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+        parts = list(zip(torch.split(rows, _PART_ROWS), torch.split(self.rotated[:, :-1], _PART_ROWS), strict=True))
+        for part, out in parts:
+            out.copy_(torch.sub(part, self.mean).div_(self.scale))
+            covariance += out.T @ out
+        self.basis = torch.linalg.eigh(covariance / len(rows)).eigenvectors
+        for _, out in parts:
+            out.copy_(out @ self.basis.to(self.dtype))
         self.rotated[:, -1] = 1
         self.labels = torch.from_numpy(labels)
         self.num_classes = num_classes
@@ -72,10 +82,20 @@ class SoftmaxLoss:
         finally:
             torch.set_num_threads(before)
 
-    def _blocks(self, problems: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return pieces of rows and labels small enough that their logits stay in the processor's cache."""
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Compute in float64 inside the block, whatever the size."""
+        before, self.dtype = self.dtype, torch.float64
+        try:
+            yield
+        finally:
+            self.dtype = before
+
+    def _blocks(self, problems: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield pieces of rows and labels small enough that their logits stay in the processor's cache."""
         size = max(256, _BLOCK_ELEMENTS // (problems * self.num_classes))
-        return list(zip(torch.split(self.rotated, size), torch.split(self.labels, size), strict=True))
+        rows = (part.to(self.dtype) for part in torch.split(self.rotated, size))
+        yield from zip(rows, torch.split(self.labels, size), strict=True)
 
     def _log_shares(self, weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return the log-softmax [A, K, M] of the logits of `rows` [M, D + 1].
@@ -119,9 +139,37 @@ class SoftmaxLoss:
         # A bias that no sample doubts has no curvature and no gradient either; any positive number will do.
         return diagonal.clamp_min_(1e-10)
 
+    def product(self, weights: torch.Tensor, direction: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
+        """Return the Hessian at `weights` float64 [1, K, D + 1] times `direction` of the same shape."""
+        used, along = weights.to(self.dtype), direction.to(self.dtype)
+        total = torch.zeros(self.num_classes, weights.shape[2], dtype=torch.float64)
+        for rows, _ in self._blocks(2):
+            share = self._log_shares(used, rows)[0].exp_()
+            change = share * (along[0] @ rows.T)
+            total += (change - share * change.sum(dim=0)) @ rows
+        result = (total / len(self.labels))[None]
+        result[:, :, :-1] += penalty[:, None, None] * direction[:, :, :-1]
+        return result
+
+    def gap(self, value: torch.Tensor, gradient: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
+        """Return how far `value` [A] is above the minimum at most, as a share of it.
+
+        The loss is strongly convex in the weights, by `penalty`, so |gradient|^2 / (2 penalty) bounds the distance of
+        values (for this loss it is the duality gap). The bias has no penalty; where the weights' bound is met its own
+        gradient is small too, and its decrement by the curvature of the trivial model stands for it.
+
+        Args:
+            value: float64 [A].
+            gradient: float64 [A, K, D + 1].
+            penalty: float64 [A].
+        """
+        weights, bias = gradient[:, :, :-1].square().sum(dim=(1, 2)), gradient[:, :, -1].square()
+        curvature = (self.shares * (1 - self.shares)).clamp_min(0.5 / len(self.labels))
+        return (weights / penalty + (bias / curvature).sum(dim=1)) / (2 * value.clamp_min(1e-300))
+
     def to_features(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return weight [A, K, D] and bias [A, K] that act on the given features, from `weights` [A, K, D + 1]."""
-        weight = weights[:, :, :-1] @ self.basis.T
+        weight = weights[:, :, :-1] @ self.basis.T / self.scale
         bias = weights[:, :, -1] - weight @ self.mean
         # Adding a number to all biases changes nothing; the smallest such bias is the one to report.
         return weight, bias - bias.mean(dim=1, keepdim=True)
