@@ -170,20 +170,8 @@ def _level(row: LevelRow, finding: Finding, samples: SampleOutcomes) -> LevelRes
 
 def _comparisons(merged: Mapping[int, Finding]) -> Iterator[LevelComparison]:
     for key in next(iter(merged.values())).outcomes:
-        for test in compare_levels({level: one.outcomes[key] for level, one in merged.items()}):
-            difference = test.comparison.difference
-            yield LevelComparison(
-                score=key,
-                first=test.first,
-                second=test.second,
-                difference=difference.value,
-                low=max(-1.0, difference.low),
-                high=min(1.0, difference.high),
-                interval=difference.method,
-                test=test.test,
-                p_value=test.comparison.p_value,
-                p_holm=test.p_holm,
-            )
+        tests = compare_levels({level: one.outcomes[key] for level, one in merged.items()})
+        yield from (LevelComparison.of(key, levels, test) for levels, test in tests.items())
 
 
 def _choices(plan: Plan, rows: Sequence[LevelRow], merged: Mapping[int, Finding]) -> Iterator[LevelChoice]:

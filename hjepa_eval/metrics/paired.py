@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -19,20 +19,47 @@ from hjepa_eval.metrics.intervals import Interval, bootstrap_interval, t_interva
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """How much better the first is than the second.
+class Paired:
+    """How much better the first of two is than the second, on the same samples.
 
     Attributes:
-        difference: first minus second, with a paired interval: bootstrap for right and wrong, Student's t for others.
-        p_value: two-sided, of no difference (McNemar's exact test for right and wrong, paired t-test for other values).
+        difference: first minus second.
+        low: lower end of the difference's interval.
+        high: upper end.
+        interval: how the interval was made: bootstrap for right and wrong, Student's t for other values.
+        test: which test the p-values are of: `McNemar exact` for right and wrong, `paired t` for other values.
+        p_value: two-sided, of no difference.
+        p_holm: adjusted for all tests made together; of one test alone its p-value.
         only_first: samples that the first alone gets right.
         only_second: samples that the second alone gets right.
     """
 
-    difference: Interval
+    difference: float
+    low: float
+    high: float
+    interval: str
+    test: str
     p_value: float
-    only_first: int
-    only_second: int
+    p_holm: float
+    only_first: int = 0
+    only_second: int = 0
+
+    def turned(self) -> Paired:
+        """Return the same comparison, the second minus the first."""
+        return replace(
+            self,
+            difference=-self.difference,
+            low=-self.high,
+            high=-self.low,
+            only_first=self.only_second,
+            only_second=self.only_first,
+        )
+
+
+def _paired(found: Interval, test: str, p: float, *, differences: NDArray[np.float64]) -> Paired:
+    """Return a comparison from the interval of the samples' differences [N]."""
+    first, second = int((differences > 0).sum()), int((differences < 0).sum())
+    return Paired(found.value, found.low, found.high, found.method, test, p, p, first, second)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -55,20 +82,20 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 def compare_correct(
     first: NDArray[np.bool_], second: NDArray[np.bool_], *, resamples: int = 2000, seed: int = 0
-) -> Comparison:
+) -> Paired:
     """Compare two classifiers by whether each sample was classified right, bool [N] in the same order of samples.
 
     Raises:
         ProbeError: the lengths differ, or are 0.
     """
     _same_samples(first, second)
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    difference = first.astype(np.float64) - second.astype(np.float64)
-    interval = bootstrap_interval(difference, resamples=resamples, seed=seed)
-    return Comparison(interval, mcnemar(only_first, only_second), only_first, only_second)
+    p = mcnemar(int((first & ~second).sum()), int((second & ~first).sum()))
+    differences = first.astype(np.float64) - second.astype(np.float64)
+    interval = bootstrap_interval(differences, resamples=resamples, seed=seed)
+    return _paired(interval, "McNemar exact", p, differences=differences)
 
 
-def compare_values(first: ArrayLike, second: ArrayLike) -> Comparison:
+def compare_values(first: ArrayLike, second: ArrayLike) -> Paired:
     """Compare two lists of values [N] (what each image adds to few-shot episodes, say) by a paired t-test and interval.
 
     Both rest on the same standard error, so the interval holds 0 just where p is above 0.05. The p-value is 1 where the
@@ -81,8 +108,7 @@ def compare_values(first: ArrayLike, second: ArrayLike) -> Comparison:
     """
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     _same_samples(one, two)
-    interval = t_interval(one - two)
-    return Comparison(interval, _paired_t(one - two), int((one > two).sum()), int((two > one).sum()))
+    return _paired(t_interval(one - two), "paired t", _paired_t(one - two), differences=one - two)
 
 
 def _paired_t(difference: NDArray[np.float64]) -> float:
@@ -122,27 +148,8 @@ def _same_samples(first: NDArray, second: NDArray) -> None:
 Outcomes = NDArray[np.bool_] | NDArray[np.floating]
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """The comparison of `first` with `second`.
-
-    Attributes:
-        first: number of a level.
-        second: number of the other.
-        comparison: first minus second.
-        test: `McNemar exact` for right and wrong, `paired t` for other values.
-        p_holm: the p-value adjusted for all comparisons made together.
-    """
-
-    first: int
-    second: int
-    comparison: Comparison
-    test: str
-    p_holm: float
-
-
-def compare(first: Outcomes, second: Outcomes) -> tuple[Comparison, str]:
-    """Return the paired comparison of two outcomes [N] of the same samples, and the name of the test.
+def compare(first: Outcomes, second: Outcomes) -> Paired:
+    """Return the paired comparison of two outcomes [N] of the same samples.
 
     Args:
         first: bool [N] (right or wrong), or float [N] (what each image adds to few-shot episodes, or
@@ -153,12 +160,17 @@ def compare(first: Outcomes, second: Outcomes) -> tuple[Comparison, str]:
         ProbeError: the lengths differ, or a value is NaN.
     """
     if first.dtype == np.bool_ and second.dtype == np.bool_:
-        return compare_correct(np.asarray(first, np.bool_), np.asarray(second, np.bool_)), "McNemar exact"
-    return compare_values(first, second), "paired t"
+        return compare_correct(np.asarray(first, np.bool_), np.asarray(second, np.bool_))
+    return compare_values(first, second)
 
 
-def compare_levels(outcomes: Mapping[int, Outcomes]) -> list[PairedTest]:
-    """Return all pairs of levels, the coarser minus the finer, p-values adjusted by Holm's method over all pairs.
+def adjusted(tests: Sequence[Paired]) -> list[Paired]:
+    """Return the comparisons, in the same order, with p-values adjusted by Holm's method over all of them."""
+    return [replace(test, p_holm=p) for test, p in zip(tests, holm([test.p_value for test in tests]), strict=True)]
+
+
+def compare_levels(outcomes: Mapping[int, Outcomes]) -> dict[tuple[int, int], Paired]:
+    """Return (first, second) -> all pairs of levels, the coarser minus the finer, adjusted over all pairs.
 
     Args:
         outcomes: level -> [N], of the same samples in the same order.
@@ -166,10 +178,9 @@ def compare_levels(outcomes: Mapping[int, Outcomes]) -> list[PairedTest]:
     Raises:
         ProbeError: the lengths differ.
     """
-    pairs = [(one, other) for other, one in combinations(sorted(outcomes), 2)]
-    found = [(one, other, *compare(outcomes[one], outcomes[other])) for one, other in pairs]
-    adjusted = holm([comparison.p_value for _, _, comparison, _ in found])
-    return [PairedTest(*pair, p_holm=p) for pair, p in zip(found, adjusted, strict=True)]
+    pairs = [(coarser, finer) for finer, coarser in combinations(sorted(outcomes), 2)]
+    tests = adjusted([compare(outcomes[coarser], outcomes[finer]) for coarser, finer in pairs])
+    return dict(zip(pairs, tests, strict=True))
 
 
 def choose_level(held_out: Mapping[int, float]) -> int:
@@ -192,7 +203,7 @@ def tied_levels(outcomes: Mapping[int, Outcomes], best: int, *, threshold: float
         threshold: of p.
     """
     others = [level for level in outcomes if level != best]
-    p_values = [compare(outcomes[best], outcomes[level])[0].p_value for level in others]
+    p_values = [compare(outcomes[best], outcomes[level]).p_value for level in others]
     return tuple(level for level, p in zip(others, holm(p_values), strict=True) if p >= threshold)
 
 

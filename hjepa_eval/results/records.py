@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from hjepa_eval.config import Settings
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_eval.results.headings import Heading, heading_of
+
+if TYPE_CHECKING:
+    from hjepa_eval.metrics.paired import Paired
 
 # 2 added comparisons, choices, deviations, several seeds, per-class counts; 3 the cost of a level; 4 the checksum of
 # the file and the heading. Records of before lack them and stay readable.
@@ -93,6 +97,21 @@ class LevelComparison(Settings):
     test: str
     p_value: float
     p_holm: float
+
+    @classmethod
+    def of(cls, score: str, levels: tuple[int, int], test: Paired) -> LevelComparison:
+        """Return the comparison of two levels as a record keeps it."""
+        kept = {name: value for name, value in asdict(test).items() if name in cls.model_fields}
+        kept |= {"low": max(-1.0, test.low), "high": min(1.0, test.high)}
+        return cls(score=score, first=levels[0], second=levels[1], **kept)
+
+    @property
+    def paired(self) -> Paired:
+        """The comparison as it was measured."""
+        from hjepa_eval.metrics.paired import Paired
+
+        parts = (self.difference, self.low, self.high, self.interval, self.test, self.p_value, self.p_holm)
+        return Paired(*parts)
 
 
 class LevelChoice(Settings):
@@ -201,6 +220,20 @@ class Record(Settings):
     predictions: Predictions | None = None
     heading: Heading | None = None
     provenance: Provenance
+
+    @property
+    def covers_images(self) -> bool:
+        """Whether intervals and tests cover what other test images would change.
+
+        Thousands of episodes drawn from a hundred images are no thousands of observations: few-shot of version 1 was
+        tested over episodes, which covers their draw and nothing else.
+        """
+        return self.probe != "fewshot" or self.protocol_version > 1
+
+    @property
+    def tests(self) -> tuple[LevelComparison, ...]:
+        """The comparisons of levels that say something about other test images."""
+        return self.comparisons if self.covers_images else ()
 
     @property
     def headed(self) -> Heading:

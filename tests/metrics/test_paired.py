@@ -28,9 +28,9 @@ def test_compare_correct__counts_and_difference() -> None:
     second = np.array([1, 1, 0, 0, 1, 0, 1, 0], bool)
     found = compare_correct(first, second)
     assert (found.only_first, found.only_second) == (3, 1)
-    assert found.difference.value == pytest.approx(0.25)
+    assert found.difference == pytest.approx(0.25)
     assert found.p_value == pytest.approx(2 * 5 / 16)
-    assert found.difference.low < 0.25 < found.difference.high
+    assert found.low < 0.25 < found.high
 
 
 def test_compare_correct__is_sharper_than_separate_intervals() -> None:
@@ -38,7 +38,7 @@ def test_compare_correct__is_sharper_than_separate_intervals() -> None:
     first = np.arange(2000) >= 600
     second = first & (np.arange(2000) % 100 != 0)
     found = compare_correct(first, second)
-    assert found.difference.low > 0
+    assert found.low > 0
     assert found.p_value < 1e-3
 
 
@@ -47,7 +47,7 @@ def test_compare_values__the_sign_follows_the_order() -> None:
     base = generator.random(500)
     better = base + 0.01 + 0.001 * generator.random(500)
     one, other = compare_values(better, base), compare_values(base, better)
-    assert one.difference.low > 0 > other.difference.high
+    assert one.low > 0 > other.high
     assert (one.only_first, one.only_second) == (500, 0)
 
 
@@ -84,3 +84,13 @@ def test_paired__refuses_other_samples() -> None:
         holm([1.5])
     with pytest.raises(ProbeError, match="negative"):
         mcnemar(-1, 2)
+
+
+def test_turned__is_the_comparison_the_other_way_round() -> None:
+    generator = np.random.default_rng(2)
+    first, second = generator.random(100) < 0.7, generator.random(100) < 0.5
+    one, other = compare_correct(first, second), compare_correct(second, first)
+    assert one.turned().turned() == one
+    assert (one.turned().difference, one.turned().p_value) == (other.difference, other.p_value)
+    assert (one.turned().only_first, one.turned().only_second) == (other.only_first, other.only_second)
+    assert (one.turned().low, one.turned().high) == (-one.high, -one.low)

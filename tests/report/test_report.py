@@ -12,6 +12,7 @@ from made_records import compared, record_of
 from hjepa_eval.errors import ResultError
 from hjepa_eval.report.figures.levels import draw_levels, write_plot
 from hjepa_eval.report.formats.named import FORMATS
+from hjepa_eval.report.tables.selection import select_records
 from hjepa_eval.report.tables.statements import explanations, statements
 from hjepa_eval.report.tables.table import build_table
 from hjepa_eval.results.files import find_records, read_record, write_record
@@ -64,10 +65,10 @@ def test_table__levels_down_probes_across_best_of_each_model_marked() -> None:
         record_of("knn", values=(0.9, 0.2)),
         record_of("knn", model="pixels", values=(0.8,)),
     ]
-    table = build_table(records)
+    table = build_table(select_records(records))
     assert table.columns == ("kNN k=20", "linear")
     assert [(row.model, row.level) for row in table.rows] == [("runs/demo", 0), ("runs/demo", 1), ("pixels", 0)]
-    best = [[cell.best if cell else None for cell in row.cells] for row in table.rows]
+    best = [[cell.standing.best if cell else None for cell in row.cells] for row in table.rows]
     assert best == [[True, False], [False, True], [False, None]]
 
 
@@ -90,7 +91,7 @@ def test_table__variants_of_one_encoder_are_told_apart() -> None:
     record = record_of()
     other = record.model_copy(update={"extraction": record.extraction.model_copy(update={"readout": "max"})})
     seeded = other.model_copy(update={"provenance": record.provenance.model_copy(update={"seed": 3})})
-    models = list(dict.fromkeys(row.model for row in build_table([record, other, seeded]).rows))
+    models = list(dict.fromkeys(row.model for row in build_table(select_records([record, other, seeded])).rows))
     assert models == ["runs/demo (mean, seed 0)", "runs/demo (max, seed 0)", "runs/demo (max, seed 3)"]
 
 
@@ -106,7 +107,7 @@ def test_report__names_are_never_interpreted() -> None:
     text = FORMATS["table"]([record])
     assert ":smile: $\\foo$ [bold]" in text
     assert "[red]x$" in text
-    draw_levels([record]).savefig(io.BytesIO(), format="png")
+    draw_levels(select_records([record])).savefig(io.BytesIO(), format="png")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_report__names_are_never_interpreted() -> None:
 )
 def test_table__refuses_records_that_do_not_belong_together(other: dict, part: str) -> None:
     with pytest.raises(ResultError, match=part):
-        build_table([record_of(), record_of(**other)])
+        build_table(select_records([record_of(), record_of(**other)]))
 
 
 def test_table__protocols_and_parameters_of_a_probe_have_columns_of_their_own() -> None:
@@ -128,7 +129,7 @@ def test_table__protocols_and_parameters_of_a_probe_have_columns_of_their_own() 
         record_of("linear"),
         record_of("linear", protocol="ridge"),
     ]
-    assert build_table(records).columns == (
+    assert build_table(select_records(records)).columns == (
         "kNN k=20 (temperature 0.07)",
         "kNN k=20 (temperature 0.1)",
         "linear",
@@ -137,10 +138,13 @@ def test_table__protocols_and_parameters_of_a_probe_have_columns_of_their_own() 
 
 
 def test_table__a_note_on_every_level_is_said_once() -> None:
-    assert build_table([record_of(note="clipped")]).notes[0] == "runs/demo, knn: clipped"
+    assert build_table(select_records([record_of(note="clipped")])).notes[0] == "runs/demo, knn: clipped"
     part = record_of()
     levels = (part.levels[0], part.levels[1].model_copy(update={"notes": ("odd",)}))
-    assert build_table([part.model_copy(update={"levels": levels})]).notes[0] == "runs/demo level 1, knn: odd"
+    assert (
+        build_table(select_records([part.model_copy(update={"levels": levels})])).notes[0]
+        == "runs/demo level 1, knn: odd"
+    )
 
 
 def test_terminal__what_does_not_fit_goes_into_a_table_below(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,10 +159,10 @@ def test_terminal__what_does_not_fit_goes_into_a_table_below(monkeypatch: pytest
 def test_read_record__records_of_schema_1_stay_readable() -> None:
     record = read_record(SUPPORT / "records" / "schema_1_knn.json")
     assert (record.schema_version, record.comparisons, record.choices, record.seeds) == (1, (), (), ())
-    assert build_table([record]).rows[0].cells[0].score.value == 0.238
+    assert build_table(select_records([record])).rows[0].cells[0].score.value == 0.238
     new = record_of(values=(0.5,), parameters={**record.parameters, "index": "flat"})
     same_data = new.model_copy(update={"dataset": record.dataset})
-    assert build_table([record, same_data]).columns == ("kNN k=20",), (
+    assert build_table(select_records([record, same_data])).columns == ("kNN k=20",), (
         "what the old one does not name differs in nothing"
     )
 
@@ -188,25 +192,25 @@ def test_statements__name_the_choice_the_oracle_and_the_gain_of_joined_levels() 
     record = record.model_copy(
         update={"levels": (*record.levels[:2], joined), "comparisons": comparisons, "choices": (choice,)}
     )
-    assert statements([record]) == [
+    assert statements(select_records([record])) == [
         "linear: level 0 is chosen on train and reaches 50.0, the best on test is level 1 with 75.0; "
         "level 1 - level 0 +25.0 [+23.0 to +27.0], p < 0.0001, Holm = 0.034; "
         "levels joined - level 0 +30.0 [+28.0 to +32.0], p < 0.0001, Holm = 0.034"
     ]
-    assert explanations([record])[1] == "Chosen on train means, for logreg: a tenth."
-    table = build_table([record])
+    assert explanations(select_records([record]))[1] == "Chosen on train means, for logreg: a tenth."
+    table = build_table(select_records([record]))
     assert [row.label for row in table.rows] == ["0", "1", "+"]
-    assert [row.cells[0].best for row in table.rows] == [False, True, False], "joined levels are no level"
+    assert [row.cells[0].standing.best for row in table.rows] == [False, True, False], "joined levels are no level"
     text = FORMATS["md"]([record])
     assert text.count("McNemar exact") == 1 + len(comparisons)
     assert "level 1 - level 0 | +25.0 | +23.0 to +27.0" in text
-    draw_levels([record])
+    draw_levels(select_records([record]))
 
 
 def test_statements__come_by_model_and_in_the_order_of_the_columns() -> None:
     linear = (compared(record_of("linear", model=name), (1, 0, 0.25, 0.01), score="top1") for name in ("a", "b"))
     knn = (compared(record_of("knn", model=name), (1, 0, 0.25, 0.01)) for name in ("a", "b"))
-    said = statements([*linear, *knn])
+    said = statements(select_records([*linear, *knn]))
     assert [text.partition(":")[0] for text in said] == ["a, kNN k=20", "a, linear", "b, kNN k=20", "b, linear"]
 
 
@@ -243,26 +247,26 @@ def test_plot__names_models_in_the_tables_order_each_line_once() -> None:
         record_of(model="one", values=(0.5,)),
         record_of("linear", model="late"),
     ]
-    (legend,) = draw_levels(records).legends
+    (legend,) = draw_levels(select_records(records)).legends
     assert [text.get_text() for text in legend.get_texts()] == ["runs/demo", "one", "late"]
 
 
 def test_plot__legend_has_names_that_matplotlib_keeps_for_itself() -> None:
     records = [record_of(model="_hidden"), record_of(model="_nolegend_", values=(0.5,))]
-    (legend,) = draw_levels(records).legends
+    (legend,) = draw_levels(select_records(records)).legends
     assert [text.get_text() for text in legend.get_texts()] == ["_hidden", "_nolegend_"]
     assert [line.get_linestyle() for line in legend.get_lines()] == ["-", "--"]
 
 
 def test_plot__draws_the_numbers_of_the_table(tmp_path: Path) -> None:
-    figure = draw_levels([record_of(), record_of(model="pixels", values=(0.8,))])
+    figure = draw_levels(select_records([record_of(), record_of(model="pixels", values=(0.8,))]))
     (panel,) = figure.axes
     curve = panel.containers[0].lines[0]
     assert list(curve.get_ydata()) == [50.0, 75.0]
     assert [round(x) for x in curve.get_xdata()] == [0, 1]
     dashed = [line for line in panel.lines if line.get_linestyle() == "--"]
     assert [line.get_ydata()[0] for line in dashed] == [80.0]
-    content = write_plot([record_of()], tmp_path / "levels.png").read_bytes()
+    content = write_plot(select_records([record_of()]), tmp_path / "levels.png").read_bytes()
     assert content.startswith(b"\x89PNG")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hjepa_eval.metrics.paired import Paired
+from hjepa_eval.report.tables.model_pairs import ModelPair
 from hjepa_eval.results.provenance import make_provenance
 from hjepa_eval.results.records import (
     DatasetInfo,
@@ -118,3 +120,22 @@ def costed(record: Record, *gflop: float) -> Record:
 def made_at(record: Record, created: str) -> Record:
     """Return the record as one made at another time."""
     return record.model_copy(update={"provenance": record.provenance.model_copy(update={"created": created})})
+
+
+def pair_of(
+    models: tuple[str, str] = ("a", "b"),
+    probe: str = "kNN k=20",
+    *,
+    levels: tuple[int, int] = (1, 1),
+    values: tuple[float, float] = (0.75, 0.5),
+    ends: tuple[float, float] = (0.2, 0.3),
+    p: float = 0.5,
+    p_holm: float | None = None,
+    why: str = "level 1",
+    test: str = "McNemar exact",
+    difference: float | None = None,
+) -> ModelPair:
+    """Return a comparison of two models; its difference is that of the values."""
+    gain = values[0] - values[1] if difference is None else difference
+    paired = Paired(gain, *ends, "bootstrap 95%", test, p, p if p_holm is None else p_holm)
+    return ModelPair(models, probe, why, levels, values, gain, paired, ("c", "d"), "top1")

@@ -8,7 +8,7 @@ from hjepa_eval.results.records import LevelCost, Score
 
 def cell(value: float, low: float, high: float) -> Cell:
     score = Score(metric="top1", value=value, low=low, high=high, num_samples=200, interval="wilson 95%")
-    return Cell(score, best=False)
+    return Cell(score)
 
 
 def row(model: str, level: int, *cells: Cell | None, cost: LevelCost | None = None, joined: bool = False) -> Row:

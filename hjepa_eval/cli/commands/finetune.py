@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         AdamW with layer-wise learning rates; random crops and flips. A tenth of train is measured after every epoch;
         the encoder of the last epoch is tested, once.
         """
-        from hjepa_eval.report.formats.terminal import terminal
+        from hjepa_eval.report.formats.named import FORMATS
         from hjepa_eval.results.files import check_folder
 
         talk = Stderr(quiet=settings.quiet)
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         if settings.as_json:
             print_json([measured.record.model_dump(mode="json")])
         else:
-            print(terminal([measured.record]), end="")
+            print(FORMATS["table"]([measured.record]), end="")
         talk.note(f"written: {written}")
         if again is not None:
             talk.note(f"next, the new encoder level by level: hjepa eval --model {shlex.quote(again)}")

@@ -25,9 +25,9 @@ def show(records: Sequence[Record], *, as_json: bool) -> None:
     if as_json:
         print_json([record.model_dump(mode="json") for record in records])
     else:
-        from hjepa_eval.report.formats.terminal import terminal
+        from hjepa_eval.report.formats.named import FORMATS
 
-        print(terminal(records), end="")
+        print(FORMATS["table"](records), end="")
 
 
 def register(app: typer.Typer, name: str) -> None:

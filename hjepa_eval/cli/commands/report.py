@@ -38,8 +38,9 @@ def write_report(
     from hjepa_eval.cli.pages import write_evaluation_page
     from hjepa_eval.report.figures.levels import write_plot
     from hjepa_eval.report.formats.named import write_output
+    from hjepa_eval.report.tables.selection import select_records
 
-    picture = write_plot(records, folder / "levels.png")
+    picture = write_plot(select_records(records), folder / "levels.png")
     written = [write_output(folder / "report.md", markdown_report(records)), picture]
     return [write_evaluation_page(records, folder, results=results or folder, images=images), *written]
 
@@ -48,11 +49,13 @@ def markdown_report(records: Sequence[Record]) -> str:
     """Return `report.md`: the table, the picture beside it, and how both were made."""
     from hjepa_eval.report.figures.levels import describe_plot
     from hjepa_eval.report.formats.markdown import fenced, markdown
+    from hjepa_eval.report.tables.selection import select_records
     from hjepa_eval.report.tables.table import build_table
     from hjepa_eval.results.text import markdown_text
 
-    text = f"# What each level knows\n\n{markdown(records)}\n"
-    text += f"![{markdown_text(describe_plot(build_table(records)))}](levels.png)\n\n"
+    selection = select_records(records)
+    text = f"# What each level knows\n\n{markdown(selection)}\n"
+    text += f"![{markdown_text(describe_plot(build_table(selection)))}](levels.png)\n\n"
     text += f"Made by\n\n{fenced(records[0].provenance.command)}\n\n{markdown_text(_how(records[0]))}.\n\n"
     return text + "".join(f"- {markdown_text(line)}\n" for line in _sources(records))
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from hjepa_eval.report.figures.drawing import page_style
 from hjepa_eval.report.figures.levels import models_of
 from hjepa_eval.report.figures.svg import Picture, canvas, inline_svg, line_style, listed
+from hjepa_eval.report.tables.costs import conditions as measured_on
 from hjepa_eval.report.tables.rounding import percent
 from hjepa_eval.report.tables.table import Row, Table
 from hjepa_eval.results.records import Score
@@ -71,10 +72,7 @@ def _cost(row: Row, measure: Measure) -> float | None:
 
 
 def _condition(row: Row, measure: Measure) -> str:
-    if row.cost is None or measure == "gflop":
-        return ""
-    batch = "" if row.cost.batch is None else f"batch {row.cost.batch}"
-    return ", ".join(part for part in (row.cost.device, row.cost.precision, batch) if part)
+    return "" if row.cost is None or measure == "gflop" else measured_on(row.cost)
 
 
 def _points(table: Table, column: int, measure: Measure, condition: str) -> list[_Point]:

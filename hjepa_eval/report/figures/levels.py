@@ -11,8 +11,9 @@ from hjepa_eval.report.figures.drawing import drawn, literal_text, page_style, s
 from hjepa_eval.report.figures.svg import Picture, canvas, inline_svg, line_style, listed
 from hjepa_eval.report.formats.named import write_output
 from hjepa_eval.report.tables.rounding import percent
+from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.report.tables.table import Row, Table, build_table, caption
-from hjepa_eval.results.records import Record, Score
+from hjepa_eval.results.records import Score
 
 # Levels of several models lie beside each other, so that their intervals do not hide one another.
 _SHIFT = 0.04
@@ -137,13 +138,9 @@ _PANEL = 250
 
 
 @page_style()
-def draw_levels(records: Sequence[Record]) -> Any:
-    """Return a matplotlib figure of the records' table; models with a single level are drawn as a dashed line.
-
-    Raises:
-        ResultError: the records do not belong in one table.
-    """
-    table = build_table(records)
+def draw_levels(selection: Selection) -> Any:
+    """Return a matplotlib figure of a selection's table; models with a single level are drawn as a dashed line."""
+    table = build_table(selection)
     figure, panels = canvas(1, len(table.columns), width=_PANEL * len(table.columns) + 45, height=290)
     for column, (panel, title) in enumerate(zip(panels[0], table.columns, strict=True)):
         draw_level_panel(panel, table, column)
@@ -155,14 +152,14 @@ def draw_levels(records: Sequence[Record]) -> Any:
     return figure
 
 
-def write_plot(records: Sequence[Record], path: Path) -> Path:
+def write_plot(selection: Selection, path: Path) -> Path:
     """Write the picture as PNG and return its path.
 
     Raises:
         ResultError: the file cannot be written; no part of it is left.
     """
     content = io.BytesIO()
-    figure = draw_levels(records)
+    figure = draw_levels(selection)
     with literal_text(figure):
         figure.savefig(content, format="png", dpi=130, facecolor=drawn("paper"))
     return write_output(path, content.getvalue())

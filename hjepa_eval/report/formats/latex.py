@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from hjepa_eval.report.formats.terminal import groups_that_fit
 from hjepa_eval.report.tables.legend import cost_columns, how_to_read, runner_ups
 from hjepa_eval.report.tables.rounding import interval, percent, points
+from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.report.tables.statements import calibrations, deviations, explanations, statements
 from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
-from hjepa_eval.results.records import Record
 from hjepa_eval.results.text import latex_text
 
 PACKAGES = r"""% needs \usepackage{booktabs}
@@ -22,13 +22,13 @@ _GAP = 2
 LONG_TITLE = 14
 
 
-def latex(records: Sequence[Record]) -> str:
-    """Return the records as a LaTeX table with caption, label and notes; it needs only the package booktabs.
+def latex(selection: Selection) -> str:
+    """Return a selection as a LaTeX table with caption, label and notes; it needs only the package booktabs.
 
     Columns that one line cannot hold stand in a second tabular below, the costs together. Notes that would fill a
     page, such as all pairs of levels, stand in comments.
     """
-    table = build_table(records)
+    table = build_table(selection)
     lines = [
         PACKAGES,
         r"\begin{table}",
@@ -39,8 +39,8 @@ def latex(records: Sequence[Record]) -> str:
     for place, columns in enumerate(_groups(table)):
         lines += [r"  \par\medskip"] * bool(place)
         lines += [f"  {line}" for line in _tabular(table, columns)]
-    below = [*how_to_read(table), *runner_ups(table), *explanations(records), *table.notes]
-    aside = [*statements(records), *calibrations(records), *deviations(records)]
+    below = [*how_to_read(table), *runner_ups(table), *explanations(selection), *table.notes]
+    aside = [*statements(selection), *calibrations(selection), *deviations(selection)]
     comments = [f"% {' '.join(line.split())}" for line in aside]
     return "\n".join([*lines, *notes(below), r"\end{table}", *comments]) + "\n"
 
@@ -84,7 +84,7 @@ def _groups(table: Table) -> list[list[int]]:
 
 
 def _plain_length(cell: Cell) -> int:
-    delta = "" if cell.delta is None else f" ({points(cell.delta)})"
+    delta = "" if cell.standing.delta is None else f" ({points(cell.standing.delta)})"
     return max(len(f"{percent(cell.score.value)}{cell.mark}{delta}"), len(interval(cell.score)))
 
 
@@ -120,10 +120,10 @@ def _value(cell: Cell | None) -> str:
     if cell is None:
         return ""
     value, delta = percent(cell.score.value), ""
-    if cell.best:
+    if cell.standing.best:
         value = rf"\textbf{{{value}}}$^{{{cell.mark}}}$"
-    if cell.delta is not None:
-        delta = rf" {{\scriptsize (${points(cell.delta)}$)}}"
+    if cell.standing.delta is not None:
+        delta = rf" {{\scriptsize (${points(cell.standing.delta)}$)}}"
     return value + delta
 
 

@@ -11,13 +11,13 @@ from hjepa_eval.report.formats.latex import latex
 from hjepa_eval.report.formats.markdown import markdown
 from hjepa_eval.report.formats.terminal import terminal
 from hjepa_eval.report.formats.tidy import as_csv, as_json
-from hjepa_eval.report.tables.selection import by_data
+from hjepa_eval.report.tables.selection import Selection, by_data, select_records
 from hjepa_eval.results.records import Record
 
 
-def _per_dataset(table: Callable[[Sequence[Record]], str]) -> Callable[[Sequence[Record]], str]:
+def _per_dataset(table: Callable[[Selection], str]) -> Callable[[Sequence[Record]], str]:
     """Return a function that gives one table per dataset, one below the other."""
-    return lambda records: "\n".join(table(part) for part in by_data(records))
+    return lambda records: "\n".join(table(select_records(part)) for part in by_data(records))
 
 
 FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {

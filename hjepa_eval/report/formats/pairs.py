@@ -13,7 +13,7 @@ from hjepa_eval.report.formats import latex, markdown
 from hjepa_eval.report.formats.terminal import Column, draw, print_below
 from hjepa_eval.report.formats.tidy import csv_text
 from hjepa_eval.report.tables.model_pairs import CHOSEN, ModelPair
-from hjepa_eval.report.tables.rounding import p_text, percent, points_within
+from hjepa_eval.report.tables.rounding import gain_within, p_text, percent, points
 from hjepa_eval.results.text import latex_text, markdown_text, one_line
 
 HEADER = ("probe", "levels", "first", "second", "difference", "95 % interval", "p", "p (Holm)")
@@ -21,6 +21,10 @@ _LEFT = 2
 _GAP = 2
 # No two models' numbers take more.
 _WIDEST = 120
+UNTESTED = (
+    "Few-shot accuracies here are of episodes: how far other test images would move them is not known, so there is no "
+    "interval and no test; running the probes again measures both."
+)
 _ABOUT = "Accuracy in percent; differences in points, first minus second, with paired intervals over images"
 
 
@@ -91,7 +95,7 @@ def as_csv(pairs: Sequence[ModelPair]) -> str:
 
 def as_json(pairs: Sequence[ModelPair]) -> str:
     """Return the comparisons as JSON."""
-    return json.dumps([asdict(pair) for pair in pairs], indent=2) + "\n"
+    return json.dumps([_nested(pair) for pair in pairs], indent=2) + "\n"
 
 
 def by_models(pairs: Sequence[ModelPair]) -> dict[tuple[str, str], list[ModelPair]]:
@@ -102,9 +106,17 @@ def by_models(pairs: Sequence[ModelPair]) -> dict[tuple[str, str], list[ModelPai
     return groups
 
 
+def _nested(pair: ModelPair) -> dict[str, Any]:
+    """Return a comparison with its test's numbers among the others; None where there is none."""
+    row, test = asdict(pair), pair.test
+    return {name: value for name, value in row.items() if name != "test"} | {
+        name: None if test is None else getattr(test, name) for name in ("low", "high", "test", "p_value", "p_holm")
+    }
+
+
 def flat(pair: ModelPair) -> dict[str, Any]:
     """Return a comparison as one row of plain values."""
-    row = asdict(pair)
+    row = _nested(pair)
     for name in ("models", "levels", "values", "records"):
         one, other = row.pop(name)
         row |= {f"first_{name[:-1]}": one, f"second_{name[:-1]}": other}
@@ -114,21 +126,16 @@ def flat(pair: ModelPair) -> dict[str, Any]:
 def texts(pair: ModelPair) -> list[str]:
     """Return a comparison as the cells below `HEADER`."""
     levels = f"chosen ({pair.levels[0]}, {pair.levels[1]})" if pair.why == CHOSEN else pair.why
-    gain, low, high = points_within(pair.difference, pair.low, pair.high)
-    return [
-        pair.probe,
-        levels,
-        *map(percent, pair.values),
-        gain,
-        f"{low} to {high}",
-        p_text(pair.p_value),
-        p_text(pair.p_holm),
-    ]
+    known = [pair.probe, levels, *map(percent, pair.values)]
+    if pair.test is None:
+        return [*known, points(pair.difference), "", "", ""]
+    return [*known, *gain_within(pair.test), p_text(pair.test.p_value), p_text(pair.test.p_holm)]
 
 
 def _notes(pairs: Sequence[ModelPair]) -> list[str]:
-    tests = ", ".join(sorted({pair.test for pair in pairs}))
-    return [f"{_ABOUT}; p: {tests}; Holm: over all tests."]
+    tests = ", ".join(sorted({pair.test.test for pair in pairs if pair.test is not None}))
+    untested = [UNTESTED] if any(pair.test is None for pair in pairs) else []
+    return [f"{_ABOUT}; p: {tests}; Holm: over all tests." if tests else f"{_ABOUT}.", *untested]
 
 
 PAIR_FORMATS: dict[str, Callable[[Sequence[ModelPair]], str]] = {

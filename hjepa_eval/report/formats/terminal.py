@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.report.tables.legend import cost_columns, lines_below
 from hjepa_eval.report.tables.rounding import interval, percent, points
+from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
-from hjepa_eval.results.records import Record
 from hjepa_eval.results.text import one_line
 
 if TYPE_CHECKING:
@@ -107,18 +107,18 @@ def _grid(columns: Sequence[Column], widths: Sequence[int], gap: int, rows: Sequ
 _MARK = 2
 
 
-def terminal(records: Sequence[Record]) -> str:
+def terminal(selection: Selection) -> str:
     """Return the table drawn for a terminal, with colours when stdout is one."""
     from rich.console import Console
 
-    table = build_table(records)
+    table = build_table(selection)
     width = max(LEAST_WIDTH, shutil.get_terminal_size((100, 24)).columns)
     console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=width, emoji=False)
     with console.capture() as capture:
         console.print(one_line(caption(table)), style="bold", markup=False, highlight=False)
         for part in _parts(table, width):
             console.print(*draw(part, _sections(table)), sep="\n")
-        print_below(console, lines_below(records, table, whole=False))
+        print_below(console, lines_below(selection, table, whole=False))
     return capture.get()
 
 
@@ -158,6 +158,6 @@ def _shown(cell: Cell | None) -> Text:
 
     if cell is None:
         return Text()
-    delta = "" if cell.delta is None else f" ({points(cell.delta)})"
+    delta = "" if cell.standing.delta is None else f" ({points(cell.standing.delta)})"
     value = f"{percent(cell.score.value)}{cell.mark:<{_MARK}}"
-    return Text.assemble((value, "bold" if cell.best else "none"), (f"{delta}\n{interval(cell.score)}", "dim"))
+    return Text.assemble((value, "bold" if cell.standing.best else "none"), (f"{delta}\n{interval(cell.score)}", "dim"))

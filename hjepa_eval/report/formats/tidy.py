@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hjepa_eval.report.tables.selection import arrange, by_data, check_versions
-from hjepa_eval.report.tables.standing import Standing, baselines_among, standings
+from hjepa_eval.report.tables.costs import conditions
+from hjepa_eval.report.tables.selection import Selection, by_data, select_records
+from hjepa_eval.report.tables.standing import Standing
 from hjepa_eval.report.tables.table import Row, Table, build_table, store_bytes
 from hjepa_eval.results.records import LevelResult, Record, Score
 from hjepa_eval.results.text import csv_field
+
+# What is said of the highest level's test against the runner-up.
+_OF_TEST = ("difference", "low", "high", "p_holm", "test")
 
 
 def tidy(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -26,26 +30,24 @@ def tidy(records: Sequence[Record]) -> list[dict[str, Any]]:
     Raises:
         ResultError: records of one dataset are of different versions of a protocol.
     """
-    check_versions(records)
-    shown = arrange(records)
-    stand = standings(shown)
-    beaten = baselines_among(record.model.name for record in shown)
-    return [
-        _tidy_row(record, level, score, stand(record, level, score), baseline=record.model.name in beaten)
-        for record in shown
-        for level in record.levels
-        for score in level.scores
-    ]
+    rows = []
+    for selection in map(select_records, by_data(records)):
+        rows += [
+            _tidy_row(selection, record, level, score)
+            for record in selection.records
+            for level in record.levels
+            for score in level.scores
+        ]
+    return rows
 
 
-def _tidy_row(
-    record: Record, level: LevelResult, score: Score, standing: Standing, *, baseline: bool
-) -> dict[str, Any]:
-    rival, cost = standing.runner_up, level.cost
+def _tidy_row(selection: Selection, record: Record, level: LevelResult, score: Score) -> dict[str, Any]:
+    standing, cost = selection.standing(record, level, score), level.cost
+    test = standing.test
     return {
         "model": record.model.name,
         "weights": record.model.weights,
-        "baseline": baseline,
+        "baseline": selection.beaten(record),
         "dataset": record.dataset.name,
         "train_images": record.dataset.train_images,
         "test_images": record.dataset.test_images,
@@ -74,17 +76,14 @@ def _tidy_row(
         "seed": ";".join(map(str, record.seeds)) or record.provenance.seed,
         "best": standing.best,
         "delta": standing.delta,
-        "runner_up_level": None if rival is None else rival.level,
-        "runner_up_difference": None if rival is None else rival.difference,
-        "runner_up_low": None if rival is None else rival.low,
-        "runner_up_high": None if rival is None else rival.high,
-        "runner_up_p_holm": None if rival is None else rival.p_holm,
-        "runner_up_test": None if rival is None else rival.test,
+        "runner_up_level": standing.rival,
+        **{f"runner_up_{name}": None if test is None else getattr(test, name) for name in _OF_TEST},
         "apart": standing.apart,
         "width": level.width,
         "tokens": level.tokens,
         "gflop": None if cost is None else cost.gflop,
         "milliseconds": None if cost is None else cost.milliseconds,
+        "timed": "" if cost is None else conditions(cost),
         "encoder_parameters": None if cost is None else cost.parameters,
         "store_bytes": store_bytes(record, level),
     }
@@ -108,7 +107,7 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 
 def as_json(records: Sequence[Record]) -> str:
     """Return the tables, one per dataset, and the tidy numbers as JSON."""
-    tables = [asdict_table(build_table(part)) for part in by_data(records)]
+    tables = [asdict_table(build_table(select_records(part))) for part in by_data(records)]
     return json.dumps({"tables": tables, "scores": tidy(records)}, indent=2) + "\n"
 
 
@@ -123,12 +122,17 @@ def _row(row: Row, columns: Sequence[str]) -> dict[str, Any]:
         if cell is None
         else {
             **cell.score.model_dump(mode="json"),
-            "best": cell.best,
-            "apart": cell.apart,
-            "delta": cell.delta,
-            "runner_up": None if cell.runner_up is None else asdict(cell.runner_up),
+            "best": cell.standing.best,
+            "apart": cell.standing.apart,
+            "delta": cell.standing.delta,
+            "runner_up": _runner_up(cell.standing),
         }
         for cell in row.cells
     ]
     cost = None if row.cost is None else row.cost.model_dump(mode="json")
     return {**vars(row), "cost": cost, "cells": dict(zip(columns, cells, strict=True))}
+
+
+def _runner_up(standing: Standing) -> dict[str, Any] | None:
+    test = standing.test
+    return None if test is None else {"level": standing.rival, **{name: getattr(test, name) for name in _OF_TEST}}

@@ -16,8 +16,8 @@ from hjepa_eval.report.figures.confusion import confusion_picture
 from hjepa_eval.report.figures.per_class import class_difference_picture
 from hjepa_eval.report.figures.svg import Picture
 from hjepa_eval.report.page.models import PageModel
-from hjepa_eval.report.tables.columns import column_names
 from hjepa_eval.report.tables.model_pairs import Located
+from hjepa_eval.report.tables.statements import Heading
 from hjepa_eval.results.outcomes import SampleOutcomes
 from hjepa_eval.results.records import LevelResult, Record, Score
 
@@ -63,18 +63,18 @@ class ClassesView:
     more_pairs: int = 0
 
 
-def classes_of(model: PageModel, names: Sequence[str], heading: Sequence[Record]) -> list[ClassesView]:
+def classes_of(model: PageModel, names: Sequence[str], heading: Heading) -> list[ClassesView]:
     """Return a view per headline score of a model that predicts classes of test images.
 
     Args:
         model: of the page.
         names: of the classes.
-        heading: all records of the page, so that probes are called as in its table.
+        heading: calls probes as in the page's table.
     """
-    column, found = column_names(heading), []
+    found = []
     for each in model.located:
         for score in _headline_scores(each.record):
-            probe = column(each.record, score)
+            probe = heading(each.record, score)
             try:
                 samples = each.samples
             except ResultError as error:

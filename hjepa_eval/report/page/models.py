@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hjepa_eval.report.tables.columns import label_variants, rank, variant
 from hjepa_eval.report.tables.model_pairs import Located
-from hjepa_eval.report.tables.selection import arrange
-from hjepa_eval.report.tables.standing import baselines_among
+from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.results.gallery import Gallery
 
 
@@ -43,21 +41,16 @@ class PageModel:
         return dict(sorted({**images, **found}.items()))
 
 
-def page_models(located: Sequence[Located], galleries: Sequence[Gallery]) -> list[PageModel]:
-    """Return the models of the records, baselines last; a gallery goes to the records of the same features."""
-    by_record = {id(each.record): each for each in located}
-    shown = [by_record[id(record)] for record in arrange([each.record for each in located])]
-    labels = label_variants([each.record for each in shown])
-    beaten = baselines_among(each.record.model.name for each in shown)
+def page_models(selection: Selection, galleries: Sequence[Gallery]) -> list[PageModel]:
+    """Return the models of a selection; a gallery goes to the records of the same features."""
     models = []
-    for number, (key, name) in enumerate(labels.items()):
-        own = tuple(sorted((e for e in shown if variant(e.record) == key), key=lambda e: rank(e.record)))
+    for number, (name, own) in enumerate(selection.by_model().items()):
         stores = {(each.record.extraction.train_store, each.record.extraction.test_store) for each in own}
         # Two names may stand for one encoder, and so for the same features.
         fitting = [gallery for gallery in galleries if (gallery.train_store, gallery.test_store) in stores]
         named = [gallery for gallery in fitting if gallery.model == own[0].record.model.name]
         gallery = next(iter(named or fitting), None)
-        models.append(PageModel(number, name, own, gallery, own[0].record.model.name in beaten))
+        models.append(PageModel(number, name, tuple(own), gallery, selection.beaten(own[0].record)))
     return models
 
 

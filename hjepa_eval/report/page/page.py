@@ -3,47 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hjepa_eval.errors import ResultError
 from hjepa_eval.report.figures.drawing import css_variables
 from hjepa_eval.report.figures.svg import Picture
 from hjepa_eval.report.formats.named import write_output
-from hjepa_eval.report.page.models import PageModel, class_names, page_levels, page_models
-from hjepa_eval.report.page.neighbours import collect_thumbnails
-from hjepa_eval.report.page.pairs import compare_all, headlines
-from hjepa_eval.report.page.provenance import sources
-from hjepa_eval.report.page.table import table_view
+from hjepa_eval.report.page.models import PageModel, page_levels
+from hjepa_eval.report.page.pairs import headlines
+from hjepa_eval.report.page.parts import PARTS, Contents, collect
 from hjepa_eval.report.page.template import page_parts, template_environment
 from hjepa_eval.report.tables.model_pairs import Located
-from hjepa_eval.report.tables.rounding import p_text, percent, points, points_within
-from hjepa_eval.report.tables.selection import check_same_data
-from hjepa_eval.report.tables.table import build_table, caption
+from hjepa_eval.report.tables.rounding import gain_within, p_text, percent, points
+from hjepa_eval.report.tables.selection import select
+from hjepa_eval.report.tables.table import caption
 from hjepa_eval.results.gallery import Gallery
 from hjepa_eval.results.provenance import __version__
 from hjepa_eval.results.text import visible
 
-PARTS = {
-    "overview": "Overview",
-    "classes": "Classes",
-    "neighbours": "Neighbours",
-    "map": "Map",
-    "pretraining": "Pretraining",
-    "models": "Models",
-    "provenance": "Provenance",
-}
 READING = (
     "Accuracy on test images at the level that was chosen without them, with its 95 % interval; leads are points of "
     "accuracy, with a paired interval where both records keep the outcome of every test image."
 )
 # What is more is in the table; the page says how many.
 MOST_HEADLINES = 8
-NO_GALLERY = (
-    "There are no images of this model beside its records; running hjepa eval again, without --no-gallery, writes "
-    "them from the features in its cache."
-)
 
 
 def build_page(located: Sequence[Located], galleries: Sequence[Gallery]) -> str:
@@ -54,14 +37,17 @@ def build_page(located: Sequence[Located], galleries: Sequence[Gallery]) -> str:
     Raises:
         ResultError: there are no records, they do not belong in one table, or a gallery is damaged.
     """
-    if not located:
-        raise ResultError("no result records for a page; hjepa eval writes some")
-    check_same_data([each.record for each in located])
+    selection = select(located)
     environment = template_environment()
-    environment.filters |= {"svg": _svg, "percent": percent, "points": points, "p_text": p_text}
-    environment.globals["points_within"] = points_within
+    environment.filters |= {
+        "svg": _svg,
+        "percent": percent,
+        "points": points,
+        "p_text": p_text,
+        "gain_within": gain_within,
+    }
     return environment.get_template("report.html").render(
-        **_content(located, galleries),
+        **_content(collect(selection, galleries)),
         **page_parts(style="style.css", script="report.js"),
         palette={"light": css_variables("light"), "dark": css_variables("dark")},
         version=__version__,
@@ -84,33 +70,19 @@ def _svg(picture: Picture) -> Any:
     return Markup(picture.svg)
 
 
-def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mapping[str, Any]:
-    """Return what the template shows. Figures are imported here, for matplotlib is heavy."""
-    from hjepa_eval.report.figures.cost import cost_pictures
-    from hjepa_eval.report.figures.levels import legend, level_pictures
-    from hjepa_eval.report.page.budget import fit
-    from hjepa_eval.report.page.classes import classes_of
-    from hjepa_eval.report.page.images import map_of, pretraining_of, thinned
-    from hjepa_eval.report.page.neighbours import queries, unshown
-
-    found = page_models(located, galleries)
-    names = class_names(found)
-    fitting = fit(found, len(names))
-    thin = iter(thinned([model.gallery for model in fitting.models if model.gallery is not None]))
-    models = [model if model.gallery is None else replace(model, gallery=next(thin)) for model in fitting.models]
-    records = [each.record for each in located]
-    table = build_table(records)
-    thumbnails = collect_thumbnails([model.gallery for model in models if model.gallery is not None])
-    compared, uncompared = compare_all(models)
-    chosen = headlines(models, compared)
-    shown = [each.record for model in models for each in model.located]
-    classes = [view for model in fitting.with_classes for view in classes_of(model, names, shown)]
-    maps = [map_of(model, thumbnails) for model in models]
-    pretraining = [pretraining_of(model) for model in models]
-    any_gallery = any(model.gallery is not None for model in models)
+def _content(page: Contents) -> Mapping[str, Any]:
+    """Return what the template shows: of the page as a whole, and of each part."""
+    models, chosen = page.models, headlines(page.models, page.compared, page.selection.heading)
+    shown: dict[str, Any] = {}
+    for part in PARTS.values():
+        shown |= part.show(page)
+    controls = ("level", "model", "probe")
+    used = {control: [name for name, part in PARTS.items() if control in part.chosen_by] for control in controls}
+    points = {str(view.model): view.points for view in shown["maps"] if view is not None}
     return {
+        **shown,
         "title": _title(models),
-        "caption": caption(table),
+        "caption": caption(page.table),
         "parts": PARTS,
         "reading": READING,
         "models": models,
@@ -118,30 +90,9 @@ def _content(located: Sequence[Located], galleries: Sequence[Gallery]) -> Mappin
         "levels": page_levels(models),
         "headlines": chosen[:MOST_HEADLINES],
         "more_headlines": len(chosen[MOST_HEADLINES:]),
-        "table": table_view(table, records),
-        "legend": legend(table),
-        "pictures": level_pictures(table),
-        "costs": {measure: cost_pictures(table, measure) for measure in ("gflop", "milliseconds")},
-        "classes": classes,
-        "classes_left": fitting.classes_left,
-        "probes": list(dict.fromkeys(view.probe for view in classes)),
-        "any_gallery": any_gallery,
-        "no_gallery": NO_GALLERY,
-        "galleries_left": fitting.galleries_left,
-        "unshown": ["" if model.gallery is None else unshown(model.gallery) for model in models],
-        "queries": [None if model.gallery is None else queries(model.gallery, thumbnails) for model in models],
-        "maps": maps,
-        "pretraining": pretraining,
-        "any_run": any(view is not None for view in pretraining),
-        "compared": compared,
-        "uncompared": uncompared,
-        "sources": sources(models),
-        "notes": _notes(models, thumbnails.left_out),
-        "thumbnails": thumbnails,
-        "data": {
-            "classes": [visible(name) for name in names],
-            "points": {str(view.model): view.points for view in maps if view is not None},
-        },
+        "notes": _notes(models, page.thumbnails.left_out),
+        "thumbnails": page.thumbnails,
+        "data": {"classes": [visible(name) for name in page.names], "points": points, "used_by": used},
     }
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from hjepa_eval.errors import ResultError
+from hjepa_eval.metrics.paired import Paired
 from hjepa_eval.report.page.models import PageModel
-from hjepa_eval.report.tables.columns import column_names
 from hjepa_eval.report.tables.model_pairs import CHOSEN, ModelPair, compare_models
 from hjepa_eval.report.tables.standing import called, is_twin_of_another
+from hjepa_eval.report.tables.statements import Heading
 from hjepa_eval.results.records import Record, Score
 
 # Of pairs without a baseline: they grow with the square of the models, and every comparison draws bootstrap samples.
@@ -30,12 +31,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Lead:
-    """How far a model is ahead of a baseline: points of accuracy, with the interval of the paired test if any."""
+    """How far a model is ahead of a baseline, with the paired test where there is one."""
 
     over: str
     difference: float
-    low: float | None = None
-    high: float | None = None
+    test: Paired | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,8 @@ def _compare(first: PageModel, second: PageModel) -> Compared:
         return Compared(first, second, (), str(error))
 
 
-def headlines(models: Sequence[PageModel], compared: Sequence[Compared]) -> list[Headline]:
-    """Return a headline for each headline score of each model that is no baseline."""
-    heading = column_names([each.record for model in models for each in model.located])
+def headlines(models: Sequence[PageModel], compared: Sequence[Compared], heading: Heading) -> list[Headline]:
+    """Return a headline for each headline score of each model that is no baseline, called as in the table."""
     found = []
     for model in (model for model in models if not model.baseline):
         names = _names_of_baselines(model, models)
@@ -120,7 +119,7 @@ def _lead(
     """Return the lead over a baseline: from the paired test of the chosen levels, else from the two scores."""
     for test in tests:
         if (test.why, test.records[0], test.score) == (CHOSEN, record.key, key):
-            return Lead(name, test.difference, test.low, test.high)
+            return Lead(name, test.difference, test.test)
     for each in other.located:
         if (each.record.protocol, each.record.parameters) == (record.protocol, record.parameters):
             rival = next((found for other_key, _, _, found in _chosen(each.record) if other_key == key), None)

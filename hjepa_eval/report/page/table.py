@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hjepa_eval.report.tables.columns import label_variants, rank, variant
 from hjepa_eval.report.tables.legend import cost_columns, how_to_read
-from hjepa_eval.report.tables.rounding import interval, percent, points, points_within
-from hjepa_eval.report.tables.selection import arrange
-from hjepa_eval.report.tables.statements import calibrations, deviations, explanations, statements
+from hjepa_eval.report.tables.rounding import gain_within, interval, percent, points
+from hjepa_eval.report.tables.selection import Selection
+from hjepa_eval.report.tables.statements import calibrations, deviations, explanations, sentences_of
 from hjepa_eval.report.tables.table import Cell, Row, Table, data_notes
-from hjepa_eval.results.records import Record
 
 NO_COSTS = (
     "These records hold no GFLOP and no time per image, for they were made before hjepa measured them; "
@@ -66,8 +64,8 @@ class TableView:
     lines: tuple[str, ...]
 
 
-def table_view(table: Table, records: Sequence[Record]) -> TableView:
-    """Return a table, made of `records`, as the page shows it."""
+def table_view(table: Table, selection: Selection) -> TableView:
+    """Return a selection's table as the page shows it."""
     costs = cost_columns(table)
     groups: dict[str, list[tuple[int, Row]]] = {}
     for place, row in enumerate(table.rows):
@@ -81,14 +79,14 @@ def table_view(table: Table, records: Sequence[Record]) -> TableView:
         for model, rows in groups.items()
     )
     missing = all(row.cost is None for row in table.rows)
-    data = data_notes(records)
+    data = data_notes(selection.records)
     lines = (
         # The page marks the highest level in its own way: the first line is about asterisks.
         *how_to_read(table)[1:],
-        *explanations(records),
-        *calibrations(records),
+        *explanations(selection),
+        *calibrations(selection),
         *(note for note in table.notes if note not in data),
-        *deviations(records),
+        *deviations(selection),
     )
     return TableView(
         table.columns,
@@ -96,16 +94,16 @@ def table_view(table: Table, records: Sequence[Record]) -> TableView:
         shown,
         NO_COSTS if missing else "",
         data,
-        _said(records),
+        _said(selection),
         tuple(dict.fromkeys(lines)),
     )
 
 
-def _said(records: Sequence[Record]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    labels = label_variants(arrange(records))
-    ordered = sorted(records, key=rank)
-    each = ((name, [record for record in ordered if variant(record) == key]) for key, name in labels.items())
-    said = ((name, tuple(statements(own))) for name, own in each)
+def _said(selection: Selection) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    said = (
+        (name, tuple(sentence for each in own for sentence in sentences_of(each.record, selection.heading)))
+        for name, own in selection.by_model().items()
+    )
     return tuple((name, sentences) for name, sentences in said if sentences)
 
 
@@ -121,11 +119,11 @@ def _row(row: Row, costs: Sequence[str]) -> RowView:
 
 
 def _cell(cell: Cell) -> CellView:
-    rival = cell.runner_up
-    against = ""
-    if rival is not None:
-        gain, low, high = points_within(rival.difference, rival.low, rival.high)
-        against = f"{gain} [{low} to {high}] over level {rival.level}"
-    mark = "highest, apart from the runner-up" if cell.apart else "highest" if cell.best else ""
-    delta = "" if cell.delta is None else points(cell.delta)
-    return CellView(percent(cell.score.value), interval(cell.score), delta, mark, cell.best, cell.apart, against)
+    standing, test = cell.standing, cell.standing.test
+    over = ""
+    if test is not None:
+        gain, ends = gain_within(test)
+        over = f"{gain} [{ends}] over level {standing.rival}"
+    mark = "highest, apart from the runner-up" if standing.apart else "highest" if standing.best else ""
+    delta = "" if standing.delta is None else points(standing.delta)
+    return CellView(percent(cell.score.value), interval(cell.score), delta, mark, standing.best, standing.apart, over)

@@ -13,7 +13,7 @@ import numpy as np
 
 from hjepa_eval.errors import ResultError, first_few
 from hjepa_eval.features.fingerprint import differences
-from hjepa_eval.metrics.paired import Comparison, compare, holm
+from hjepa_eval.metrics.paired import Paired, adjusted, compare
 from hjepa_eval.report.tables.columns import column_names, label_variants, variant
 from hjepa_eval.results.outcomes import SampleOutcomes, read_outcomes
 from hjepa_eval.results.records import Record, Score
@@ -32,11 +32,8 @@ class ModelPair:
         levels: of the first and of the second model.
         values: score of the first and of the second.
         difference: first minus second.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        test: which test the p-values are of.
-        p_value: of no difference.
-        p_holm: adjusted for all tests of this list; one that stands in two rows counts once.
+        test: interval and p-values, adjusted for all tests of the list; one that stands in two rows counts once. None
+            where the outcomes are of episodes, which say nothing of other test images.
         records: keys of the first's and of the second's record.
         score: key of the score in both.
     """
@@ -47,11 +44,7 @@ class ModelPair:
     levels: tuple[int, int]
     values: tuple[float, float]
     difference: float
-    low: float
-    high: float
-    test: str
-    p_value: float
-    p_holm: float
+    test: Paired | None
     records: tuple[str, str]
     score: str
 
@@ -92,16 +85,20 @@ def compare_models(first: Sequence[Located], second: Sequence[Located]) -> list[
     Raises:
         ResultError: no two records fit together, outcomes are missing, or the samples differ.
     """
-    fitting = [(one, other) for one in first for other in second if _fits(one.record, other.record)]
+    fitting = [(one, other) for one in first for other in second if fits(one.record, other.record)]
     if not fitting:
         raise ResultError(f"nothing to compare: {_mismatch(first, second)}")
     # A folder may hold some records with outcomes and some without.
     whole = [pair for pair in fitting if all(located.record.predictions for located in pair)]
     heading = column_names([each.record for each in (*first, *second)])
-    found = [pair for one, other in whole or fitting for pair in _pairs(one, other, heading)]
-    p_values = {_test_of(pair): pair.p_value for pair in found}
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return [replace(pair, p_holm=adjusted[_test_of(pair)]) for pair in found]
+    return adjust([pair for one, other in whole or fitting for pair in _pairs(one, other, heading)])
+
+
+def adjust(pairs: Sequence[ModelPair]) -> list[ModelPair]:
+    """Return the comparisons with p-values adjusted over all that are tests; the same test twice counts once."""
+    tests = {_test_of(pair): pair.test for pair in pairs if pair.test is not None}
+    together = dict(zip(tests, adjusted(list(tests.values())), strict=True))
+    return [replace(pair, test=together.get(_test_of(pair))) for pair in pairs]
 
 
 def _test_of(pair: ModelPair) -> tuple:
@@ -128,7 +125,8 @@ def _conditions(record: Record) -> dict[str, Any]:
     }
 
 
-def _fits(one: Record, other: Record) -> bool:
+def fits(one: Record, other: Record) -> bool:
+    """Return whether two records measured the same on the same images."""
     kinds = (one.probe, one.protocol) == (other.probe, other.protocol)
     return kinds and one.dataset.key == other.dataset.key and not differences(_conditions(one), _conditions(other))
 
@@ -146,38 +144,58 @@ def _mismatch(first: Sequence[Located], second: Sequence[Located]) -> str:
 
 def _pairs(one: Located, other: Located, heading: Callable[[Record, Score], str]) -> Iterator[ModelPair]:
     """Yield the comparisons of two records, the p-values not yet adjusted."""
+    check_samples(one, other)
+    for score in one.record.levels[0].scores:
+        if not score.headline or not all(score.key in _score_keys(located.samples) for located in (one, other)):
+            continue
+        tested: dict[tuple[int, int], ModelPair] = {}
+        for why, levels in _levels(one.record, other.record, score.key):
+            # Every test draws bootstrap samples, and two rows may show one.
+            pair = tested.get(levels) or pair_at(one, other, score, levels=levels, heading=heading)
+            tested[levels] = pair
+            yield replace(pair, why=why)
+
+
+def check_samples(one: Located, other: Located) -> None:
+    """Check that two records were tested on the same samples in the same order.
+
+    Raises:
+        ResultError: they were not, or one has no outcomes.
+    """
     samples = one.samples, other.samples
     if not all(np.array_equal(*arrays) for arrays in zip(*((s.index, s.labels) for s in samples), strict=True)):
         raise ResultError(
             f"{one.record.model.name} and {other.record.model.name} were tested on other samples, or in another order; "
             "run both probes again with the same --max-samples and --on-bad-image"
         )
+
+
+def pair_at(
+    one: Located,
+    other: Located,
+    score: Score,
+    *,
+    levels: tuple[int, int],
+    heading: Callable[[Record, Score], str],
+) -> ModelPair:
+    """Return the comparison of two records' scores of a key at two levels, its p-value not yet adjusted."""
     labels = label_variants([one.record, other.record])
-    for score in one.record.levels[0].scores:
-        if not score.headline or not all(score.key in _score_keys(s) for s in samples):
-            continue
-        tests: dict[tuple[int, int], tuple[Comparison, str]] = {}
-        for why, levels in _levels(one.record, other.record, score.key):
-            outcomes = [s.outcomes[level, score.key] for s, level in zip(samples, levels, strict=True)]
-            # Every test draws bootstrap samples, and two rows may show one.
-            comparison, test = tests[levels] = tests.get(levels) or compare(*outcomes)
-            difference = comparison.difference
-            values = (float(np.mean(outcomes[0])), float(np.mean(outcomes[1])))
-            yield ModelPair(
-                models=(labels[variant(one.record)], labels[variant(other.record)]),
-                probe=heading(one.record, score),
-                why=why,
-                levels=levels,
-                values=values,
-                difference=difference.value,
-                low=difference.low,
-                high=difference.high,
-                test=test,
-                p_value=comparison.p_value,
-                p_holm=comparison.p_value,
-                records=(one.record.key, other.record.key),
-                score=score.key,
-            )
+    first, second = (
+        located.samples.outcomes[level, score.key] for located, level in zip((one, other), levels, strict=True)
+    )
+    values = (float(np.mean(first)), float(np.mean(second)))
+    test = compare(first, second)
+    return ModelPair(
+        models=(labels[variant(one.record)], labels[variant(other.record)]),
+        probe=heading(one.record, score),
+        why=CHOSEN,
+        levels=levels,
+        values=values,
+        difference=values[0] - values[1],
+        test=test if one.record.covers_images else None,
+        records=(one.record.key, other.record.key),
+        score=score.key,
+    )
 
 
 def _levels(one: Record, other: Record, key: str) -> Iterator[tuple[str, tuple[int, int]]]:

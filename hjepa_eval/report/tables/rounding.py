@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hjepa_eval.metrics.paired import Paired
 from hjepa_eval.results.records import Score
 
 # Ends of an interval that lie closer than half a point would look alike with one place.
@@ -28,6 +29,12 @@ def points_within(difference: float, low: float, high: float) -> tuple[str, str,
     """Return a difference and the ends of its interval as points; with two places where the interval is narrow."""
     places = 2 if high - low < _NARROW else 1
     return points(difference, places=places), points(low, places=places), points(high, places=places)
+
+
+def gain_within(test: Paired) -> tuple[str, str]:
+    """Return a difference as points, and its interval as `-1.2 to +3.4`."""
+    gain, low, high = points_within(test.difference, test.low, test.high)
+    return gain, f"{low} to {high}"
 
 
 def p_text(p: float) -> str:

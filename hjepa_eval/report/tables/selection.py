@@ -2,29 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hjepa_eval.errors import ResultError, first_few, unknown
-from hjepa_eval.report.tables.columns import ColumnKey, Variant, column_keys, rank, variant
+from hjepa_eval.report.tables.columns import (
+    ColumnKey,
+    Variant,
+    column_keys,
+    column_names,
+    label_variants,
+    rank,
+    variant,
+)
 from hjepa_eval.report.tables.model_pairs import Located
-from hjepa_eval.report.tables.standing import baselines_last, is_baseline, is_twin_of_another
+from hjepa_eval.report.tables.standing import (
+    Standing,
+    baselines_among,
+    baselines_last,
+    is_baseline,
+    is_twin_of_another,
+    standings,
+)
 from hjepa_eval.results.files import read_record, record_files
-from hjepa_eval.results.records import DatasetInfo, Record, Score
+from hjepa_eval.results.records import DatasetInfo, LevelResult, Record, Score
 
 # Images, model, level with the levels joined in it, column.
 _Place = tuple[tuple[str | int, ...], Variant, int, tuple[int, ...], ColumnKey]
 
 
-def arrange(records: Sequence[Record]) -> list[Record]:
-    """Return the records to show, models in the order given and baselines after them, probes as in the columns.
+@dataclass(frozen=True)
+class Selection:
+    """Records of the same images as they are shown; every format of a report is made from one.
 
-    A record whose numbers all stand in another is left out, and of two that give a place in the table different
-    numbers the older one: the numbers of a column are compared with each other, so they are not taken from both.
+    Models come in the order given and baselines after them, the probes of a model as in the columns.
+
+    Attributes:
+        located: the records to show. One whose numbers all stand in another is not among them, and of two that give a
+            place in the table different numbers the older one is not: the numbers of a column are compared with each
+            other, so they are not taken from both.
+        labels: heading of each model's rows.
+        baselines: names of the encoders that are there to be beaten.
+        left_out: a sentence about every record that is not shown because a newer one says otherwise.
+        heading: (record, headline score) -> heading of its column.
+        standing: (record, level, score) -> where the score stands among the levels of its model.
     """
-    shown = baselines_last([records[place] for place in _shown(records)])
-    models = list(dict.fromkeys(variant(record) for record in shown))
-    return sorted(shown, key=lambda record: (models.index(variant(record)), rank(record)))
+
+    located: tuple[Located, ...]
+    labels: Mapping[Variant, str]
+    baselines: frozenset[str]
+    left_out: tuple[str, ...]
+    heading: Callable[[Record, Score], str]
+    standing: Callable[[Record, LevelResult, Score], Standing]
+
+    @property
+    def records(self) -> list[Record]:
+        """The records to show."""
+        return [each.record for each in self.located]
+
+    @property
+    def data(self) -> DatasetInfo:
+        """The images that all records share."""
+        return self.located[0].record.dataset
+
+    def label(self, record: Record) -> str:
+        """Return the heading of a record's rows."""
+        return self.labels[variant(record)]
+
+    def beaten(self, record: Record) -> bool:
+        """Return whether a record is of a baseline."""
+        return record.model.name in self.baselines
+
+    def by_model(self) -> dict[str, list[Located]]:
+        """Return heading -> the records of each model."""
+        models: dict[str, list[Located]] = {label: [] for label in self.labels.values()}
+        for each in self.located:
+            models[self.label(each.record)].append(each)
+        return models
+
+
+def select(located: Sequence[Located]) -> Selection:
+    """Return the selection of records that share their images.
+
+    Raises:
+        ResultError: there are none, or they do not belong in one table.
+    """
+    if not located:
+        raise ResultError("no result records to show; hjepa eval writes some")
+    given = [each.record for each in located]
+    check_same_data(given)
+    newer = _newer(given)
+    shown = baselines_last([located[place] for place in _shown(given, newer)])
+    models = list(dict.fromkeys(variant(each.record) for each in shown))
+    shown.sort(key=lambda each: (models.index(variant(each.record)), rank(each.record)))
+    records = [each.record for each in shown]
+    return Selection(
+        tuple(shown),
+        label_variants(records),
+        baselines_among(record.model.name for record in records),
+        tuple(_said(given, newer)),
+        column_names(records),
+        standings(records),
+    )
+
+
+def select_records(records: Sequence[Record]) -> Selection:
+    """Return the selection of records whose per-sample outcomes nobody will ask for.
+
+    Raises:
+        ResultError: as `select`.
+    """
+    return select([Located(record, Path()) for record in records])
 
 
 def by_data(records: Sequence[Record]) -> list[list[Record]]:
@@ -36,15 +125,17 @@ def by_data(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def left_out(records: Sequence[Record]) -> list[str]:
-    """Return a sentence about every record that `arrange` leaves out because a newer one says otherwise."""
-    newer = _newer(records)
-    return list(
-        dict.fromkeys(
-            f"{records[old].model.name}, {records[old].probe}: the record of {records[new].provenance.created} is "
-            f"shown, one of {records[old].provenance.created} with other numbers is left out"
-            for old, new in sorted(newer.items())
-        )
+    """Return a sentence about every record of any images that is not shown because a newer one says otherwise."""
+    return _said(records, _newer(records))
+
+
+def _said(records: Sequence[Record], newer: Mapping[int, int]) -> list[str]:
+    sentences = (
+        f"{records[old].model.name}, {records[old].probe}: the record of {records[new].provenance.created} is "
+        f"shown, one of {records[old].provenance.created} with other numbers is left out"
+        for old, new in sorted(newer.items())
     )
+    return list(dict.fromkeys(sentences))
 
 
 def _places(records: Sequence[Record]) -> list[dict[_Place, Score]]:
@@ -74,8 +165,9 @@ def _newer(records: Sequence[Record]) -> dict[int, int]:
     return found
 
 
-def _shown(records: Sequence[Record]) -> list[int]:
-    places, newer = _places(records), _newer(records)
+def _shown(records: Sequence[Record], newer: Mapping[int, int]) -> list[int]:
+    """Return the places of the records that are neither older nor part of another."""
+    places = _places(records)
     kept: list[int] = []
     # The larger first, so that a part is found in its whole; of equal ones the first given.
     for number in sorted(set(range(len(records))) - set(newer), key=lambda place: (-len(places[place]), place)):

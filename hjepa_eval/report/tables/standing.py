@@ -6,7 +6,9 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from hjepa_eval.metrics.paired import Paired
 from hjepa_eval.report.tables.columns import ColumnKey, Variant, column_keys, variant
+from hjepa_eval.report.tables.model_pairs import Located
 from hjepa_eval.results.headings import HEADINGS
 from hjepa_eval.results.records import LevelResult, Record, Score
 
@@ -62,15 +64,15 @@ def _bare(model: str) -> str:
     return model.partition("?")[0].removeprefix("timm:")
 
 
-def baselines_last(records: Sequence[Record]) -> list[Record]:
+def baselines_last(located: Sequence[Located]) -> list[Located]:
     """Return the records of models in the order given, then those of baselines: untrained, pixels, k-means, by name."""
-    beaten = baselines_among(record.model.name for record in records)
+    beaten = baselines_among(each.record.model.name for each in located)
 
-    def place(record: Record) -> tuple[int, str]:
-        name = record.model.name
+    def place(each: Located) -> tuple[int, str]:
+        name = each.record.model.name
         return (1 + _KINDS.index(_kind(name)), name) if name in beaten else (0, "")
 
-    return sorted(records, key=place)
+    return sorted(located, key=place)
 
 
 def baseline_note(records: Sequence[Record]) -> list[str]:
@@ -109,44 +111,26 @@ APART = 0.05
 
 
 @dataclass(frozen=True)
-class RunnerUp:
-    """The second highest level of a column, and the paired test of the highest against it.
-
-    Attributes:
-        level: number of the runner-up.
-        difference: highest minus runner-up.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        p_holm: of no difference, adjusted for all pairs of levels in the record.
-        test: which test that is.
-    """
-
-    level: int
-    difference: float
-    low: float
-    high: float
-    p_holm: float
-    test: str
-
-
-@dataclass(frozen=True)
 class Standing:
     """A score among the single levels of its model, in one column.
 
     Attributes:
-        best: whether it is the highest; False where there is one level only, and for levels joined.
+        best: whether it is the highest; False where there is one level only, for levels joined, and where intervals
+            are of episodes alone: other test images may well make another level the highest.
         delta: the score minus that of the model's last single level; None for that one, one level and levels joined.
-        runner_up: of the highest, where its record has the paired test.
+        rival: number of the runner-up; None without a test.
+        test: of the highest, minus the runner-up, where its record has the paired test.
     """
 
     best: bool = False
     delta: float | None = None
-    runner_up: RunnerUp | None = None
+    rival: int | None = None
+    test: Paired | None = None
 
     @property
     def apart(self) -> bool:
         """Whether the paired test tells it from the runner-up."""
-        return self.runner_up is not None and self.runner_up.p_holm < APART
+        return self.test is not None and self.test.p_holm < APART
 
 
 def standings(records: Sequence[Record]) -> Callable[[Record, LevelResult, Score], Standing]:
@@ -168,19 +152,20 @@ def standings(records: Sequence[Record]) -> Callable[[Record, LevelResult, Score
             return Standing()
         end = last[model]
         delta = score.value - found[end] if end in found and end != level.level else None
-        if score.value < max(found.values()):
+        if score.value < max(found.values()) or not record.covers_images:
             return Standing(delta=delta)
-        return Standing(best=True, delta=delta, runner_up=_runner_up(record, level.level, score, found))
+        rival = max((number for number in sorted(found) if number != level.level), key=lambda number: found[number])
+        test = _test(record, score.key, (level.level, rival))
+        return Standing(best=True, delta=delta, rival=None if test is None else rival, test=test)
 
     return stand
 
 
-def _runner_up(record: Record, best: int, score: Score, values: dict[int, float]) -> RunnerUp | None:
-    """Return the test against the highest of the other levels; None where the record lacks it."""
-    level = max((level for level in sorted(values) if level != best), key=lambda level: values[level])
-    for pair in record.comparisons:
-        if pair.score == score.key and (pair.first, pair.second) == (best, level):
-            return RunnerUp(level, pair.difference, pair.low, pair.high, pair.p_holm, pair.test)
-        if pair.score == score.key and (pair.first, pair.second) == (level, best):
-            return RunnerUp(level, -pair.difference, -pair.high, -pair.low, pair.p_holm, pair.test)
+def _test(record: Record, key: str, levels: tuple[int, int]) -> Paired | None:
+    """Return the test of two levels, the first minus the second; None where the record lacks it."""
+    for pair in record.tests:
+        if pair.score == key and (pair.first, pair.second) == levels:
+            return pair.paired
+        if pair.score == key and (pair.second, pair.first) == levels:
+            return pair.paired.turned()
     return None

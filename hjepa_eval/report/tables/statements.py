@@ -4,44 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from hjepa_eval.report.tables.columns import column_names, label_variants, variant
-from hjepa_eval.report.tables.rounding import p_equals, p_text, percent, points_within
-from hjepa_eval.report.tables.selection import arrange
+from hjepa_eval.errors import first_few
+from hjepa_eval.report.tables.rounding import gain_within, p_equals, p_text, percent
+from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.results.records import LevelChoice, LevelComparison, Record, Score
 
-MANY_LEVELS = 3
 Heading = Callable[[Record, Score], str]
+MANY_LEVELS = 3
+_TIE = 1e-9
 
 
-def statements(records: Sequence[Record]) -> list[str]:
+def statements(selection: Selection, *, baselines: bool = True) -> list[str]:
     """Return the sentences about every headline score of several levels.
 
     The test of a model's highest level against the runner-up is always among them.
+
+    Args:
+        selection: what is shown.
+        baselines: say it of baselines too.
     """
-    records = arrange(records)
-    heading, labels = column_names(records), label_variants(records)
+    shown = [record for record in selection.records if baselines or not selection.beaten(record)]
+    several = len({selection.label(record) for record in shown}) > 1
     return [
-        f"{labels[variant(record)]}, {sentence}" if len(labels) > 1 else sentence
-        for record in records
-        for sentence in _of_record(record, heading)
+        f"{selection.label(record)}, {sentence}" if several else sentence
+        for record in shown
+        for sentence in sentences_of(record, selection.heading)
     ]
 
 
-def compared_table(records: Sequence[Record]) -> list[list[str]]:
+def compared_table(selection: Selection) -> list[list[str]]:
     """Return rows of text, the first the header: every paired comparison of every record."""
-    records = arrange(records)
-    heading, labels = column_names(records), label_variants(records)
     rows = [["model", "probe", "levels", "difference", "95 % interval", "test", "p", "p (Holm)"]]
-    for record in records:
-        for pair in record.comparisons:
-            gain, low, high = points_within(pair.difference, pair.low, pair.high)
+    for record in selection.records:
+        for pair in record.tests:
+            gain, ends = gain_within(pair.paired)
             rows.append(
                 [
-                    labels[variant(record)],
-                    _heading_of(record, pair.score, heading),
+                    selection.label(record),
+                    _heading_of(record, pair.score, selection.heading),
                     f"{_level(record, pair.first)} - {_level(record, pair.second)}",
                     gain,
-                    f"{low} to {high}",
+                    ends,
                     pair.test,
                     p_text(pair.p_value),
                     p_text(pair.p_holm),
@@ -50,75 +53,85 @@ def compared_table(records: Sequence[Record]) -> list[list[str]]:
     return rows
 
 
-def _of_record(record: Record, heading: Heading) -> Iterator[str]:
+def sentences_of(record: Record, heading: Heading) -> Iterator[str]:
+    """Yield a sentence per score that several levels of a record have: the choice of one, and the tests to show."""
     choices = {choice.score: choice for choice in record.choices}
-    for key in dict.fromkeys(pair.score for pair in record.comparisons):
+    for key in dict.fromkeys([*choices, *(pair.score for pair in record.tests)]):
         choice = choices.get(key)
         best = choice.level if choice is not None else _best(record, key)
         wanted = _pairs_to_show(record, key, best)
-        shown = [pair for pair in record.comparisons if pair.score == key and {pair.first, pair.second} in wanted]
-        shown += [
-            pair
-            for pair in record.comparisons
-            if pair.score == key and _is_joined(record, pair.first) and pair.second == best
-        ]
-        said = [*([] if choice is None else [_chosen(choice)]), *(_compared(record, pair) for pair in shown)]
+        pairs = [pair for pair in record.tests if pair.score == key]
+        shown = [pair for pair in pairs if {pair.first, pair.second} in wanted]
+        shown += [pair for pair in pairs if _is_joined(record, pair.first) and pair.second == best]
+        said = [*([] if choice is None else [chosen(choice)]), *(_compared(record, pair) for pair in shown)]
         yield f"{_heading_of(record, key, heading)}: {'; '.join(said)}"
 
 
-def _chosen(choice: LevelChoice) -> str:
-    text = f"level {choice.level} is chosen on train and reaches {percent(choice.value)}"
+def chosen(choice: LevelChoice) -> str:
+    """Return which level was chosen without the test set, and how far it is from the best on test."""
+    ties = f" (not told from level {', '.join(map(str, choice.ties))} there)" if choice.ties else ""
+    text = f"level {choice.level} is chosen on train{ties} and reaches {percent(choice.value)}"
     if choice.oracle == choice.level:
         return f"{text}, the best on test"
-    return f"{text}, the best on test is level {choice.oracle} with {percent(choice.oracle_value)}"
+    if abs(choice.oracle_value - choice.value) < _TIE:
+        return f"{text}, a tie with level {choice.oracle} for the best on test"
+    told = ", not told from it" if choice.level in choice.oracle_ties else ""
+    return f"{text}, the best on test is level {choice.oracle} with {percent(choice.oracle_value)}{told}"
 
 
 def _compared(record: Record, pair: LevelComparison) -> str:
     first, second = _level(record, pair.first), _level(record, pair.second)
-    gain, low, high = points_within(pair.difference, pair.low, pair.high)
-    return f"{first} - {second} {gain} [{low} to {high}], p {p_equals(pair.p_value)}, Holm {p_equals(pair.p_holm)}"
+    gain, ends = gain_within(pair.paired)
+    return f"{first} - {second} {gain} [{ends}], p {p_equals(pair.p_value)}, Holm {p_equals(pair.p_holm)}"
 
 
-def explanations(records: Sequence[Record]) -> list[str]:
+def explanations(selection: Selection) -> list[str]:
     """Return how to read the sentences of `statements`; nothing when there are none."""
-    compared = [record for record in arrange(records) if record.comparisons]
+    return [*_about_tests([record for record in selection.records if record.tests]), *of_episodes(selection.records)]
+
+
+def _about_tests(compared: Sequence[Record]) -> Iterator[str]:
     if not compared:
-        return []
-    rules = {record.protocol: record.choices[0].rule for record in compared if record.choices}
-    tests = sorted({pair.test for record in compared for pair in record.comparisons})
-    lines = [
-        f"Differences are paired, with intervals over images; p: {', '.join(tests)}; Holm: over all pairs of levels."
-    ]
+        return
+    tests = sorted({pair.test for record in compared for pair in record.tests})
+    yield f"Differences are paired, with intervals over images; p: {', '.join(tests)}; Holm: over all pairs of levels."
     if any(sum(not level.fused for level in record.levels) > MANY_LEVELS for record in compared):
-        lines.append(
+        yield (
             f"Of more than {MANY_LEVELS} levels the chosen and the highest one are compared, each with the highest of "
             "the others; the records have all pairs."
         )
+    rules = {record.protocol: record.choices[0].rule for record in compared if record.choices}
     if rules:
-        lines.append(f"Chosen on train means, for {'; for '.join(f'{name}: {rule}' for name, rule in rules.items())}.")
+        yield f"Chosen on train means, for {'; for '.join(f'{name}: {rule}' for name, rule in rules.items())}."
     if any(score.values for record in compared for level in record.levels for score in level.scores):
-        lines.append(
+        yield (
             "Tests of several seeds or draws are over test samples; they do not cover how far other seeds would fall."
         )
-    few_shot = [record.protocol_version for record in compared if record.probe == "fewshot"]
-    if 1 in few_shot:
-        lines.append("Few-shot intervals and tests cover the draw of episodes, not that of the test images.")
-    elif few_shot:
-        lines.append("Few-shot intervals and tests cover the draw of the images, as query and as labelled one.")
-    return lines
+    if any(record.probe == "fewshot" for record in compared):
+        yield "Few-shot intervals and tests cover the draw of the images, as query and as labelled one."
 
 
-def deviations(records: Sequence[Record]) -> list[str]:
+def of_episodes(records: Sequence[Record]) -> list[str]:
+    """Return what to say of records whose intervals are of episodes alone; nothing where there are none."""
+    named = dict.fromkeys(record.model.name for record in records if not record.covers_images)
+    if not named:
+        return []
+    return [
+        f"Few-shot of {first_few(named)}: the intervals cover the draw of episodes and not that of the test images, so "
+        "no level is marked and nothing is tested; running the probe again measures both."
+    ]
+
+
+def deviations(selection: Selection) -> list[str]:
     """Return a sentence per protocol about what it does not reproduce."""
-    said = {f"protocol {r.protocol}: {'; '.join(r.deviations)}": None for r in arrange(records) if r.deviations}
+    said = {f"protocol {r.protocol}: {'; '.join(r.deviations)}": None for r in selection.records if r.deviations}
     return list(said)
 
 
-def calibrations(records: Sequence[Record]) -> list[str]:
+def calibrations(selection: Selection) -> list[str]:
     """Return a sentence about the calibration error of each record that has one."""
-    records = arrange(records)
-    labels, lines = label_variants(records), []
-    for record in records:
+    lines = []
+    for record in selection.records:
         each = [
             f"{_level(record, level.level)} {percent(level.calibration['ece'])} to "
             f"{percent(level.calibration['ece_scaled'])} (T = {level.calibration['temperature']:.2f})"
@@ -126,7 +139,7 @@ def calibrations(records: Sequence[Record]) -> list[str]:
             if level.calibration
         ]
         if each:
-            where = f"{labels[variant(record)]}, {record.protocol}"
+            where = f"{selection.label(record)}, {record.protocol}"
             lines.append(f"{where}, calibration error by temperature scaling: {'; '.join(each)}")
     return lines
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hjepa_eval.report.tables.columns import column_names, label_variants, rank, variant
-from hjepa_eval.report.tables.selection import arrange, check_same_data, left_out
-from hjepa_eval.report.tables.standing import RunnerUp, Standing, baseline_note, baselines_among, standings
+from hjepa_eval.report.tables.columns import rank
+from hjepa_eval.report.tables.costs import conditions, timed_alike, untimed
+from hjepa_eval.report.tables.selection import Selection
+from hjepa_eval.report.tables.standing import Standing, baseline_note
 from hjepa_eval.results.records import LevelCost, LevelResult, Record, Score
 
 # A level's number and, for levels joined, which: several of those may have one number.
@@ -17,37 +18,24 @@ _BYTES = {"float16": 2, "float32": 4}
 
 @dataclass(frozen=True)
 class Cell:
-    """A score, and where it stands among its model's single levels in this column.
-
-    Attributes:
-        score: the number.
-        best: whether it is the highest of them; False where there is one level only.
-        delta: the score minus that of the model's last single level; None for that one, one level and levels joined.
-        runner_up: of the highest, the paired test against the second; None where the record has none.
-    """
+    """A score, and where it stands among its model's single levels in this column."""
 
     score: Score
-    best: bool
-    delta: float | None = None
-    runner_up: RunnerUp | None = None
-
-    @property
-    def apart(self) -> bool:
-        """Whether the paired test tells the highest level from the runner-up: Holm p below 0.05."""
-        return Standing(self.best, self.delta, self.runner_up).apart
+    standing: Standing = field(default_factory=Standing)
 
     @property
     def mark(self) -> str:
         """`*` for the highest, `**` for one that is apart from the runner-up, else nothing."""
-        return "**" if self.apart else "*" if self.best else ""
+        return "**" if self.standing.apart else "*" if self.standing.best else ""
 
 
 @dataclass(frozen=True)
 class Row:
     """One level of one model, or all its levels `joined`; `cells` has None where a probe was not run.
 
-    `cost` is that of an image up to here, None in records of before it was measured; `store_bytes` what the features
-    of the train and test images take on disk; `baseline` says that the model is there to be beaten.
+    `cost` is that of an image up to here, None in records of before it was measured; `milliseconds` its time where it
+    was measured under the conditions of the table's; `store_bytes` what the features of the train and test images take
+    on disk; `baseline` says that the model is there to be beaten.
     """
 
     model: str
@@ -58,6 +46,7 @@ class Row:
     cells: tuple[Cell | None, ...]
     joined: bool = False
     cost: LevelCost | None = None
+    milliseconds: float | None = None
     store_bytes: int = 0
     baseline: bool = False
 
@@ -69,7 +58,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What the records say about one dataset: models in the records' order, baselines after them."""
+    """What the records say about one dataset: models in the records' order, baselines after them.
+
+    `timed` says under which conditions the times in it were measured; empty where there are none.
+    """
 
     dataset: str
     train_images: int
@@ -77,6 +69,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    timed: str = ""
 
 
 @dataclass
@@ -89,39 +82,34 @@ class _Level:
     cells: dict[str, Cell] = field(default_factory=dict)
 
 
-def build_table(records: Sequence[Record]) -> Table:
-    """Return the table of records that share a dataset.
-
-    Raises:
-        ResultError: the records do not belong in one table.
-    """
-    check_same_data(records)
-    shown = arrange(records)
-    labels, heading, stand = label_variants(shown), column_names(shown), standings(shown)
+def build_table(selection: Selection) -> Table:
+    """Return the table of a selection."""
     columns: dict[str, None] = {}
-    levels: dict[str, dict[Key, _Level]] = {labels[variant(record)]: {} for record in shown}
-    for record in sorted(shown, key=rank):
+    levels: dict[str, dict[Key, _Level]] = {label: {} for label in selection.labels.values()}
+    for record in sorted(selection.records, key=rank):
         for level in record.levels:
-            place = levels[labels[variant(record)]].setdefault((level.level, level.fused), _Level(record, level))
+            place = levels[selection.label(record)].setdefault((level.level, level.fused), _Level(record, level))
             place.cost = place.cost or level.cost
             for score in (score for score in level.scores if score.headline):
-                column = heading(record, score)
+                column = selection.heading(record, score)
                 columns[column] = None
-                place.cells[column] = Cell(score, **vars(stand(record, level, score)))
-    beaten = baselines_among(record.model.name for record in shown)
+                place.cells[column] = Cell(score, selection.standing(record, level, score))
+    shown = {model: sorted(each.items(), key=lambda item: item[0]) for model, each in levels.items()}
+    costs = {model: [found.cost for _, found in each if found.cost] for model, each in shown.items()}
+    timed = timed_alike(costs)
     rows = tuple(
-        _row(model, found, tuple(columns), beaten)
-        for model, each in levels.items()
-        for _, found in sorted(each.items(), key=lambda item: item[0])
+        _row(model, found, tuple(columns), timed=timed, beaten=selection.beaten(found.record))
+        for model, each in shown.items()
+        for _, found in each
         if found.cells
     )
-    info = shown[0].dataset
-    notes = (*_notes(shown), *left_out(records), *baseline_note(shown))
-    return Table(info.name, info.train_images, info.test_images, tuple(columns), rows, notes)
+    info = selection.data
+    notes = (*_notes(selection.records), *selection.left_out, *baseline_note(selection.records), *untimed(costs, timed))
+    return Table(info.name, info.train_images, info.test_images, tuple(columns), rows, notes, timed)
 
 
-def _row(model: str, found: _Level, columns: tuple[str, ...], beaten: frozenset[str]) -> Row:
-    level = found.result
+def _row(model: str, found: _Level, columns: tuple[str, ...], *, timed: str, beaten: bool) -> Row:
+    level, cost = found.result, found.cost
     return Row(
         model,
         level.level,
@@ -130,9 +118,10 @@ def _row(model: str, found: _Level, columns: tuple[str, ...], beaten: frozenset[
         level.tokens,
         tuple(found.cells.get(column) for column in columns),
         joined=bool(level.fused),
-        cost=found.cost,
+        cost=cost,
+        milliseconds=cost.milliseconds if cost is not None and conditions(cost) == timed else None,
         store_bytes=store_bytes(found.record, level),
-        baseline=found.record.model.name in beaten,
+        baseline=beaten,
     )
 
 

@@ -6,12 +6,11 @@ import re
 import subprocess
 from pathlib import Path
 
-from made_records import HOSTILE, compared, costed, record_of
+from made_records import HOSTILE, compared, costed, pair_of, record_of
 from needed_tools import need_program
 
 from hjepa_eval.report.formats.named import FORMATS
 from hjepa_eval.report.formats.pairs import PAIR_FORMATS
-from hjepa_eval.report.tables.model_pairs import ModelPair
 from hjepa_eval.results.text import latex_text
 
 DOCUMENT = "\\documentclass[%s]{article}\n\\usepackage{booktabs}\n\\begin{document}\n%s\n\\end{document}\n"
@@ -107,21 +106,7 @@ def test_escape__characters_do_not_melt_together() -> None:
 
 
 def test_compare_latex__compiles_with_hostile_names(tmp_path: Path) -> None:
-    pair = ModelPair(
-        models=(HOSTILE, "pixels"),
-        probe="*[kNN] k=20",
-        why="chosen levels",
-        levels=(2, 0),
-        values=(0.75, 0.5),
-        difference=0.25,
-        low=0.2,
-        high=0.3,
-        test="McNemar exact",
-        p_value=1e-9,
-        p_holm=0.02,
-        records=("c", "d"),
-        score="top1",
-    )
+    pair = pair_of((HOSTILE, "pixels"), "*[kNN] k=20", why="chosen levels", levels=(2, 0), p=1e-9, p_holm=0.02)
     text = PAIR_FORMATS["latex"]([pair])
     assert r"\multicolumn{7}{l}{\textbf{*[kNN] k=20}}" in text
     assert r"chosen (2, 0) & 75.0 & 50.0 & +25.0 & +20.0 to +30.0 & \textless{} 0.0001 & 0.02 \\" in text

@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 
 import pytest
-from made_records import HOSTILE, compared, costed, record_of
+from made_records import HOSTILE, compared, costed, pair_of, record_of
 from markdown_it import MarkdownIt
 
 from hjepa_eval.cli.commands.report import markdown_report
 from hjepa_eval.report.formats.named import FORMATS
 from hjepa_eval.report.formats.pairs import PAIR_FORMATS
-from hjepa_eval.report.tables.model_pairs import ModelPair
 from hjepa_eval.results.text import markdown_text
 
 PLAIN = {"text", "text_special", "strong_open", "strong_close", "softbreak"}
-IDS = (("c", "d"), "top1")
 BLOCKS = {"paragraph", "bullet_list", "list_item", "table", "thead", "tbody", "tr", "th", "td"}
 
 
@@ -102,10 +100,8 @@ def test_markdown__costs_stand_right_of_the_probes_and_only_where_they_are_known
 
 
 def test_compare_markdown__a_table_per_two_models_with_hostile_names() -> None:
-    pair = ModelPair(
-        (HOSTILE, "b"), "kNN k=20", "level 1", (1, 1), (0.75, 0.5), 0.25, 0.2, 0.3, "paired t", 0.5, 0.5, *IDS
-    )
-    other = ModelPair(("c", "b"), "linear", "level 0", (0, 0), (0.5, 0.5), 0.0, -0.1, 0.1, "paired t", 1.0, 1.0, *IDS)
+    pair = pair_of((HOSTILE, "b"))
+    other = pair_of(("c", "b"), "linear", why="level 0", levels=(0, 0), values=(0.5, 0.5), ends=(-0.1, 0.1), p=1.0)
     (first, second), others = parse(PAIR_FORMATS["md"]([pair, other]))
     assert first[1] == ["kNN k=20", "level 1", "75.0", "50.0", "+25.0", "+20.0 to +30.0", "0.5", "0.5"]
     assert second[1][:2] == ["linear", "level 0"]
@@ -163,7 +159,7 @@ def test_terminal__long_names_of_levels_leave_costs_whole(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_terminal__what_is_said_below_breaks_between_words(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     record = compared(record_of(note="several words " * 20), (1, 0, 0.25, 0.01))
-    pair = ModelPair(("a", "b"), "kNN k=20", "level 1", (1, 1), (0.75, 0.5), 0.25, 0.2, 0.3, "paired t", 0.5, 0.5, *IDS)
+    pair = pair_of()
     monkeypatch.setenv("COLUMNS", str(width))
     for draw in (lambda: FORMATS["table"]([record]), lambda: PAIR_FORMATS["table"]([pair])):
         monkeypatch.setattr("sys.stdout.isatty", lambda: False)
@@ -178,10 +174,11 @@ def test_terminal__what_is_said_below_breaks_between_words(width: int, monkeypat
 
 def test_compare_terminal__fits_80_columns_without_folding_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    made = ("chosen levels", (2, 0), (0.5, 0.671), -0.171, -0.25, -0.1, "paired t", 1e-9, 1e-9, *IDS)
-    most = ("chosen levels", (12, 10), (1.0, 0.0), -1.0, -1.0, -0.9876, "paired t", 1e-9, 1e-9, *IDS)
+    chosen = {"why": "chosen levels", "p": 1e-9}
+    made = {**chosen, "levels": (2, 0), "values": (0.5, 0.671), "ends": (-0.25, -0.1)}
+    most = {**chosen, "levels": (12, 10), "values": (1.0, 0.0), "difference": -1.0, "ends": (-1.0, -0.9876)}
     names = ("[bold]a" + "x" * 90, "b")
-    text = PAIR_FORMATS["table"]([ModelPair(names, "kNN leave-one-out k=20 (temperature 0.07)", *made)])
+    text = PAIR_FORMATS["table"]([pair_of(names, "kNN leave-one-out k=20 (temperature 0.07)", **made)])
     lines = text[: text.index("Accuracy")].splitlines()
     assert max(map(len, lines[2:])) <= 80
     assert f"first: {names[0]}" in lines
@@ -190,6 +187,6 @@ def test_compare_terminal__fits_80_columns_without_folding_a_number(monkeypatch:
         (made, ["chosen (2, 0)", "50.0", "67.1", "-17.1", "-25.0 to -10.0", "< 0.0001", "< 0.0001"]),
         (most, ["chosen (12, 10)", "100.0", "0.0", "-100.0", "-100.0 to -98.8", "< 0.0001", "< 0.0001"]),
     ):
-        text = PAIR_FORMATS["table"]([ModelPair(names, "linear", *numbers)])
+        text = PAIR_FORMATS["table"]([pair_of(names, "linear", **numbers)])
         (line,) = [line for line in text.splitlines() if "chosen" in line]
         assert re.split(r"\s{2,}", line.strip()) == shown

@@ -22,10 +22,12 @@ from hjepa_eval.report.page.budget import fit
 from hjepa_eval.report.page.classes import classes_of, pairs_of_levels
 from hjepa_eval.report.page.models import page_models
 from hjepa_eval.report.page.neighbours import collect_thumbnails
-from hjepa_eval.report.page.page import PARTS, build_page, write_page
+from hjepa_eval.report.page.page import build_page, write_page
 from hjepa_eval.report.page.pairs import compare_all, headlines
+from hjepa_eval.report.page.parts import PARTS
 from hjepa_eval.report.page.provenance import sources
 from hjepa_eval.report.tables.model_pairs import Located
+from hjepa_eval.report.tables.selection import select
 from hjepa_eval.results.files import read_record
 from hjepa_eval.results.outcomes import SampleOutcomes
 from hjepa_eval.results.provenance import make_provenance
@@ -160,7 +162,7 @@ def test_provenance__settings_stand_once_with_all_probes_that_have_them(tmp_path
     records = [record_of("knn"), record_of("linear"), record_of("knn", model="pixels", values=(0.5,))]
     other = make_provenance(seed=0, device="cpu", settings={"k": [7]}, seconds={})
     records.append(record_of("fewshot").model_copy(update={"provenance": other}))
-    found = sources(page_models([Located(record, tmp_path) for record in records], []))
+    found = sources(page_models(select([Located(record, tmp_path) for record in records]), []))
     assert [whose for whose, _ in found.settings] == ["runs/demo: knn, linear; pixels: knn", "runs/demo: fewshot"]
     assert [json.loads(text) for _, text in found.settings] == [{"k": [20]}, {"k": [7]}]
 
@@ -172,10 +174,11 @@ def test_page__is_the_same_for_the_same_records(tmp_path: Path) -> None:
 
 def test_headlines__are_the_chosen_level_and_its_lead_over_baselines(tmp_path: Path) -> None:
     located = [located_of(tmp_path, right=(10, 30)), located_of(tmp_path, "random:runs/demo", right=(12, 8))]
-    models = page_models([*located, Located(record_of(model="pixels", values=(0.2,)), tmp_path)], [])
+    selection = select([*located, Located(record_of(model="pixels", values=(0.2,)), tmp_path)])
+    models = page_models(selection, [])
     compared, more = compare_all(models)
     assert (len(compared), more) == (2, 0)
-    [headline] = headlines(models, compared)
+    [headline] = headlines(models, compared, selection.heading)
     assert (headline.probe, headline.level, headline.how, headline.score.value) == (
         "kNN k=20",
         1,
@@ -186,9 +189,9 @@ def test_headlines__are_the_chosen_level_and_its_lead_over_baselines(tmp_path: P
     assert (untrained.over, pixels.over) == ("the untrained encoder", "raw pixels")
     # 30 of 40 against 8 of 40 on the same images; pixels keep no outcomes, so there is no interval.
     assert untrained.difference == pytest.approx(22 / 40)
-    assert untrained.low < 22 / 40 < untrained.high
+    assert untrained.test.low < 22 / 40 < untrained.test.high
     assert pixels.difference == pytest.approx(0.55)
-    assert pixels.low is None
+    assert pixels.test is None
     assert "--predictions" in compared[1].why_not
 
 
@@ -207,7 +210,9 @@ def test_neighbours__are_marked_right_and_wrong_as_in_the_gallery(tmp_path: Path
 def test_galleries__belong_to_the_records_of_the_same_features(tmp_path: Path) -> None:
     record = record_of(model="pixels")
     other = record.model_copy(update={"extraction": record.extraction.model_copy(update={"test_store": "c"})})
-    models = page_models([located_of(tmp_path), Located(other, tmp_path)], [gallery_of(), gallery_of("elsewhere")])
+    models = page_models(
+        select([located_of(tmp_path), Located(other, tmp_path)]), [gallery_of(), gallery_of("elsewhere")]
+    )
     assert [model.gallery and model.gallery.model for model in models] == ["runs/demo", None]
 
 
@@ -274,7 +279,7 @@ def test_fit__many_models_probes_and_levels_stay_within_the_limits(tmp_path: Pat
     whole = gallery_of(levels=6, queries=12)
     located = [located_for(tmp_path, n, probe, levels=6) for n in range(40) for probe in ("knn", "linear")]
     galleries = [replace(whole, model=f"runs/{n}", test_store=f"b{n}") for n in range(40)]
-    fitting = fit(page_models(located, galleries), 100)
+    fitting = fit(page_models(select(located), galleries), 100)
     shown = [model for model in fitting.models if model.gallery is not None]
     assert [model.number for model in shown] == list(range(len(shown)))
     assert 1 < len(shown) < 40
@@ -294,7 +299,7 @@ def test_fit__the_first_in_line_is_shown_however_large(tmp_path: Path, monkeypat
     monkeypatch.setattr(page_budget, "MOST_OF_CLASSES", 1)
     monkeypatch.setattr(page_budget, "MOST_OF_GALLERIES", 1)
     located = [located_for(tmp_path, n, "knn", levels=2) for n in range(2)]
-    fitting = fit(page_models(located, [replace(gallery_of(), model="runs/0", test_store="b0")]), 10)
+    fitting = fit(page_models(select(located), [replace(gallery_of(), model="runs/0", test_store="b0")]), 10)
     assert [len(model.located) for model in fitting.with_classes] == [1, 0]
     assert fitting.models[0].gallery is not None
     assert fitting.galleries_left == {}, "the other has none to leave out"
@@ -313,8 +318,8 @@ def test_fit__sizes_are_no_smaller_than_the_pictures(tmp_path: Path, classes: in
         {(level, KEY): guess for level, guess in enumerate(guesses)},
     )
     located = Located(with_outcomes(record_of(values=(0.3, 0.3, 0.3)), samples, tmp_path), tmp_path)
-    [model] = page_models([located], [])
-    [view] = classes_of(model, names, [located.record])
+    [model] = page_models(select([located]), [])
+    [view] = classes_of(model, names, select([located]).heading)
     pictures = [each.picture for each in (*view.confusions, *view.differences)]
     assert len(pictures) == 6
     drawn = sum(len(picture.svg) for picture in pictures)
@@ -370,9 +375,9 @@ def test_confusions__of_many_classes_show_the_same_classes_at_all_levels(tmp_pat
         {(level, KEY): guess for level, guess in enumerate(guesses)},
     )
     located = Located(with_outcomes(record_of(values=(0.3, 0.3)), samples, tmp_path), tmp_path)
-    [model] = page_models([located], [])
+    [model] = page_models(select([located]), [])
     names = [f"n{number}" for number in range(40)]
-    [view] = classes_of(model, names, [located.record])
+    [view] = classes_of(model, names, select([located]).heading)
     shown = [[name for name in names if f" {name}<" in each.picture.svg] for each in view.confusions]
     assert len(shown[0]) == 30
     assert shown[0] == shown[1]

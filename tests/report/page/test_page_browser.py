@@ -15,7 +15,8 @@ from made_records import record_of
 from needed_tools import BROWSERS, need_module, need_program
 from torchvision.io import ImageReadMode, decode_png
 
-from hjepa_eval.report.page.page import PARTS, write_page
+from hjepa_eval.report.page.page import write_page
+from hjepa_eval.report.page.parts import PARTS
 from hjepa_eval.report.tables.model_pairs import Located
 from hjepa_eval.results.files import find_galleries
 
@@ -99,11 +100,11 @@ def pixels(page: Any) -> np.ndarray:
 def test_tabs__show_one_part_by_mouse_by_keyboard_and_by_address(report: Path, visit: Callable[..., Any]) -> None:
     page = visit(report)
     assert shown_part(page) == ["overview"]
-    for name, heading in PARTS.items():
-        page.get_by_role("tab", name=heading, exact=True).click()
+    for name, part in PARTS.items():
+        page.get_by_role("tab", name=part.heading, exact=True).click()
         assert shown_part(page) == [name]
         assert page.evaluate("location.hash") == f"#{name}"
-        assert page.locator(f"#{name}").inner_text().strip() != heading
+        assert page.locator(f"#{name}").inner_text().strip() != part.heading
     page.keyboard.press("Home")
     assert shown_part(page) == ["overview"]
     page.keyboard.press("ArrowLeft")

@@ -12,6 +12,7 @@ from hjepa_eval.report.page.classes import classes_of
 from hjepa_eval.report.page.models import page_models
 from hjepa_eval.report.page.page import build_page
 from hjepa_eval.report.tables.model_pairs import Located
+from hjepa_eval.report.tables.selection import select
 from hjepa_eval.results.outcomes import SampleOutcomes
 
 LABELS = np.arange(40, dtype=np.int64) % 10
@@ -39,8 +40,8 @@ def of_two_seeds(folder: Path) -> Located:
 
 def test_classes__of_several_seeds_are_means_over_images(tmp_path: Path) -> None:
     located = of_two_seeds(tmp_path)
-    (model,) = page_models([located], [])
-    (view,) = classes_of(model, CLASSES, [located.record])
+    (model,) = page_models(select([located]), [])
+    (view,) = classes_of(model, CLASSES, select([located]).heading)
     assert [each.label for each in view.confusions] == ["level 0, mean of 2 runs", "level 1, mean of 2 runs"]
     # Three of four images with one seed and two with the other; none and one at level 1.
     assert [each.confused[0] for each in view.confusions] == [
@@ -59,16 +60,16 @@ def test_classes__of_several_seeds_are_means_over_images(tmp_path: Path) -> None
 
 def test_classes__of_one_seed_are_whole_images(tmp_path: Path) -> None:
     located = located_of(tmp_path)
-    (model,) = page_models([located], [])
-    (view,) = classes_of(model, CLASSES, [located.record])
+    (model,) = page_models(select([located]), [])
+    (view,) = classes_of(model, CLASSES, select([located]).heading)
     assert view.confusions[0].label == "level 0"
     assert view.confusions[0].confused[0][2] == "3"
 
 
 def test_classes__says_how_many_pairs_of_levels_are_left_out(tmp_path: Path) -> None:
     located = located_of(tmp_path, right=(5, 10, 15, 20, 30))
-    (model,) = page_models([located], [])
-    (view,) = classes_of(model, CLASSES, [located.record])
+    (model,) = page_models(select([located]), [])
+    (view,) = classes_of(model, CLASSES, select([located]).heading)
     assert [each.pair for each in view.differences] == ["4-0", "4-1", "4-2", "4-3"][::-1]
     assert view.more_pairs == 6
     assert "6 more pairs of levels are not shown" in build_page([located], [])

@@ -13,6 +13,7 @@ from made_records import compared, record_of
 from hjepa_eval.report.page.neighbours import MOST_NEIGHBOURS, MOST_QUERIES, unshown
 from hjepa_eval.report.page.page import MOST_HEADLINES, build_page
 from hjepa_eval.report.tables.model_pairs import Located
+from hjepa_eval.report.tables.selection import select_records
 from hjepa_eval.report.tables.statements import explanations
 from hjepa_eval.report.tables.table import data_notes
 from hjepa_eval.results.records import Record
@@ -74,5 +75,5 @@ def test_neighbours__a_larger_gallery_is_cut_and_says_so() -> None:
 
 def test_explanations__say_that_of_many_levels_some_pairs_are_named() -> None:
     few, many = (compared(record_of(values=(0.5,) * count), (1, 0, 0.0, 1.0)) for count in (3, 4))
-    assert not any("the records have all pairs" in line for line in explanations([few]))
-    assert any("Of more than 3 levels" in line for line in explanations([many]))
+    assert not any("the records have all pairs" in line for line in explanations(select_records([few])))
+    assert any("Of more than 3 levels" in line for line in explanations(select_records([many])))

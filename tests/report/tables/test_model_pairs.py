@@ -12,6 +12,7 @@ from hjepa_eval.report.page.models import page_models
 from hjepa_eval.report.page.page import build_page
 from hjepa_eval.report.page.pairs import MOST_MODEL_PAIRS, compare_all, headlines
 from hjepa_eval.report.tables.model_pairs import Located, compare_models
+from hjepa_eval.report.tables.selection import select
 from hjepa_eval.report.tables.standing import called, is_twin_of_another
 
 WARM, COLD = {"temperature": 0.1}, {"temperature": 0.07}
@@ -19,11 +20,11 @@ WARM, COLD = {"temperature": 0.1}, {"temperature": 0.07}
 
 def leads_of(located: list[Located]) -> dict[tuple[str, str], dict[str, float]]:
     """Return (model, probe) -> what it is ahead of -> by how many of the 40 images; only those that were tested."""
-    models = page_models(located, [])
-    found = headlines(models, compare_all(models)[0])
+    models = page_models(select(located), [])
+    found = headlines(models, compare_all(models)[0], select(located).heading)
     return {
         (each.model.name, each.probe): {
-            lead.over: round(40 * lead.difference) for lead in each.leads if lead.low is not None
+            lead.over: round(40 * lead.difference) for lead in each.leads if lead.test is not None
         }
         for each in found
     }
@@ -60,9 +61,9 @@ def test_compare__the_chosen_level_of_both_keeps_its_row_and_counts_once(tmp_pat
         ("level 1", (1, 1)),
     ]
     # Of 2 and of 6 images one model alone is right: 2 (1/2)^2 and 2 (1/2)^6; the smaller is taken twice, not thrice.
-    assert (finest.p_value, chosen.p_value) == (pytest.approx(0.5), pytest.approx(1 / 32))
-    assert chosen.p_holm == coarsest.p_holm == pytest.approx(2 / 32)
-    assert (chosen.low, chosen.high) == (coarsest.low, coarsest.high)
+    assert (finest.test.p_value, chosen.test.p_value) == (pytest.approx(0.5), pytest.approx(1 / 32))
+    assert chosen.test.p_holm == coarsest.test.p_holm == pytest.approx(2 / 32)
+    assert chosen.test == coarsest.test
 
 
 def test_compare__models_of_one_level_have_one_row(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_baselines__belong_to_their_model_or_to_all(baseline: str, model: str, a
 def test_compare_all__every_model_keeps_its_baselines_whatever_the_limit(tmp_path: Path) -> None:
     names = [f"runs/{place}" for place in range(6)]
     located = [Located(record_of(model=name), tmp_path) for name in (*names, "random:runs/5", "pixels")]
-    models = page_models(located, [])
+    models = page_models(select(located), [])
     compared, more = compare_all(models)
     pairs = [(each.first.name, each.second.name) for each in compared]
     beaten, rivals = pairs[: len(names) + 1], pairs[len(names) + 1 :]

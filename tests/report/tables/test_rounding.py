@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from made_page import located_of
-from made_records import record_of
+from made_records import pair_of, record_of
 
 from hjepa_eval.report.formats.named import FORMATS
 from hjepa_eval.report.formats.pairs import PAIR_FORMATS
 from hjepa_eval.report.page.page import build_page
-from hjepa_eval.report.tables.model_pairs import ModelPair
 from hjepa_eval.report.tables.rounding import p_equals, points, points_within
+from hjepa_eval.report.tables.selection import select_records
 from hjepa_eval.report.tables.statements import statements
 from hjepa_eval.results.records import LevelComparison
 
@@ -47,7 +47,7 @@ def test_every_report__rounds_a_narrow_interval_alike(tmp_path: Path) -> None:
         p_holm=0.5,
     )
     record = record_of().model_copy(update={"comparisons": (pair,)})
-    assert "level 1 - level 0 +0.12 [0.00 to +0.24]" in statements([record])[0]
+    assert "level 1 - level 0 +0.12 [0.00 to +0.24]" in statements(select_records([record]))[0]
     assert "| +0.12 | 0.00 to +0.24 |" in FORMATS["md"]([record])
     assert "level 1 - level 0 +0.12 [0.00 to +0.24]" in FORMATS["latex"]([record])
     # The page: cell, sentence.
@@ -60,21 +60,7 @@ def test_every_report__rounds_a_narrow_interval_alike(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["table", "md", "latex"])
 def test_compare__rounds_as_the_sentences_do(name: str) -> None:
-    pair = ModelPair(
-        models=("a", "b"),
-        probe="linear",
-        why="level 0",
-        levels=(0, 0),
-        values=(0.5, 0.5),
-        difference=-0.0004,
-        low=-0.002,
-        high=0.00004,
-        test="McNemar exact",
-        p_value=0.5,
-        p_holm=0.5,
-        records=("c", "d"),
-        score="top1",
-    )
+    pair = pair_of(values=(0.5, 0.5), difference=-0.0004, ends=(-0.002, 0.00004))
     shown = PAIR_FORMATS[name]([pair])
     assert "-0.04" in shown
     assert "-0.20 to 0.00" in shown

@@ -6,8 +6,8 @@ import pytest
 from made_records import compared, costed, made_at, record_of
 
 from hjepa_eval.report.tables.legend import how_to_read, runner_ups
-from hjepa_eval.report.tables.selection import arrange, left_out
-from hjepa_eval.report.tables.standing import baselines_among, baselines_last
+from hjepa_eval.report.tables.selection import by_data, left_out, select_records
+from hjepa_eval.report.tables.standing import baselines_among
 from hjepa_eval.report.tables.statements import statements
 from hjepa_eval.report.tables.table import build_table
 
@@ -17,7 +17,7 @@ PAIRS = ((1, 0, 0.25, 0.001), (2, 0, 0.2, 0.002), (2, 1, -0.05, 0.04))
 
 
 def column(record, place: int = 0):
-    return [row.cells[place] for row in build_table([record]).rows]
+    return [row.cells[place] for row in build_table(select_records([record])).rows]
 
 
 @pytest.mark.parametrize(
@@ -31,50 +31,50 @@ def column(record, place: int = 0):
 )
 def test_baselines__an_untrained_encoder_among_baselines_alone_is_the_model(shown: list[str], beaten: set[str]) -> None:
     assert baselines_among(shown) == beaten
-    records = baselines_last([record_of(model=name) for name in shown])
+    records = select_records([record_of(model=name) for name in shown]).records
     assert [record.model.name in beaten for record in records] == sorted(name in beaten for name in shown)
 
 
 def test_delta__is_the_level_minus_the_last_single_level() -> None:
-    deltas = [cell.delta for cell in column(record_of(values=LEVELS))]
+    deltas = [cell.standing.delta for cell in column(record_of(values=LEVELS))]
     assert deltas == [pytest.approx(-0.2), pytest.approx(0.05), None]
     joined = record_of(values=(*LEVELS, 0.9))
     levels = (*joined.levels[:3], joined.levels[3].model_copy(update={"fused": (0, 1, 2)}))
     cells = column(joined.model_copy(update={"levels": levels}))
-    assert [cell.delta for cell in cells] == [pytest.approx(-0.2), pytest.approx(0.05), None, None]
-    assert [cell.best for cell in cells] == [False, True, False, False]
-    assert column(record_of(values=(0.5,)))[0].delta is None, "one level has nothing to differ from"
+    assert [cell.standing.delta for cell in cells] == [pytest.approx(-0.2), pytest.approx(0.05), None, None]
+    assert [cell.standing.best for cell in cells] == [False, True, False, False]
+    assert column(record_of(values=(0.5,)))[0].standing.delta is None, "one level has nothing to differ from"
 
 
 def test_runner_up__is_best_minus_second_whichever_way_the_record_has_it() -> None:
     cells = column(compared(record_of(values=LEVELS), *PAIRS))
-    rival = cells[1].runner_up
-    assert (rival.level, rival.difference, rival.low, rival.high) == (
+    standing, test = cells[1].standing, cells[1].standing.test
+    assert (standing.rival, test.difference, test.low, test.high) == (
         2,
         0.05,
         pytest.approx(0.02),
         pytest.approx(0.07),
     ), "the record has level 2 - level 1: -5 [-7, -2]"
-    assert (rival.p_holm, rival.test) == (0.04, "McNemar exact")
-    assert [cell.runner_up for cell in (cells[0], cells[2])] == [None, None]
-    forward = column(compared(record_of(values=(0.5, 0.75)), (1, 0, 0.25, 0.2)))[1].runner_up
-    assert (forward.level, forward.difference, forward.low) == (0, 0.25, pytest.approx(0.23))
-    assert column(record_of(values=LEVELS))[1].runner_up is None, "no test was made"
+    assert (test.p_holm, test.test) == (0.04, "McNemar exact")
+    assert [cell.standing.test for cell in (cells[0], cells[2])] == [None, None]
+    forward = column(compared(record_of(values=(0.5, 0.75)), (1, 0, 0.25, 0.2)))[1].standing
+    assert (forward.rival, forward.test.difference, forward.test.low) == (0, 0.25, pytest.approx(0.23))
+    assert column(record_of(values=LEVELS))[1].standing.test is None, "no test was made"
 
 
 @pytest.mark.parametrize(("p", "mark"), [(0.049, "**"), (0.05, "*"), (0.5, "*")])
 def test_mark__has_a_second_star_only_where_the_paired_test_tells_the_levels_apart(p: float, mark: str) -> None:
     record = compared(record_of(values=LEVELS), (2, 1, -0.05, p))
     assert [cell.mark for cell in column(record)] == ["", mark, ""]
-    assert ("** one that a paired test" in how_to_read(build_table([record]))[0]) == (mark == "**")
+    assert ("** one that a paired test" in how_to_read(build_table(select_records([record])))[0]) == (mark == "**")
 
 
 def test_runner_up__is_said_once_in_words_with_four_levels_and_another_choice() -> None:
     pairs = [(3, 2, 0.04, 0.01), (3, 1, 0.1, 0.01), (3, 0, 0.2, 0.01), (1, 0, 0.1, 0.01)]
     record = compared(record_of(values=(0.5, 0.6, 0.66, 0.7)), *pairs)
-    (said,) = statements([record])
+    (said,) = statements(select_records([record]))
     assert said.count("level 3 - level 2 +4.0") == 1
-    assert runner_ups(build_table([record])) == [
+    assert runner_ups(build_table(select_records([record]))) == [
         "runs/demo, the highest level against the runner-up: "
         "kNN k=20 level 3 - level 2 +4.0 [+2.0 to +7.0], Holm = 0.01."
     ]
@@ -83,21 +83,23 @@ def test_runner_up__is_said_once_in_words_with_four_levels_and_another_choice() 
 def test_standing__levels_measured_one_by_one_share_a_column() -> None:
     whole = record_of(values=LEVELS)
     parts = [whole.model_copy(update={"levels": (level,)}) for level in whole.levels]
-    cells = [row.cells[0] for row in build_table(parts).rows]
+    cells = [row.cells[0] for row in build_table(select_records(parts)).rows]
     assert [cell.mark for cell in cells] == ["", "*", ""]
-    assert cells[0].delta == pytest.approx(-0.2)
+    assert cells[0].standing.delta == pytest.approx(-0.2)
 
 
 def test_row__has_the_cost_and_the_bytes_of_the_store() -> None:
     record = costed(record_of(), 0.25, 1.5)
     half = record.model_copy(update={"extraction": record.extraction.model_copy(update={"storage": "float16"})})
-    rows = build_table([half]).rows
+    rows = build_table(select_records([half])).rows
     assert [row.cost.gflop for row in rows] == [0.25, 1.5]
     assert rows[0].store_bytes == 8 * 2 * (1442 + 355)
-    assert build_table([record]).rows[0].store_bytes == 8 * 4 * (1442 + 355)
+    assert build_table(select_records([record])).rows[0].store_bytes == 8 * 4 * (1442 + 355)
     bare = record_of("linear")
-    assert build_table([bare]).rows[0].cost is None
-    assert build_table([bare, record]).rows[0].cost.gflop == 0.25, "an old record beside a new one hides no cost"
+    assert build_table(select_records([bare])).rows[0].cost is None
+    assert build_table(select_records([bare, record])).rows[0].cost.gflop == 0.25, (
+        "an old record beside a new one hides no cost"
+    )
 
 
 def test_baselines__stand_after_the_models_and_silence_the_advice() -> None:
@@ -105,7 +107,7 @@ def test_baselines__stand_after_the_models_and_silence_the_advice() -> None:
     records = [record_of(model=name) for name in names]
     # As `hjepa eval` measured them, and as their files lie.
     for given in (records, [*records[3:], *records[:3]], [*records[:2], *reversed(records[2:])]):
-        table = build_table(given)
+        table = build_table(select_records(given))
         assert list(dict.fromkeys(row.model for row in table.rows)) == names
         assert [row.baseline for row in table.rows[::2]] == [False, False, True, True, True, True]
     assert not any("baseline" in note for note in table.notes)
@@ -122,25 +124,25 @@ def test_baselines__stand_after_the_models_and_silence_the_advice() -> None:
     ],
 )
 def test_baselines__none_in_view_names_the_command_that_adds_them(model: str, probe: str, command: str) -> None:
-    (note,) = build_table([record_of(probe, model=model, protocol="p", parameters={})]).notes
+    (note,) = build_table(select_records([record_of(probe, model=model, protocol="p", parameters={})])).notes
     assert command in note
     assert ("random" in note) == ("random" in command)
 
 
-def test_arrange__a_record_given_twice_is_shown_once() -> None:
+def test_selection__a_record_given_twice_is_shown_once() -> None:
     record = record_of()
     again = made_at(record, "2030-01-01T00:00:00+00:00")
     part = record.model_copy(update={"levels": record.levels[:1]})
-    assert arrange([part, record, record, again]) == [record]
+    assert select_records([part, record, record, again]).records == [record]
     assert left_out([part, record, again]) == []
-    assert len(build_table([record, record]).rows) == 2
+    assert len(build_table(select_records([record, record])).rows) == 2
 
 
-def test_arrange__of_two_that_disagree_the_newer_is_shown_and_the_older_named() -> None:
+def test_selection__of_two_that_disagree_the_newer_is_shown_and_the_older_named() -> None:
     old = made_at(record_of(values=(0.1, 0.2)), "2026-01-01T00:00:00+00:00")
     new = made_at(record_of(values=(0.5, 0.75)), "2026-02-01T00:00:00+00:00")
     for records in ([old, new], [new, old], [new, old, new]):
-        table = build_table(records)
+        table = build_table(select_records(records))
         assert [row.cells[0].score.value for row in table.rows] == [0.5, 0.75]
         assert (
             "runs/demo, knn: the record of 2026-02-01T00:00:00+00:00 is shown, "
@@ -148,7 +150,7 @@ def test_arrange__of_two_that_disagree_the_newer_is_shown_and_the_older_named() 
         ) in table.notes
 
 
-def test_arrange__leaves_out_nothing_that_differs_in_how_it_was_made() -> None:
+def test_selection__leaves_out_nothing_that_differs_in_how_it_was_made() -> None:
     record = record_of(parameters={"temperature": 0.1})
     extraction = record.extraction
     others = [
@@ -159,4 +161,5 @@ def test_arrange__leaves_out_nothing_that_differs_in_how_it_was_made() -> None:
         record_of("linear"),
         record_of(dataset="cifar10"),
     ]
-    assert len(arrange([record, *others])) == 7
+    shown = [select_records(part).records for part in by_data([record, *others])]
+    assert sum(map(len, shown)) == 7

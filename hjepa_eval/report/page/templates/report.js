@@ -12,11 +12,7 @@
   const levels = all("#levels input").map((input) => input.value);
   const form = one("#controls");
   const state = { part: parts[0], level: "all", model: "0", probe: "0" };
-  const usedBy = {
-    level: ["overview", "classes", "neighbours", "map"],
-    model: ["classes", "neighbours", "map", "pretraining"],
-    probe: ["classes"],
-  };
+  const usedBy = data.used_by;
 
   const list = one("#tabs");
   list.setAttribute("role", "tablist");
