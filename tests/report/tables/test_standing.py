@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from made_records import compared, costed, made_at, record_of
 
-from hjepa_eval.report.tables.legend import how_to_read, runner_ups
+from hjepa_eval.report.formats.named import FORMATS
+from hjepa_eval.report.tables.legend import cost_columns, how_to_read, runner_ups
 from hjepa_eval.report.tables.selection import by_data, left_out, select_records
 from hjepa_eval.report.tables.standing import baselines_among
-from hjepa_eval.report.tables.statements import statements
+from hjepa_eval.report.tables.statements import chosen, explanations, statements
 from hjepa_eval.report.tables.table import build_table
+from hjepa_eval.results.records import LevelChoice
 
 LEVELS = (0.5, 0.75, 0.7)
 # Coarser minus finer, as records have them.
@@ -163,3 +165,46 @@ def test_selection__leaves_out_nothing_that_differs_in_how_it_was_made() -> None
     ]
     shown = [select_records(part).records for part in by_data([record, *others])]
     assert sum(map(len, shown)) == 7
+
+
+def test_episodes__of_before_are_neither_marked_nor_tested_anywhere() -> None:
+    record = compared(record_of("fewshot", values=LEVELS), *PAIRS, score="top1")
+    assert not record.covers_images
+    selection = select_records([record])
+    assert [cell.mark for cell in column(record)] == ["", "", ""]
+    assert statements(selection) == []
+    assert "the draw of episodes and not that of the test images" in " ".join(explanations(selection))
+    for name, draw in FORMATS.items():
+        text = draw([record])
+        assert "0.001" not in text.replace("<0.001", ""), name
+        assert "McNemar" not in text, name
+    new = record.model_copy(update={"protocol_version": 2})
+    assert [cell.mark for cell in column(new)] == ["", "**", ""]
+    assert "over images" in explanations(select_records([new]))[0]
+
+
+def test_chosen__a_tie_is_called_one() -> None:
+    made = {"score": "top1 k=20", "rule": "a tenth", "held_out": {0: 0.5, 1: 0.6}, "oracle": 0, "oracle_value": 0.37}
+    choice = LevelChoice(**made, level=1, value=0.37)
+    assert chosen(choice) == ("level 1 is chosen on train and reaches 37.0, a tie with level 0 for the best on test")
+    near = choice.model_copy(update={"value": 0.36, "ties": (0,), "oracle_ties": (1,)})
+    assert chosen(near) == (
+        "level 1 is chosen on train (not told from level 0 there) and reaches 36.0, "
+        "the best on test is level 0 with 37.0, not told from it"
+    )
+
+
+def test_times__measured_under_other_conditions_do_not_stand_beside_the_others() -> None:
+    model, twin, pixels = (costed(record_of(model=name), 0.25, 1.5) for name in ("runs/a", "runs/b", "pixels:8"))
+    cost = pixels.levels[0].cost.model_copy(update={"batch": 1})
+    other = pixels.model_copy(update={"levels": (pixels.levels[0].model_copy(update={"cost": cost}),)})
+    table = build_table(select_records([other, model, twin]))
+    assert cost_columns(table)["ms"] == ["0.250", "1.50", "0.250", "1.50", ""]
+    assert cost_columns(table)["GFLOP"] == ["0.250", "1.50", "0.250", "1.50", "0.250"]
+    assert table.timed == "cpu, bf16, batch 64"
+    (said,) = (note for note in table.notes if "ms" in note)
+    assert said == (
+        "no ms of pixels:8: measured on cpu, bf16, batch 1, which is not to be compared with the others "
+        "(cpu, bf16, batch 64)"
+    )
+    assert "ms on cpu, bf16, batch 64" in how_to_read(table)[1]
