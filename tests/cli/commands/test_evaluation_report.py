@@ -196,7 +196,7 @@ def test_eval__in_a_real_terminal_is_live_and_leaves_a_summary_and_a_clean_termi
         "eval", "--model", "pixels:8", "--dataset", "digits", "--episodes", 200, "--json"
     ).finish()
     assert code == 0, seen
-    assert json.loads(out)[0]["probe"] == "knn"
+    assert json.loads(out)["records"][0]["probe"] == "knn"
     text = plain(seen)
     for part in (
         "· few-shot",
