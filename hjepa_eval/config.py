@@ -48,7 +48,8 @@ def split_options(spec: str, *, what: str) -> tuple[str, dict[str, str]]:
 class Settings(BaseModel):
     """Parent of all schemas: unknown keys are errors, and settings do not change once they are read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Built when first used: who asks for help waits for no validator.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 @functools.cache
