@@ -38,7 +38,7 @@ from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.precision import fast_bf16, resolve_device, resolve_precision
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.evaluation.features import default_workers
-from hjepa_eval.extraction.extract import ExtractSettings, extract
+from hjepa_eval.extraction.extract import Compute, extract
 from hjepa_eval.extraction.inference import Inference
 from hjepa_eval.probes.knn import knn
 from hjepa_eval.probes.samples import Samples
@@ -66,7 +66,7 @@ def ours(
 ) -> float:
     """Return the seconds of an extraction into an empty cache, with the program's defaults; compilation included."""
     folder = Path(tempfile.mkdtemp())
-    settings = ExtractSettings(str(DEVICE), PRECISION, workers=default_workers(), max_samples=count, compile=compile)
+    settings = Compute(str(DEVICE), PRECISION, workers=default_workers(), max_samples=count, compile=compile)
     try:
         torch.compiler.reset()
         return timed(lambda: extract(encoder, dataset, readouts=readouts, cache_dir=folder, settings=settings))

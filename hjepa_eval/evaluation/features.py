@@ -20,7 +20,7 @@ from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.stages import COSTS
 from hjepa_eval.evaluation.models.costs import LevelCosts, level_costs
 from hjepa_eval.evaluation.settings import ExtractCommandSettings, ImageSettings, ProbeSettings, SearchSettings
-from hjepa_eval.extraction.extract import Extraction, ExtractSettings, extract
+from hjepa_eval.extraction.extract import Compute, ExtractedStores, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.imported import is_imported
 from hjepa_eval.features.manifest import StoredLevel
@@ -57,12 +57,12 @@ class FeatureSet:
     """
 
     encoder: ModelInfo
-    splits: dict[str, Extraction]
+    splits: dict[str, ExtractedStores]
     levels: tuple[StoredLevel, ...]
     precision: str
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
-    views: tuple[Extraction, ...] = ()
+    views: tuple[ExtractedStores, ...] = ()
     others: tuple[FeatureSet, ...] = ()
     costs: LevelCosts | None = None
     images: Mapping[str, ImageDataset] = field(default_factory=dict)
@@ -333,7 +333,7 @@ class Filling:
         ranks = read_ranks()
         self.encoder, self.readouts, self.talk, self.repair = encoder, tuple(dict.fromkeys(readouts)), talk, repair
         self.cache = settings.cache_dir or default_cache_dir()
-        self.how = ExtractSettings(
+        self.how = Compute(
             settings.device,
             settings.precision,
             batch_size=settings.batch_size,
@@ -346,7 +346,7 @@ class Filling:
             world_size=ranks.world_size,
         )
 
-    def __call__(self, dataset: ImageDataset, view: View | None = None) -> dict[str, Extraction]:
+    def __call__(self, dataset: ImageDataset, view: View | None = None) -> dict[str, ExtractedStores]:
         """Return readout -> stores of a split, or of an augmented view of it."""
         which = f"view {view.number}" if view else dataset.split
         what = f"extract {self.encoder.name}, {dataset.name} {dataset.split}" + (f" {which}" if view else "")

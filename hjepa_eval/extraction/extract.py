@@ -17,7 +17,7 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.handle import EncoderHandle
 from hjepa_eval.encoders.readouts import check_readout, get_readout
 from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
-from hjepa_eval.extraction.passes import ExtractSettings, Pass, Progress
+from hjepa_eval.extraction.passes import Compute, Pass, Progress
 from hjepa_eval.features.cache import store_folder
 from hjepa_eval.features.claims import Say, finishing, present
 from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel, read_manifest, shard_span, write_manifest
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from hjepa_eval.datasets.transform import View
     from hjepa_eval.encoders.protocol import Encoder
 
-__all__ = ["ExtractSettings", "Extraction", "describe", "extract"]
+__all__ = ["Compute", "ExtractedStores", "describe", "extract"]
 
 
 @dataclass(frozen=True)
-class Extraction:
+class ExtractedStores:
     """A complete store, and what it took to get it.
 
     Attributes:
@@ -53,7 +53,7 @@ def describe(
     encoder: EncoderHandle,
     dataset: ImageDataset,
     readout: str,
-    settings: ExtractSettings,
+    settings: Compute,
     view: View | None = None,
     *,
     compiled: bool = False,
@@ -101,12 +101,12 @@ def extract(
     *,
     readouts: Sequence[str],
     cache_dir: Path,
-    settings: ExtractSettings,
+    settings: Compute,
     view: View | None = None,
     repair: bool = True,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> dict[str, Extraction]:
+) -> dict[str, ExtractedStores]:
     """Return one complete store per readout, running the encoder only over images that a store lacks.
 
     Args:
@@ -140,7 +140,7 @@ def extract(
     for store in complete.values():
         _check_skipped(store, limit, settings)
     named = {name: _with_names(store, dataset) for name, store in complete.items()}
-    return {name: Extraction(named[name], limit, images, seconds) for name in readouts}
+    return {name: ExtractedStores(named[name], limit, images, seconds) for name in readouts}
 
 
 def _silent(*_: object) -> None:
@@ -152,7 +152,7 @@ def _plan(
     dataset: ImageDataset,
     readouts: Sequence[str],
     cache_dir: Path,
-    settings: ExtractSettings,
+    settings: Compute,
     view: View | None,
     compiled: bool,
     say: Say,
@@ -177,7 +177,7 @@ def _finished_images(folder: Path, manifest: Manifest) -> int:
     return known.num_images if known.key == manifest.key else 0
 
 
-def _check_skipped(store: FeatureStore, limit: int, settings: ExtractSettings) -> None:
+def _check_skipped(store: FeatureStore, limit: int, settings: Compute) -> None:
     skipped = min(limit, store.manifest.num_images) - len(store.index(limit=limit)) if store.manifest.skipped else 0
     if skipped and settings.on_bad_image == "error":
         raise DataError(

@@ -14,7 +14,7 @@ import torch
 from hjepa_eval.datasets.images import Batch, load_batches
 from hjepa_eval.errors import CompileError, DataError
 from hjepa_eval.extraction.inference import Features, Inference
-from hjepa_eval.extraction.passes import ExtractSettings, Pass
+from hjepa_eval.extraction.passes import Compute, Pass
 from hjepa_eval.features import manifest as ranges
 from hjepa_eval.features.claims import claim, this_process
 from hjepa_eval.features.manifest import Range
@@ -173,7 +173,7 @@ def _missing_images(writers: Mapping[str, StoreWriter]) -> int:
     return sum(unit.stop - unit.start for unit in _units(writers))
 
 
-def _own_order(units: Sequence[Range], settings: ExtractSettings) -> list[Range]:
+def _own_order(units: Sequence[Range], settings: Compute) -> list[Range]:
     """Return the units with this rank's own share first, then those of the others from their ends."""
     own = units[settings.rank :: settings.world_size]
     return [*own, *(unit for unit in reversed(units) if unit not in own)]

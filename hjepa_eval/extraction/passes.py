@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class ExtractSettings:
+class Compute:
     """How to extract; all of it that changes a feature beyond rounding is part of a store's key.
 
     Attributes:
@@ -53,7 +53,7 @@ class Pass:
 
     encoder: EncoderHandle
     dataset: ImageDataset
-    settings: ExtractSettings
+    settings: Compute
     view: View | None
     compiled: bool
     manifests: Mapping[str, Manifest]

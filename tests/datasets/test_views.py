@@ -11,7 +11,7 @@ from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.randomness import uniform_rows
 from hjepa_eval.datasets.transform import DRAWS, Crops, View, crop_and_flip
 from hjepa_eval.encoders import load_encoder
-from hjepa_eval.extraction.extract import ExtractSettings, extract
+from hjepa_eval.extraction.extract import Compute, extract
 from hjepa_eval.features import manifest as ranges
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def test_view__depends_on_seed_number_and_index_alone() -> None:
 
 
 def test_extract__plain_stores_keep_their_key_and_views_have_their_own(tmp_path: Path) -> None:
-    settings = ExtractSettings(CPU, "fp32", max_samples=20)
+    settings = Compute(CPU, "fp32", max_samples=20)
     encoder, dataset = load_encoder("pixels:8"), load_dataset("digits", "train")
     keys = []
     for view in (None, View(1), View(2), View(1, seed=1)):
@@ -86,7 +86,7 @@ def test_extract__views_do_not_depend_on_batches_shards_resumption_or_prefix(
                 raise KeyboardInterrupt
 
         monkeypatch.setattr(ranges, "SHARD_SIZE", shard)
-        settings = ExtractSettings(CPU, "fp32", batch_size=batch, max_samples=count)
+        settings = Compute(CPU, "fp32", batch_size=batch, max_samples=count)
         found = extract(
             encoder,
             dataset,

@@ -12,11 +12,11 @@ from hjepa_eval.datasets import load_dataset
 from hjepa_eval.encoders import Encoder, load_encoder
 from hjepa_eval.errors import CompileError, DataError
 from hjepa_eval.extraction import inference
-from hjepa_eval.extraction.extract import ExtractSettings, extract
+from hjepa_eval.extraction.extract import Compute, extract
 from hjepa_eval.features import manifest as ranges
 
 CPU = torch.device("cpu")
-FP32 = ExtractSettings(CPU, "fp32", batch_size=16)
+FP32 = Compute(CPU, "fp32", batch_size=16)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def encoder() -> Encoder:
     return load_encoder("random:vit_tiny_patch8_32?taps=1,2,3")
 
 
-def run(encoder: Encoder, root: Path, cache: Path, settings: ExtractSettings = FP32, **more: object) -> dict:
+def run(encoder: Encoder, root: Path, cache: Path, settings: Compute = FP32, **more: object) -> dict:
     dataset = load_dataset("cifar10", "test", root=root)
     return extract(
         encoder, dataset, readouts=more.pop("readouts", ["mean"]), cache_dir=cache, settings=settings, **more
@@ -59,7 +59,7 @@ def test_extract__second_call_runs_no_forward_pass(encoder: Encoder, cifar10_sam
     handle = encoder.register_forward_pre_hook(lambda module, inputs: refuse(*inputs))
     try:
         again = run(encoder, cifar10_sample, tmp_path)["mean"]
-        shorter = run(encoder, cifar10_sample, tmp_path, ExtractSettings(CPU, "fp32", max_samples=70))["mean"]
+        shorter = run(encoder, cifar10_sample, tmp_path, Compute(CPU, "fp32", max_samples=70))["mean"]
     finally:
         handle.remove()
     assert (again.images, shorter.images, shorter.limit) == (0, 0, 70)
@@ -69,7 +69,7 @@ def test_extract__second_call_runs_no_forward_pass(encoder: Encoder, cifar10_sam
 def test_extract__longer_run_computes_only_what_is_missing(
     encoder: Encoder, cifar10_sample: Path, tmp_path: Path
 ) -> None:
-    run(encoder, cifar10_sample, tmp_path / "a", ExtractSettings(CPU, "fp32", batch_size=16, max_samples=128))
+    run(encoder, cifar10_sample, tmp_path / "a", Compute(CPU, "fp32", batch_size=16, max_samples=128))
     more = run(encoder, cifar10_sample, tmp_path / "a")["mean"]
     whole = run(encoder, cifar10_sample, tmp_path / "b")["mean"]
     assert (more.images, whole.images) == (72, 200)
@@ -97,7 +97,7 @@ def test_extract__interrupted_run_goes_on_to_the_same_bytes(
 def test_extract__key_holds_everything_that_changes_a_number(
     encoder: Encoder, cifar10_sample: Path, tmp_path: Path, change: str
 ) -> None:
-    settings = ExtractSettings(CPU, "fp32", max_samples=8)
+    settings = Compute(CPU, "fp32", max_samples=8)
     before = run(encoder, cifar10_sample, tmp_path, settings)["mean"].store.folder
     root, readout, other = cifar10_sample, "mean", encoder
     if change == "weights":
@@ -105,7 +105,7 @@ def test_extract__key_holds_everything_that_changes_a_number(
     elif change == "taps":
         other = load_encoder("random:vit_tiny_patch8_32?taps=1,2,4")
     elif change == "precision":
-        settings = ExtractSettings(CPU, "bf16", max_samples=8)
+        settings = Compute(CPU, "bf16", max_samples=8)
     elif change == "readout":
         readout = "max"
     else:
@@ -123,7 +123,7 @@ def test_extract__bad_images_stop_or_are_counted(encoder: Encoder, cifar10_sampl
     victim.write_bytes(victim.read_bytes()[:50])
     with pytest.raises(DataError, match=victim.name):
         run(encoder, root, tmp_path / "cache")
-    skip = ExtractSettings(CPU, "fp32", batch_size=16, on_bad_image="skip")
+    skip = Compute(CPU, "fp32", batch_size=16, on_bad_image="skip")
     found = run(encoder, root, tmp_path / "cache", skip)["mean"]
     assert len(found.store.labels()) == 199
     assert victim.name in found.store.manifest.skipped[0]
@@ -139,7 +139,7 @@ def test_extract__repair_with_fewer_images_keeps_the_longer_store(
     before = {file.name: file.read_bytes() for file in whole.folder.iterdir()}
     damaged = whole.folder / whole.manifest.shards[2].file
     damaged.write_bytes(before[damaged.name][:-4] + b"0000")
-    found = run(encoder, cifar10_sample, tmp_path, ExtractSettings("cpu", "fp32", batch_size=16, max_samples=70))
+    found = run(encoder, cifar10_sample, tmp_path, Compute("cpu", "fp32", batch_size=16, max_samples=70))
     assert (found["mean"].limit, found["mean"].images) == (70, 64)
     assert {file.name: file.read_bytes() for file in whole.folder.iterdir()} == before
 
@@ -150,7 +150,7 @@ def test_extract__shorter_run_leaves_the_shards_of_an_unfinished_longer_one(
     whole = run(encoder, cifar10_sample, tmp_path / "whole")["mean"].store
     store = run(encoder, cifar10_sample, tmp_path / "a")["mean"].store
     (store.folder / "manifest.json").unlink()  # As while the long run is at work.
-    short = run(encoder, cifar10_sample, tmp_path / "a", ExtractSettings("cpu", "fp32", batch_size=16, max_samples=40))
+    short = run(encoder, cifar10_sample, tmp_path / "a", Compute("cpu", "fp32", batch_size=16, max_samples=40))
     assert short["mean"].store.manifest.num_images == 40
     longer = run(encoder, cifar10_sample, tmp_path / "a")["mean"]
     assert longer.images == 0, "all shards of the long run were still there"
@@ -163,8 +163,8 @@ def test_extract__images_skipped_behind_the_prefix_do_not_matter(
     root = Path(shutil.copytree(cifar10_sample, tmp_path / "copy"))
     victim = sorted((root / "test" / "cat").iterdir())[-1]
     victim.write_bytes(b"")
-    run(encoder, root, tmp_path / "cache", ExtractSettings("cpu", "fp32", batch_size=16, on_bad_image="skip"))
-    found = run(encoder, root, tmp_path / "cache", ExtractSettings("cpu", "fp32", batch_size=16, max_samples=100))
+    run(encoder, root, tmp_path / "cache", Compute("cpu", "fp32", batch_size=16, on_bad_image="skip"))
+    found = run(encoder, root, tmp_path / "cache", Compute("cpu", "fp32", batch_size=16, max_samples=100))
     assert found["mean"].images == 0
     with pytest.raises(DataError, match="1 images were skipped"):
         run(encoder, root, tmp_path / "cache")
@@ -184,7 +184,7 @@ def test_extract__compile_auto_is_for_long_passes_and_goes_on_as_it_began(
     encoder: Encoder, cifar10_sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_as(monkeypatch, "works")
-    auto = ExtractSettings("cpu", "fp32", batch_size=16, compile="auto")
+    auto = Compute("cpu", "fp32", batch_size=16, compile="auto")
     short = run(encoder, cifar10_sample, tmp_path / "a", auto)["mean"].store
     assert "compiled" not in short.manifest.identity
     monkeypatch.setattr(inference, "compiling_pays", lambda **work: work["eager"] > 0)
@@ -205,11 +205,11 @@ def test_extract__failed_compilation_is_said_once_and_ends_eager(
     compile_as(monkeypatch, "fails")
     monkeypatch.setattr(inference, "compiling_pays", lambda **work: True)
     said: list[str] = []
-    auto = ExtractSettings("cpu", "fp32", batch_size=16, compile="auto")
+    auto = Compute("cpu", "fp32", batch_size=16, compile="auto")
     found = run(encoder, cifar10_sample, tmp_path, auto, say=said.append)["mean"]
     assert "compiled" not in found.store.manifest.identity
     assert [line for line in said if "without torch.compile: torch.compile failed" in line] == said
     assert len(said) == 1
     assert len(list((tmp_path / "features").glob("*/*/*"))) == 1, "no empty store is left"
     with pytest.raises(CompileError, match="no compiler"):
-        run(encoder, cifar10_sample, tmp_path, ExtractSettings("cpu", "fp32", compile="on"))
+        run(encoder, cifar10_sample, tmp_path, Compute("cpu", "fp32", compile="on"))

@@ -139,7 +139,7 @@ import numpy as np, torch
 from pathlib import Path
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders import load_encoder
-from hjepa_eval.extraction.extract import ExtractSettings, extract
+from hjepa_eval.extraction.extract import Compute, extract
 from hjepa_eval.features import manifest as ranges
 ranges.SHARD_SIZE = 64
 
@@ -151,7 +151,7 @@ class Noise(ImageDataset):
         return torch.full((3, 64, 64), index % 256, dtype=torch.uint8)
 
 extract(load_encoder("pixels:64"), Noise(int(sys.argv[1])), readouts=["mean"], cache_dir=Path(sys.argv[2]),
-        settings=ExtractSettings("cpu", "fp32", batch_size=32))
+        settings=Compute("cpu", "fp32", batch_size=32))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

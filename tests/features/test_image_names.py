@@ -15,7 +15,7 @@ import pytest
 from hjepa_eval.datasets.named.digits import Digits
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.errors import StoreError
-from hjepa_eval.extraction.extract import ExtractSettings, extract
+from hjepa_eval.extraction.extract import Compute, extract
 from hjepa_eval.features import read_features, read_names, read_store
 from hjepa_eval.features.export import export_store
 from hjepa_eval.features.manifest import NAMES, read_manifest, write_manifest
@@ -111,7 +111,7 @@ def test_export__names_and_classes_one_a_line_and_a_column(make_store, tmp_path:
 
 def digits_store(cache: Path, **more: object) -> FeatureStore:
     encoder = load_encoder("pixels:8")
-    settings = ExtractSettings("cpu", "fp32", batch_size=64, workers=1, **more)
+    settings = Compute("cpu", "fp32", batch_size=64, workers=1, **more)
     return extract(encoder, Digits("test"), readouts=["mean"], cache_dir=cache, settings=settings)["mean"].store
 
 

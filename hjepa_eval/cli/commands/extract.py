@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hjepa_eval.evaluation.features import FeatureSet
-    from hjepa_eval.extraction.extract import Extraction
+    from hjepa_eval.extraction.extract import ExtractedStores
 
 
 def register(app: typer.Typer) -> None:
@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
             print(f"wrote {file}")
 
 
-def _stores(features: FeatureSet) -> list[tuple[str, int | None, Extraction]]:
+def _stores(features: FeatureSet) -> list[tuple[str, int | None, ExtractedStores]]:
     """Return split, view and extraction of every store: by readout, both splits, then the augmented views of train."""
     return [
         entry

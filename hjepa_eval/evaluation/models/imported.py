@@ -14,7 +14,7 @@ from hjepa_eval.errors import ConfigError, DataError, ProbeError, StoreError, di
 from hjepa_eval.evaluation.features import FeatureSet
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.settings import ProbeSettings
-from hjepa_eval.extraction.extract import Extraction
+from hjepa_eval.extraction.extract import ExtractedStores
 from hjepa_eval.features.arrays import LABELS, Arrays, read_arrays
 from hjepa_eval.features.cache import default_cache_dir
 from hjepa_eval.features.imported import READOUT, Imported, Split, is_imported, open_imported, write_imported
@@ -177,11 +177,11 @@ def imported_features(
         if level not in [stored.index for stored in levels]:
             raise unknown(f"level of {model}", str(level), [str(stored.index) for stored in levels])
     splits = {
-        split: Extraction(store, min(settings.max_samples or store.manifest.rows, store.manifest.rows), 0, 0.0)
+        split: ExtractedStores(store, min(settings.max_samples or store.manifest.rows, store.manifest.rows), 0, 0.0)
         for split, store in stores.items()
     }
     # Of train alone: the records' other half is what is not read, none of its images.
-    splits.setdefault("test", Extraction(stores["train"], 0, 0, 0.0))
+    splits.setdefault("test", ExtractedStores(stores["train"], 0, 0, 0.0))
     return FeatureSet(
         ModelInfo(name=imported.name, weights=imported.identity["weights"], identity=imported.identity),
         splits,
