@@ -312,7 +312,6 @@ def _costs(encoder: EncoderHandle, settings: ProbeSettings | ExtractCommandSetti
             encoder,
             device=settings.device,
             precision=settings.precision,
-            batch_size=settings.batch_size,
             cache_dir=settings.cache_dir or default_cache_dir(),
             say=talk.alert,
         )

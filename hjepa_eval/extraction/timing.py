@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import quantiles
 from typing import Any
 
 import torch
@@ -105,43 +106,77 @@ def record(run: Callable[[Tensor], Sequence[Tensor]], images: Tensor) -> Tape:
     return tape
 
 
-# Larger batches are tried until one forward pass takes so many seconds.
-_PASS_SECONDS = 0.2
+# Images per forward pass: the same for all encoders and levels, or their milliseconds would compare nothing.
+_BATCH = {"cpu": 8}
+_BATCH_ELSEWHERE = 64
 # So many passes of each level, and within these bounds until each has had its seconds.
 _FEWEST, _MOST, _LEVEL_SECONDS = 5, 20, 0.25
+# The middle half of the passes may differ by this share of the median, or by so many seconds; beyond both the machine
+# does something else as well, and what was timed is its mood.
+_UNSTEADY, _JITTER = 0.25, 1e-3
+# How often an unsteady measurement is begun anew.
+_TRIES = 3
 # Rounding of bfloat16; a level whose numbers differ by more was not taken apart rightly.
 _SAME = 0.01
 # What a dispatch mode or a replay raises on operations that cannot be written down.
 _UNWRITABLE = (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError)
 
 
+def timed_batch(device: str) -> int:
+    """Return how many images a timed forward pass takes on a kind of device."""
+    return _BATCH.get(torch.device(device).type, _BATCH_ELSEWHERE)
+
+
+@dataclass(frozen=True)
+class Milliseconds:
+    """Time per image.
+
+    Attributes:
+        median: over forward passes.
+        spread: half of the range of their middle half.
+        steady: whether passes agree; where they do not, the machine was busy and the median means little.
+    """
+
+    median: float
+    spread: float
+    steady: bool
+
+
 @dataclass(frozen=True)
 class EncoderTiming:
-    """Milliseconds per image, of the fastest of several forward passes: whatever else runs only ever adds to it.
+    """Milliseconds per image, of several forward passes that took turns.
 
     Attributes:
         levels: up to each level alone, finest first; None where an encoder of several levels cannot be taken apart.
         together: of the forward pass that gives all levels.
         batch: images per forward pass.
+        passes: of each level.
     """
 
-    levels: tuple[float, ...] | None
-    together: float
+    levels: tuple[Milliseconds, ...] | None
+    together: Milliseconds
     batch: int
+    passes: int
+
+    @property
+    def steady(self) -> bool:
+        """Whether the passes of every level agree."""
+        return all(spent.steady for spent in (*(self.levels or ()), self.together))
 
 
-def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, largest: int) -> EncoderTiming:
+def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, batch: int) -> EncoderTiming:
     """Return how long `encoder` takes up to each level alone, and for all levels together.
 
     One forward pass is written down (`tape`); a level is timed by running the operations that it needs, and nothing
     that only other levels need. Levels and the whole encoder take turns, so that a slow moment of the machine meets
-    all of them. Eager, without torch.compile, decoding, normalisation and readouts.
+    all of them; where passes differ much, all is measured again, three times at most. Eager, without torch.compile,
+    decoding, normalisation and readouts.
 
     Args:
         encoder: comes back on the device where it was.
         device: where it is timed.
         precision: `bf16` (autocast) or `fp32`.
-        largest: images per forward pass at most; fewer where a pass takes long.
+        batch: images per forward pass.
 
     Raises:
         EncoderError: the encoder does not return what its levels declare.
@@ -149,31 +184,27 @@ def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, la
     home = next((tensor.device for tensor in encoder.state_dict().values()), device)
     try:
         with undisturbed(encoder, device), torch.inference_mode():
-            inference = Inference(encoder, (), device=device, precision=precision, batch_size=largest)
-            images, others = _batch(inference)
+            inference = Inference(encoder, (), device=device, precision=precision, batch_size=batch)
+            images, others = _noise(inference, batch), _noise(inference, batch)
+            check_outputs(encoder, inference.tokens(images), batch)  # This first pass warms up, too.
             alone = _levels_alone(inference, images, others) if len(encoder.levels) > 1 else []
             runs: list[Callable[[Tensor], object]] = [*alone, inference.tokens]
-            turns = _take_turns([partial(run, images) for run in runs], device)
-            *levels, together = (1000 * seconds / len(images) for seconds in turns)
+            calls = [partial(run, images) for run in runs]
+            for _ in range(_TRIES):
+                turns = _take_turns(calls, device)
+                *levels, together = (_summary(seconds, batch) for seconds in turns)
+                if all(spent.steady for spent in (*levels, together)):
+                    break
     finally:
         encoder.to(home)
-    if len(encoder.levels) == 1:
-        return EncoderTiming((together,), together, len(images))
-    return EncoderTiming(tuple(levels) or None, together, len(images))
+    one = len(encoder.levels) == 1
+    return EncoderTiming((together,) if one else tuple(levels) or None, together, batch, len(turns[0]))
 
 
-def _batch(inference: Inference) -> tuple[Tensor, Tensor]:
-    """Return two batches of noise, of the most images whose forward pass should stay below a fifth of a second."""
-    count = 1
-    inference.tokens(_noise(inference, 1))  # The first one warms up.
-    while True:
-        images = _noise(inference, count)
-        # The better of two: a busy moment must not decide on the batch.
-        seconds = min(_seconds(partial(inference.tokens, images), inference.device) for _ in range(2))
-        if 2 * count > inference.batch_size or 2 * seconds > _PASS_SECONDS:
-            check_outputs(inference.encoder, inference.tokens(images), count)
-            return images, _noise(inference, count)
-        count *= 2
+def _summary(seconds: Sequence[float], batch: int) -> Milliseconds:
+    low, median, high = quantiles(seconds, n=4, method="inclusive")
+    steady = high - low <= max(_UNSTEADY * median, _JITTER)
+    return Milliseconds(1000 * median / batch, 500 * (high - low) / batch, steady)
 
 
 def _noise(inference: Inference, count: int) -> Tensor:
@@ -200,16 +231,16 @@ def _same(ours: Tensor, theirs: Tensor) -> bool:
     return ours.shape == theirs.shape and bool(difference <= _SAME * theirs.float().norm())
 
 
-def _take_turns(calls: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
-    """Return the seconds of each call when it was fastest."""
+def _take_turns(calls: Sequence[Callable[[], object]], device: torch.device) -> list[list[float]]:
+    """Return the seconds of each call in every turn."""
     seconds: list[list[float]] = [[] for _ in calls]
     started = time.perf_counter()
     for turn in range(_MOST):
         if turn >= _FEWEST and time.perf_counter() - started > _LEVEL_SECONDS * len(calls):
             break
-        for call, found in zip(calls, seconds, strict=True):
-            found.append(_seconds(call, device))
-    return [min(found) for found in seconds]
+        for call, spent in zip(calls, seconds, strict=True):
+            spent.append(_seconds(call, device))
+    return seconds
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

@@ -134,6 +134,7 @@ def _cost(cost: LevelCost) -> Iterator[str]:
         "gflop": cost.gflop,
         "parameters": cost.parameters,
         "milliseconds": cost.milliseconds,
+        "spread": cost.spread,
         "batch": cost.batch,
     }
     yield from (f"cost.{name} is {value}, below 0" for name, value in bounds.items() if value is not None and value < 0)

@@ -49,12 +49,14 @@ class LevelCost(Settings):
     """What an image costs from its pixels up to a level, and nothing that only other levels need.
 
     `gflop` counts 2 for a multiply-add, `parameters` the weights that are read; `milliseconds` is the time per
-    image, of the fastest pass, in batches of `batch` on `device` at `precision`, None where it could not be measured.
+    image, the median of forward passes of `batch` images on `device` at `precision` (before `spread` was there, the
+    fastest), None where it could not be measured; `spread` is half of the range of the passes' middle half.
     """
 
     gflop: float
     parameters: int
     milliseconds: float | None = None
+    spread: float | None = None
     batch: int | None = None
     device: str = ""
     precision: str = ""

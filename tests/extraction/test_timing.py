@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import Encoder, Level, load_encoder
 from hjepa_eval.errors import EncoderError
+from hjepa_eval.extraction import timing as timing_module
 from hjepa_eval.extraction.inference import Inference
 from hjepa_eval.extraction.timing import encoder_timing, record
 
@@ -106,24 +109,24 @@ def test_tape__an_weights_are_shared_and_values_are_not_kept() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_encoder_timing__every_level_has_a_time(precision: str) -> None:
-    timing = encoder_timing(load_encoder(SPECS[0]), device=CPU, precision=precision, largest=4)
+    timing = encoder_timing(load_encoder(SPECS[0]), device=CPU, precision=precision, batch=4)
     assert timing.levels is not None
     assert len(timing.levels) == 2
-    assert min(*timing.levels, timing.together) > 0
-    assert timing.batch in (1, 2, 4)
+    assert min(spent.median for spent in (*timing.levels, timing.together)) > 0
+    assert timing.batch == 4
+    assert timing.passes >= 5
 
 
 def test_encoder_timing__one_level_costs_what_all_cost() -> None:
-    timing = encoder_timing(load_encoder("pixels:8"), device=CPU, precision="fp32", largest=64)
+    timing = encoder_timing(load_encoder("pixels:8"), device=CPU, precision="fp32", batch=8)
     assert timing.levels == (timing.together,)
-    assert timing.batch <= 64
 
 
 @pytest.mark.parametrize("encoder", [ThroughNumpy(), Refusing()])
 def test_encoder_timing__what_cannot_be_taken_apart_is_timed_as_a_whole(encoder: Encoder) -> None:
-    timing = encoder_timing(encoder, device=CPU, precision="fp32", largest=64)
+    timing = encoder_timing(encoder, device=CPU, precision="fp32", batch=8)
     assert timing.levels is None
-    assert timing.together > 0
+    assert timing.together.median > 0
 
 
 def test_encoder_timing__leaves_encoder_and_random_numbers_as_they_were() -> None:
@@ -131,7 +134,7 @@ def test_encoder_timing__leaves_encoder_and_random_numbers_as_they_were() -> Non
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    encoder_timing(encoder, device=CPU, precision="bf16", largest=64)
+    encoder_timing(encoder, device=CPU, precision="bf16", batch=8)
     assert torch.equal(torch.rand(3), expected)
     assert encoder.training
     assert {each.dtype for each in encoder.parameters()} == {torch.float32}
@@ -141,4 +144,21 @@ def test_encoder_timing__an_encoder_that_breaks_its_promise_is_refused() -> None
     encoder = Toy()
     encoder.levels = encoder.levels[:1]
     with pytest.raises(EncoderError, match="declares 1 levels and returned 2"):
-        encoder_timing(encoder, device=CPU, precision="fp32", largest=64)
+        encoder_timing(encoder, device=CPU, precision="fp32", batch=8)
+
+
+def test_encoder_timing__is_the_median_with_its_spread_and_unlike_passes_are_not_steady(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def timing_of(passes: list[float]) -> timing_module.EncoderTiming:
+        turns = itertools.cycle(passes)
+        monkeypatch.setattr(timing_module, "_seconds", lambda call, device: next(turns))
+        return encoder_timing(load_encoder("pixels:8"), device=CPU, precision="fp32", batch=8)
+
+    quiet = timing_of([0.008, 0.0081, 0.0079, 0.008, 0.05])
+    assert quiet.steady
+    assert quiet.together.median == pytest.approx(1.0, rel=0.02)
+    busy = timing_of([0.008, 0.016, 0.03, 0.01, 0.05])
+    assert not busy.steady
+    # Passes that are quicker than the clock's jitter are never called unsteady.
+    assert timing_of([1e-6, 9e-6, 3e-6, 8e-6, 1e-5]).steady

@@ -14,9 +14,8 @@ from hjepa_eval.encoders.precision import hardware_name
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.readouts import READOUTS, Level
 from hjepa_eval.evaluation.features import load_split, resolve
-from hjepa_eval.evaluation.models.costs import TIMED_IMAGES
 from hjepa_eval.evaluation.settings import ImageSettings
-from hjepa_eval.extraction.timing import encoder_timing
+from hjepa_eval.extraction.timing import Milliseconds, encoder_timing, timed_batch
 
 COLUMNS = ("level", "reads", "grid", "tokens", "width", "parameters (M)", "GFLOP/image", "ms/image")
 CONVENTION = (
@@ -46,7 +45,7 @@ def describe(settings: ImageSettings) -> dict[str, Any]:
     )
     costs = encoder_costs(encoder)
     device = torch.device(resolved.device)
-    timing = encoder_timing(encoder, device=device, precision=resolved.precision, largest=TIMED_IMAGES)
+    timing = encoder_timing(encoder, device=device, precision=resolved.precision, batch=timed_batch(resolved.device))
     return {
         "model": encoder.name,
         "fitted_on": fitted_on[-1].name if fitted_on else None,
@@ -57,20 +56,22 @@ def describe(settings: ImageSettings) -> dict[str, Any]:
         "gflop": costs.together.gflop,
         "uncounted": list(costs.together.uncounted),
         "notes": list(encoder.notes),
-        "milliseconds": timing.together,
+        "milliseconds": timing.together.median,
+        "spread": timing.together.spread,
         "timed": {
             "device": resolved.device,
             "hardware": hardware_name(resolved.device),
             "threads": torch.get_num_threads() if device.type == "cpu" else None,
             "precision": resolved.precision,
             "batch": timing.batch,
+            "steady": timing.steady,
         },
         "levels": _levels(encoder, costs.levels, timing.levels),
     }
 
 
-def _levels(encoder: Encoder, costs: Sequence[LevelCost], milliseconds: Sequence[float] | None) -> list[dict[str, Any]]:
-    """Return what there is to say about each level; `milliseconds` are None where a level cannot be run alone."""
+def _levels(encoder: Encoder, costs: Sequence[LevelCost], times: Sequence[Milliseconds] | None) -> list[dict[str, Any]]:
+    """Return what there is to say about each level; `times` are None where a level cannot be run alone."""
     return [
         {
             "index": level.index,
@@ -82,10 +83,11 @@ def _levels(encoder: Encoder, costs: Sequence[LevelCost], milliseconds: Sequence
             "parameters": cost.parameters,
             "gflop": cost.gflop,
             "uncounted": list(cost.uncounted),
-            "milliseconds": taken,
+            "milliseconds": spent and spent.median,
+            "spread": spent and spent.spread,
             "readouts": _widths(level),
         }
-        for level, cost, taken in zip(encoder.levels, costs, milliseconds or (None,) * len(encoder.levels), strict=True)
+        for level, cost, spent in zip(encoder.levels, costs, times or (None,) * len(encoder.levels), strict=True)
     ]
 
 
@@ -157,7 +159,7 @@ def _cells(level: dict[str, Any]) -> tuple[str, ...]:
         str(level["dim"]),
         f"{level['parameters'] / 1e6:.2f}",
         f"{level['gflop']:.3f}",
-        "-" if level["milliseconds"] is None else f"{level['milliseconds']:.3f}",
+        "-" if level["milliseconds"] is None else f"{level['milliseconds']:.3f}±{level['spread']:.3f}",
     )
 
 
@@ -166,7 +168,9 @@ def _timed(description: dict[str, Any]) -> str:
     timed = description["timed"]
     threads = f", {timed['threads']} threads" if timed["threads"] else ""
     where = f"{timed['hardware']}{threads}, {timed['precision']}, batches of {timed['batch']}"
-    return f"ms measured now, on this machine ({where}); all levels together {description['milliseconds']:.3f}"
+    whole = f"{description['milliseconds']:.3f}±{description['spread']:.3f}"
+    busy = "" if timed["steady"] else "; passes took unlike times, the machine is busy: measure again when it is quiet"
+    return f"ms measured now, median and half of the middle half, on this machine ({where}); all levels {whole}{busy}"
 
 
 def _readouts(levels: list[dict[str, Any]]) -> str:

@@ -21,10 +21,10 @@ from hjepa_eval.results.records import LevelCost
 if TYPE_CHECKING:
     from hjepa_eval.encoders.protocol import Encoder
 
-# Images per forward pass when it is timed, at most; `--batch-size` may ask for fewer.
-TIMED_IMAGES = 64
 # Raised by one whenever costs are counted or timed in another way.
-_METHOD = 2
+_METHOD = 3
+# Parts of an identity that say how an encoder computes.
+_SHARED = ("class", "levels", "settings", "transform")
 # What counting raises on an encoder whose operations cannot be written down.
 _UNCOUNTABLE = (RuntimeError, TypeError, ValueError, AttributeError, AssertionError)
 
@@ -62,21 +62,20 @@ def level_costs(
     *,
     device: str,
     precision: str,
-    batch_size: int,
     cache_dir: Path,
     say: Callable[[str], None],
 ) -> LevelCosts | None:
     """Return what the levels cost; None for an encoder whose operations cannot be written down.
 
     The encoder is built for the first measurement only: what was measured on this machine's processor or GPU, at this
-    precision, in such batches and with as many threads, is remembered beside its identity. Costs without
-    milliseconds, as where memory was short, are said and not remembered.
+    precision and with as many threads, is remembered beside its identity, and for all encoders of its architecture:
+    two checkpoints cost the same. Costs without milliseconds, as where memory was short or the machine busy with other
+    work, are said and not remembered.
 
     Args:
         encoder: a handle.
         device: where it is timed.
         precision: `bf16` or `fp32`.
-        batch_size: the most images that a forward pass may take.
         cache_dir: where costs are remembered, below `encoders`.
         say: told once why there are no milliseconds.
 
@@ -84,32 +83,46 @@ def level_costs(
         HjepaError: as `EncoderHandle.build`.
     """
     memo = encoders_dir(cache_dir)
-    largest = min(batch_size, TIMED_IMAGES)
-    signature = hash_json(_signature(encoder, device, precision, largest))
+    conditions = _conditions(device, precision)
+    signature = hash_json({**conditions, "identity": encoder.identity})
     try:
         return _read(recall(memo, signature))
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError):
         pass  # Nothing is remembered, or it is damaged.
-    found, failure = _measure(encoder.build(), device, precision, largest)
-    if failure:
-        say(f"{encoder.name} has no ms per image, since timing failed: {failure}")
-    else:
-        remember(memo, signature, {"costs": None if found is None else _written(found)})
-    return found
+    built = encoder.build()
+    alike = hash_json({**conditions, "architecture": _architecture(built)})
+    try:
+        costs = _read(recall(memo, alike))
+    except (KeyError, TypeError, ValueError, AttributeError, ValidationError):
+        costs, failure = _measure(built, device, precision)
+        if failure:
+            say(f"{encoder.name} has no ms per image, since {failure}")
+            return costs
+        remember(memo, alike, {"costs": None if costs is None else _written(costs)})
+    remember(memo, signature, {"costs": None if costs is None else _written(costs)})
+    return costs
 
 
-def _signature(encoder: EncoderHandle, device: str, precision: str, largest: int) -> dict[str, Any]:
-    """Return what a measurement depends on, found without importing torch for the CPU."""
+def _conditions(device: str, precision: str) -> dict[str, Any]:
+    """Return what a measurement depends on beside the encoder, found without importing torch for the CPU."""
     allowed = getattr(os, "sched_getaffinity", None)
     return {
         "costs": _METHOD,
-        "identity": encoder.identity,
         "hardware": hardware_name(device),
         "precision": precision,
-        "largest": largest,
         "cores": len(allowed(0)) if allowed is not None else os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "torch": version("torch"),
+    }
+
+
+def _architecture(encoder: Encoder) -> dict[str, Any]:
+    """Return what encoders of equal cost share: all of their identity but the weights' values, and all modules."""
+    identity = {name: value for name, value in encoder.identity().items() if name in _SHARED}
+    return {
+        **identity,
+        "modules": repr(encoder),
+        "shapes": {name: list(tensor.shape) for name, tensor in encoder.state_dict().items()},
     }
 
 
@@ -138,12 +151,12 @@ def _written(costs: LevelCosts) -> dict[str, Any]:
     }
 
 
-def _measure(encoder: Encoder, device: str, precision: str, largest: int) -> tuple[LevelCosts | None, str]:
+def _measure(encoder: Encoder, device: str, precision: str) -> tuple[LevelCosts | None, str]:
     """Return the costs, and why they are without milliseconds where timing failed; else an empty text."""
     import torch
 
     from hjepa_eval.encoders.costs import OUTSIDE, Cost, encoder_costs
-    from hjepa_eval.extraction.timing import EncoderTiming, encoder_timing
+    from hjepa_eval.extraction.timing import EncoderTiming, Milliseconds, encoder_timing, timed_batch
 
     try:
         counted = encoder_costs(encoder)
@@ -152,19 +165,23 @@ def _measure(encoder: Encoder, device: str, precision: str, largest: int) -> tup
     timing: EncoderTiming | None = None
     failure = ""
     try:
-        timing = encoder_timing(encoder, device=torch.device(device), precision=precision, largest=largest)
+        batch = timed_batch(device)
+        timing = encoder_timing(encoder, device=torch.device(device), precision=precision, batch=batch)
+        if not timing.steady:
+            timing, failure = None, "forward passes took unlike times: the machine is busy; measure when it is quiet"
     except RuntimeError as error:  # torch's own, such as too little memory: no number of a probe depends on it.
-        failure = " ".join(str(error).split()) or type(error).__name__
+        failure = f"timing failed: {' '.join(str(error).split()) or type(error).__name__}"
     where = hardware_name(device) if device != "cpu" else f"{hardware_name(device)}, {torch.get_num_threads()} threads"
 
-    def cost(count: Cost, milliseconds: float | None) -> LevelCost | None:
+    def cost(count: Cost, spent: Milliseconds | None) -> LevelCost | None:
         if OUTSIDE in count.uncounted:
             return None  # These GFLOP would be those of a part, and look like those of the whole.
         return LevelCost(
             gflop=count.gflop,
             parameters=count.parameters,
-            milliseconds=milliseconds,
-            batch=timing.batch if timing is not None and milliseconds is not None else None,
+            milliseconds=None if spent is None else spent.median,
+            spread=None if spent is None else spent.spread,
+            batch=timing.batch if timing is not None and spent is not None else None,
             device=where,
             precision=precision,
         )

@@ -15,7 +15,7 @@ def cost_columns(table: Table) -> dict[str, list[str]]:
         "width": [str(row.width) for row in table.rows],
         "tokens": [str(row.tokens) for row in table.rows],
         "GFLOP": ["" if row.cost is None else short(row.cost.gflop) for row in table.rows],
-        "ms": ["" if row.milliseconds is None else short(row.milliseconds) for row in table.rows],
+        "ms": ["" if row.milliseconds is None else _milliseconds(row) for row in table.rows],
         "store": [size(row.store_bytes) for row in table.rows],
     }
     return {title: texts for title, texts in columns.items() if any(texts)}
@@ -80,3 +80,10 @@ def against(row: Row, cell: Cell) -> str:
         return ""
     gain, ends = gain_within(test)
     return f"level {row.label} - level {cell.standing.rival} {gain} [{ends}], Holm {p_equals(test.p_holm)}"
+
+
+def _milliseconds(row: Row) -> str:
+    """Return a median with its spread in percent, `12.5 ±3%`; of older records, which have none, the time alone."""
+    time, spread = row.milliseconds, row.cost.spread if row.cost is not None else None
+    share = f" ±{100 * spread / time:.0f}%" if spread and time else ""
+    return "" if time is None else short(time) + share

@@ -12,7 +12,7 @@ from hjepa_eval.encoders import handle as handle_module
 from hjepa_eval.encoders import load_encoder, precision
 from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
-from hjepa_eval.evaluation import costs as level_costs_module
+from hjepa_eval.evaluation.models import costs as level_costs_module
 from hjepa_eval.evaluation.models.costs import LevelCosts, level_costs
 from hjepa_eval.extraction import timing as timing_module
 
@@ -34,12 +34,20 @@ class Mine(Encoder):
 def build():
     return Mine()
 """
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take any times for steady ones: the tests' machine is never quiet."""
+    monkeypatch.setattr(timing_module, "_UNSTEADY", 1e9)
+
+
 NUMPY = "torch.from_numpy(corner.numpy() * 2)"
 DISTANCES = "torch.cdist(corner, images[0, 0], p=1.0)"
 
 
 def measured(folder: Path, **changes: Any) -> LevelCosts | None:
-    where = {"device": "cpu", "precision": "fp32", "batch_size": 8, "cache_dir": folder, "say": print, **changes}
+    where = {"device": "cpu", "precision": "fp32", "cache_dir": folder, "say": print, **changes}
     return level_costs(open_encoder(TINY, cache_dir=folder), **where)
 
 
@@ -52,7 +60,7 @@ def test_records__say_what_each_level_costs_and_the_second_call_builds_no_encode
     counted = encoder_costs(load_encoder(TINY))
     assert [cost["gflop"] for cost in first] == [*(each.gflop for each in counted.levels), counted.together.gflop]
     assert [cost["parameters"] for cost in first[:2]] == [each.parameters for each in counted.levels]
-    assert all(cost["milliseconds"] > 0 and 1 <= cost["batch"] <= 64 for cost in first)
+    assert all(cost["milliseconds"] > 0 and cost["spread"] >= 0 and cost["batch"] == 8 for cost in first)
     assert {cost["precision"] for cost in first} == {"fp32"}
     assert all(cost["device"].endswith("threads") for cost in first)
 
@@ -74,7 +82,7 @@ def test_level_costs__some_levels_joined_have_none(tmp_path: Path) -> None:
     assert LevelCosts({**costs.levels, 2: costs.together}, costs.together, {}).of((0, 1)) is None
 
 
-@pytest.mark.parametrize("change", ["precision", "threads", "hardware", "method", "batch_size"])
+@pytest.mark.parametrize("change", ["precision", "threads", "hardware", "method"])
 def test_level_costs__are_measured_again_where_they_would_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -91,13 +99,42 @@ def test_level_costs__are_measured_again_where_they_would_differ(
         monkeypatch.setattr(level_costs_module, "hardware_name", lambda device: "another processor")
     elif change == "method":
         monkeypatch.setattr(level_costs_module, "_METHOD", 0)
-    changes = {"precision": {"precision": "bf16"}, "batch_size": {"batch_size": 4}}
-    measured(tmp_path, **changes.get(change, {}))
-    assert len(files() - before) == 1
+    measured(tmp_path, **({"precision": "bf16"} if change == "precision" else {}))
+    # One by the encoder's identity and one by its architecture.
+    assert len(files() - before) == 2
 
 
-def test_level_costs__batches_that_are_too_large_for_timing_are_one(tmp_path: Path) -> None:
-    assert measured(tmp_path, batch_size=64) == measured(tmp_path, batch_size=256)
+def test_level_costs__two_checkpoints_of_one_architecture_are_timed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = measured(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("timed again")
+
+    monkeypatch.setattr(timing_module, "encoder_timing", refuse)
+    where = {"device": "cpu", "precision": "fp32", "cache_dir": tmp_path, "say": print}
+    assert level_costs(open_encoder(TINY, seed=1, cache_dir=tmp_path), **where) == first
+    with pytest.raises(AssertionError, match="timed again"):
+        level_costs(open_encoder(TINY.replace("1,2", "1,3"), cache_dir=tmp_path), **where)
+
+
+def test_level_costs__a_busy_machine_gives_no_milliseconds_and_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter(range(10**6))
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(timing_module, "_seconds", lambda call, device: 0.01 * (1 + next(turns) % 5))
+        patch.setattr(timing_module, "_UNSTEADY", 0.25)
+        costs = measured(tmp_path, say=said.append)
+    assert costs is not None
+    assert {cost.milliseconds for cost in costs.levels.values()} == {None}
+    assert len(said) == 1
+    assert "busy" in said[0]
+    again = measured(tmp_path, say=said.append)
+    assert again is not None
+    assert all(cost.milliseconds > 0 for cost in again.levels.values())
 
 
 def test_level_costs__a_timing_that_fails_is_said_and_leaves_the_rest_and_is_tried_again(
@@ -142,7 +179,7 @@ def test_level_costs__of_the_same_encoder_are_found_without_building_it(tmp_path
         raise AssertionError("built")
 
     handle = EncoderHandle(encoder.name, encoder.identity(), refuse)
-    found = level_costs(handle, device="cpu", precision="fp32", batch_size=8, cache_dir=tmp_path, say=print)
+    found = level_costs(handle, device="cpu", precision="fp32", cache_dir=tmp_path, say=print)
     assert found == first
 
 
