@@ -129,7 +129,7 @@ def _measure(
         said = {**settings.model_dump(mode="json", by_alias=True), **options.model_dump(mode="json", by_alias=True)}
         own = replace(task, settings=said, fuse=settings.fuse == "concat", command=request.command)
         try:
-            yield measure(own, features, talk)
+            yield measure(own, features, talk, said=task is not tasks[0])
         except ProbeError as error:
             if len(tasks) == 1 or not task.plan.may_be_left_out:
                 raise

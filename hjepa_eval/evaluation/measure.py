@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from hjepa_eval.evaluation.features import FeatureSet
 from hjepa_eval.evaluation.findings import Finding, count_classes, merge_seeds
 from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.models.doubts import doubts_of
 from hjepa_eval.evaluation.probe import Plan
 from hjepa_eval.evaluation.rows import LevelRow, level_rows
 from hjepa_eval.metrics.paired import choose_level, compare_levels, outcome_ends, tied_levels
@@ -63,8 +64,14 @@ class Task:
     command: str = ""
 
 
-def measure(task: Task, features: Mapping[int, FeatureSet], talk: Talk) -> Measured:
+def measure(task: Task, features: Mapping[int, FeatureSet], talk: Talk, *, said: bool = False) -> Measured:
     """Run a probe on every level of `features` (seed -> stores) and return its record.
+
+    Args:
+        task: the probe.
+        features: by seed.
+        talk: told about progress, and what makes a level doubtful.
+        said: another probe has told what is doubtful about these features; the record has it all the same.
 
     Raises:
         ProbeError: features or labels do not allow the probe.
@@ -84,6 +91,7 @@ def measure(task: Task, features: Mapping[int, FeatureSet], talk: Talk) -> Measu
             found[row.level][seed] = finding
             report(done, len(jobs))
     merged = {row.level: merge_seeds(found[row.level]) for row in first}
+    merged = _doubted(merged, first, plan.split, talk, said=said)
     samples = _samples(plan, first[0], merged)
     record = _record(task, first, merged, samples, features, time.perf_counter() - started)
     return Measured(record, samples)
@@ -98,6 +106,21 @@ def _run(
     levels = len({row.level for _, row in jobs})
     results = side_by_side(calls, size=size, workers=levels) if plan.together else (call() for call in calls)
     return zip(jobs, results, strict=True)
+
+
+def _doubted(
+    merged: dict[int, Finding], rows: Sequence[LevelRow], split: str, talk: Talk, *, said: bool
+) -> dict[int, Finding]:
+    """Return the findings with what makes a level doubtful among their notes, and say it unless it was `said`."""
+    of_features, of_scores = doubts_of(merged, rows, split)
+    for doubts in (of_scores,) if said else (of_features, of_scores):
+        for level, sentences in doubts.items():
+            for sentence in sentences:
+                talk.alert(f"warning: {rows[0].features.encoder.name}, level {level}: {sentence}")
+    return {
+        level: replace(finding, notes=(*finding.notes, *of_features.get(level, ()), *of_scores.get(level, ())))
+        for level, finding in merged.items()
+    }
 
 
 def _samples(plan: Plan, row: LevelRow, merged: Mapping[int, Finding]) -> SampleOutcomes:

@@ -66,7 +66,7 @@ def specs(tmp_path: Path, digits_run: Path) -> dict[str, str]:
 
 
 def test_code_files__hold_every_module_that_building_and_running_any_kind_loads(specs: dict[str, str]) -> None:
-    assert specs.keys() == ENCODERS.keys()
+    assert specs.keys() == ENCODERS.keys() - {"features"}, "imported features have no network to build"
     hashed = {os.path.realpath(file) for file in code_files()}
     path = os.pathsep.join([str(ROOT), str(ROOT / "pretrain")])
     done = subprocess.run(
