@@ -204,7 +204,9 @@ def _choices(plan: Plan, rows: Sequence[LevelRow], merged: Mapping[int, Finding]
         held_out = {level: merged[level].held_out[key] for level in levels}
         values = {level: _value(merged[level], key) for level in levels}
         chosen, oracle = choose_level(held_out), max(levels, key=lambda level: values[level])
-        inside = {level: merged[level].held_out_outcomes[key] for level in levels}
+        # A probe may keep the mean alone: then its choice has no interval, and no ties are known.
+        kept = all(key in merged[level].held_out_outcomes for level in levels)
+        inside = {level: merged[level].held_out_outcomes[key] for level in levels} if kept else {}
         yield LevelChoice(
             score=key,
             rule=plan.rule,
@@ -214,7 +216,7 @@ def _choices(plan: Plan, rows: Sequence[LevelRow], merged: Mapping[int, Finding]
             oracle=oracle,
             oracle_value=values[oracle],
             held_out_ends={level: outcome_ends(right) for level, right in inside.items()},
-            ties=tied_levels(inside, chosen),
+            ties=tied_levels(inside, chosen) if kept else (),
             oracle_ties=tied_levels({level: merged[level].outcomes[key] for level in levels}, oracle),
         )
 
