@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hjepa_eval.errors import ConfigError, did_you_mean
+from hjepa_eval.errors import ConfigError, did_you_mean, shown
 
 if TYPE_CHECKING:
     import yaml
@@ -78,10 +78,10 @@ def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float):
-            raise ConfigError(f"line {key_node.start_mark.line + 1}: {key!r} cannot be a key; write a word")
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: {shown(key)} cannot be a key; write a word")
         if key in mapping:
             line = key_node.start_mark.line + 1
-            raise ConfigError(f"line {line}: the key {key!r} is said twice; keep one of them")
+            raise ConfigError(f"line {line}: the key {shown(key)} is said twice; keep one of them")
         mapping[key] = loader.construct_object(value_node, deep=True)
     return mapping
 
@@ -94,15 +94,53 @@ def parse_yaml(text: str, source: str) -> Any:
     """
     import yaml
 
+    # It is a SafeLoader: it builds plain values only.
     try:
-        # It is a SafeLoader: it builds plain values only.
-        return yaml.load(text, _strict_loader())
+        loader = _strict_loader()(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_size(node)
+        return loader.construct_document(node)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: it is nested deeper than {_DEEPEST} levels") from None
+    except ValueError as error:  # Of the constructor: a day that no month has, a number of thousands of digits.
+        raise ConfigError(f"{source}: a value cannot be read: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise ConfigError(f"{source}: {where}not valid YAML: {getattr(error, 'problem', error)}") from None
+
+
+# A configuration of thousands of values is none; aliases could make billions of a few lines.
+_DEEPEST, _MOST_VALUES = 64, 100_000
+
+
+def _check_size(node: Any) -> None:
+    """Check how deep a YAML document is nested, and how many values it stands for when its aliases are written out.
+
+    Raises:
+        ConfigError: too deep, or too many.
+    """
+    sizes: dict[int, int] = {}
+
+    def measure(node: Any, depth: int) -> int:
+        if depth > _DEEPEST:  # An alias of something that it is in comes here, too.
+            raise ConfigError(f"line {node.start_mark.line + 1}: it is nested deeper than {_DEEPEST} levels")
+        if id(node) not in sizes:
+            inside = node.value if isinstance(node.value, list) else []
+            parts = [part for item in inside for part in (item if isinstance(item, tuple) else (item,))]
+            sizes[id(node)] = 1 + sum(measure(part, depth + 1) for part in parts)
+        if sizes[id(node)] > _MOST_VALUES:
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: it stands for more than {_MOST_VALUES:,} values; "
+                "write out what its aliases (*name) mean"
+            )
+        return sizes[id(node)]
+
+    measure(node, 0)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -112,7 +150,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping at its top.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from None
     content = parse_yaml(text, str(path))
@@ -133,13 +171,13 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
         if not equals or not dotted:
-            raise ConfigError(f"--set {assignment!r}: expected KEY=VALUE, for example --set train.minutes=5")
+            raise ConfigError(f"--set {shown(assignment)}: expected KEY=VALUE, for example --set train.minutes=5")
         *parents, leaf = dotted.strip().split(".")
         node = tree
         for parent in parents:
             child = node.setdefault(parent, {})
             if not isinstance(child, dict):
-                raise ConfigError(f"--set {assignment!r}: {parent!r} was set to a value already")
+                raise ConfigError(f"--set {shown(assignment)}: {parent!r} was set to a value already")
             node = child
         node[leaf] = parse_yaml(text, f"--set {assignment}")
     return tree
@@ -177,13 +215,13 @@ def _problems(schema: type[BaseModel], error: ValidationError) -> list[str]:
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             known = _known_keys(schema, problem["loc"])
-            problems.append(f"unknown key {key!r}{did_you_mean(str(problem['loc'][-1]), known)}")
+            problems.append(f"unknown key {shown(key)}{did_you_mean(str(problem['loc'][-1]), known)}")
         elif problem["type"] == "missing":
             problems.append(f"{key} is missing")
         elif problem["type"] in ("value_error", "assertion_error"):
             problems.append(f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"]))
         else:
-            problems.append(f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {problem['input']!r}")
+            problems.append(f"{key}: {problem['msg'][0].lower()}{problem['msg'][1:]}, found {shown(problem['input'])}")
     return problems
 
 

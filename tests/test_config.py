@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from hjepa_eval.config import Settings, find_preset, load, parse_assignments, parse_yaml
+from hjepa_eval.config import Settings, build, find_preset, load, parse_assignments, parse_yaml
 from hjepa_eval.errors import ConfigError, HjepaError, did_you_mean, unknown
 
 
@@ -84,3 +84,40 @@ def test_errors__share_one_parent_and_suggest() -> None:
     assert isinstance(error, HjepaError)
     assert str(error) == "unknown dataset 'cifra10' (did you mean 'cifar10'?); known: cifar10, digits"
     assert did_you_mean("zzzz", ["cifar10"]) == ""
+
+
+def _doubling(width: int, depth: int) -> str:
+    rows = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * width)}]" for i in range(depth)]
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (_doubling(9, 10), "it stands for more than 100,000 values; write out what its aliases"),
+        ("seed: &a [*a]", "line 1: it is nested deeper than 64 levels"),
+        ("[" * 100_000, "it is nested deeper than 64 levels"),
+        ("[" * 70 + "]" * 70, "it is nested deeper than 64 levels"),
+        ("".join(" " * level + "a:\n" for level in range(2000)), "it is nested deeper than 64 levels"),
+        ("seed: " + "1" * 5000, "a value cannot be read"),
+        ("seed: 2001-13-45", "a value cannot be read"),
+    ],
+)
+def test_parse_yaml__of_absurd_documents_is_one_short_error(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_yaml(text, "x.yaml")
+    assert words in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_parse_yaml__a_few_aliases_are_fine() -> None:
+    assert parse_yaml("a: &x [1, 2]\nb: *x", "x.yaml") == {"a": [1, 2], "b": [1, 2]}
+
+
+def test_describe_problems__shows_a_long_value_cut() -> None:
+    class Small(Settings):
+        seed: int = 0
+
+    with pytest.raises(ConfigError) as error:
+        build(Small, {"seed": [["x" * 1000] * 1000] * 1000}, "x.yaml")
+    assert len(str(error.value)) < 400

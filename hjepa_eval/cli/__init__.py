@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from hjepa_eval.cli.console import NO_READER, StdoutError, checked_stdout, say_error
+from hjepa_eval.cli.console import NO_READER, StdoutError, checked_stdout, say_error, usable_streams
 from hjepa_eval.evaluation.plans import PROBES
 
 
@@ -141,6 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # OpenMP reads this when torch is loaded. Its default, to wait in a busy loop, made training on two cores thirty
     # times slower as soon as another program ran (measured: 12 against 367 images/s).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with usable_streams():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> NoReturn:
     try:
         with checked_stdout():
             code = app(args=None if arguments is None else list(arguments), prog_name="hjepa", standalone_mode=False)

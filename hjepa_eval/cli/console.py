@@ -12,12 +12,14 @@ from typing import Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
-from hjepa_eval.errors import HjepaError, UserCodeError
+from hjepa_eval.errors import HjepaError, UserCodeError, lacks_memory, no_memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 INTERRUPTED = 130
+# Of a line of an error, in characters: a small file can make one of any length.
+_LONGEST = 5000
 
 
 def say_error(message: str) -> None:
@@ -29,7 +31,8 @@ def say_error_lines(lines: list[str]) -> None:
     """Print an error on stderr: what is wrong, and of the user's own code the frame and the line."""
     from hjepa_eval.results.text import one_line
 
-    print("\n  ".join([f"hjepa: {one_line(lines[0])}", *map(one_line, lines[1:])]), file=sys.stderr)
+    shortened = [line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..." for line in lines]
+    print("\n  ".join([f"hjepa: {one_line(shortened[0])}", *map(one_line, shortened[1:])]), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -42,6 +45,12 @@ def told_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
     except HjepaError as error:
         say_error(str(error))
+        raise typer.Exit(2) from None
+    except (MemoryError, RuntimeError, OSError) as error:
+        # torch and FAISS say so in a RuntimeError; any other is our own bug.
+        if not lacks_memory(error):
+            raise
+        say_error(str(no_memory(error)))
         raise typer.Exit(2) from None
     except KeyboardInterrupt as interrupt:
         advice = str(interrupt) or "nothing that was finished is lost; run the same command again to go on"
@@ -97,6 +106,52 @@ def _told() -> Iterator[None]:
         yield
     except OSError as error:
         raise StdoutError(f"cannot write to stdout: {error.strerror}; make room there, or send it elsewhere") from error
+
+
+class _Optional:
+    """A text stream whose failures to write are nobody's concern: progress that cannot be shown ends no work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def usable_streams() -> Iterator[None]:
+    """Let the program go on inside where stdout or stderr is closed, stderr takes no more, or neither has a character.
+
+    A stream that was closed before the program began is None in Python; what is said there goes nowhere. A character
+    that the encoding lacks, as cp1252 of a pipe on Windows lacks the lines of tables, is shown as `?`.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the program ends
+        elif hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+    stream, optional = sys.stderr, _Optional(sys.stderr)
+    sys.stderr = optional
+    try:
+        yield
+    finally:
+        sys.stderr = stream
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            # Python flushes once more when it ends, and would complain.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextlib.contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hjepa_eval.encoders.kinds.run import read_run_config
+from hjepa_eval.features.fingerprint import parse_json
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _is_number(value: Any) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return _mapping(json.loads(path.read_bytes()))
+        return _mapping(parse_json(path.read_bytes()))
     except (OSError, ValueError):
         return {}
 
@@ -82,7 +82,7 @@ def _logged_knn(path: Path, step: int | None) -> Any:
         return None
     for line in lines:
         try:
-            found = json.loads(line)
+            found = parse_json(line)
         except ValueError:
             continue  # The last line of a run that goes on may be half a line.
         if isinstance(found, dict) and found.get("step") == step and "knn" in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hjepa_eval.encoders.run_facts import read_facts
+from hjepa_eval.features.fingerprint import parse_json
 
 MOST_ROWS = 400
 # What only a measurement of the features has.
@@ -58,7 +58,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
         try:
-            row = json.loads(line, parse_float=_finite, parse_constant=_finite)
+            row = parse_json(line, parse_float=_finite, parse_constant=_finite)
         except ValueError:
             continue  # The last line of a run that goes on may be half a line.
         if isinstance(row, dict) and isinstance(row.get("step"), int):

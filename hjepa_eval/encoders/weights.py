@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import shlex
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from hjepa_eval.encoders.protocol import hash_tensors
 from hjepa_eval.errors import CheckpointError, first_few
-from hjepa_eval.features.fingerprint import canonical_json
+from hjepa_eval.features.fingerprint import canonical_json, parse_json
 
 # Where the metadata of a safetensors file holds what we say about it.
 ABOUT = "hjepa"
@@ -152,7 +151,7 @@ def checked_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None
 def _told_hash(about: str) -> Any:
     """Return the sha256 that a file's metadata gives, None where it gives none."""
     try:
-        return json.loads(about)["sha256"]
+        return parse_json(about)["sha256"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 

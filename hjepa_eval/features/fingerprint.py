@@ -50,8 +50,7 @@ def parse_json(content: str | bytes, **options: Any) -> Any:
     """
     if len(content) > _LARGEST_JSON:
         raise ValueError(f"it has {len(content):,} bytes")
-    text = content if isinstance(content, str) else content.decode("utf-8")
-    text = text.removeprefix("\ufeff")
+    text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
         value = json.loads(text, **options)
     except RecursionError:

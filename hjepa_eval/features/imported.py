@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from hjepa_eval.errors import StoreError, unknown
 from hjepa_eval.features.cache import store_folder
-from hjepa_eval.features.fingerprint import canonical_json, hash_json, write_atomically
+from hjepa_eval.features.fingerprint import canonical_json, hash_json, parse_json, write_atomically
 from hjepa_eval.features.manifest import Manifest, StoredLevel
 from hjepa_eval.features.store import FeatureStore
 from hjepa_eval.features.writer import StoreWriter
@@ -152,7 +151,7 @@ def _read_pointer(path: Path) -> dict[str, Any]:
         StoreError: the file is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         checksum = content.pop("checksum")
         # A path in it is never taken as it is: `../x` would lead out of the cache.
         plain = all(".." not in folder.split("/") and folder[:1] != "/" for folder in content["stores"].values())

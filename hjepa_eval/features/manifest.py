@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hjepa_eval.errors import StoreError
-from hjepa_eval.features.fingerprint import escape_surrogates, hash_json, write_atomically
+from hjepa_eval.features.fingerprint import escape_surrogates, hash_json, parse_json, write_atomically
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -139,7 +139,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{folder} holds no complete store (no {MANIFEST}); run hjepa extract again") from None
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hjepa_eval.errors import StoreError
-from hjepa_eval.features.fingerprint import escape_surrogates, write_atomically
+from hjepa_eval.features.fingerprint import escape_surrogates, parse_json, write_atomically
 from hjepa_eval.features.manifest import NAMES, NamesFile
 from hjepa_eval.features.store import FeatureStore
 
@@ -57,7 +57,7 @@ def read_names(store: FeatureStore | Path | str, *, limit: int | None = None) ->
     try:
         content = path.read_bytes()
         whole = hashlib.sha256(content).hexdigest() == about.sha256
-        names = json.loads(gzip.decompress(content)) if whole else None
+        names = parse_json(gzip.decompress(content)) if whole else None
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise StoreError(f"{path} cannot be read: {error}; run hjepa extract again, it writes it anew") from None
     index = opened.index(limit=limit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from io import FileIO
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from hjepa_eval.errors import StoreError
+from hjepa_eval.features.fingerprint import parse_json
 from hjepa_eval.features.manifest import Manifest, NamesFile, Shard, shard_span
 
 # As safetensors writes them.
@@ -70,7 +70,7 @@ def find_tensor(file: FileIO, name: str) -> tuple[np.dtype, int, tuple[int, ...]
         raise ValueError("its header is damaged")
     header = np.empty(int(length[0]), np.uint8)
     fill(file, header)
-    entry = json.loads(header.tobytes())[name]
+    entry = parse_json(header.tobytes())[name]
     if entry["dtype"] not in _FLOATS:
         raise ValueError(f"{name} is {entry['dtype']}, expected {' or '.join(_FLOATS)}")
     return _FLOATS[entry["dtype"]], 8 + len(header) + entry["data_offsets"][0], tuple(entry["shape"])

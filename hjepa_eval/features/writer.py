@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from hjepa_eval.errors import StoreError
 from hjepa_eval.features.claims import filling
-from hjepa_eval.features.fingerprint import canonical_json, write_atomically
+from hjepa_eval.features.fingerprint import canonical_json, parse_json, write_atomically
 from hjepa_eval.features.manifest import MANIFEST, Manifest, Range, Shard, shard_ranges, shard_rows, write_manifest
 from hjepa_eval.features.names import write_names
 from hjepa_eval.features.shards import superseded
@@ -101,8 +100,8 @@ def read_about(content: bytes) -> dict[str, Any] | None:
     if not content.startswith(_OPENING, 8) or content[_CHECKSUM] != digest.hexdigest().encode():
         return None
     try:
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        about = json.loads(header["__metadata__"]["hjepa"])
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        about = parse_json(header["__metadata__"]["hjepa"])
     except (ValueError, KeyError, TypeError):
         return None  # Whole, but no shard of ours.
     return about if isinstance(about, dict) else None

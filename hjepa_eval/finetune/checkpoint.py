@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch.optim import Optimizer
 from hjepa_eval.encoders.protocol import hash_tensors
 from hjepa_eval.encoders.weights import ABOUT, checked_bytes, load_strict
 from hjepa_eval.errors import CheckpointError, TrainingError, first_few
-from hjepa_eval.features.fingerprint import differences, write_atomically
+from hjepa_eval.features.fingerprint import differences, parse_json, write_atomically
 
 FILE = "checkpoint.safetensors"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -71,7 +70,7 @@ def restore(run_dir: Path, model: nn.Module, optimizer: Optimizer, identity: dic
         return State(identity)
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[ABOUT])
+            about = parse_json((file.metadata() or {})[ABOUT])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         whole = about["sha256"] == hash_tensors(tensors)
         state = State(about["identity"], tuple(about["curve"]), tuple(about["skipped"]))

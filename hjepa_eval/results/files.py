@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from hjepa_eval.config import describe_problems
 from hjepa_eval.errors import ResultError, first_few
-from hjepa_eval.features.fingerprint import hash_json, write_atomically
+from hjepa_eval.features.fingerprint import hash_json, parse_json, write_atomically
 from hjepa_eval.results.checks import not_finite, record_problems
 from hjepa_eval.results.gallery import SUFFIX, Gallery, read_gallery
 from hjepa_eval.results.records import CHECKSUM_SINCE, SCHEMA_VERSION, Record
@@ -91,7 +91,7 @@ def read_record(path: Path) -> Record:
 def _read_json(path: Path) -> dict[str, Any]:
     """Return what is in the file of a record, of a version that this program reads."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         why = "it is nested too deep" if isinstance(error, RecursionError) else error
         raise ResultError(f"cannot read the result {path}: {why}") from None

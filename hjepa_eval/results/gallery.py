@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hjepa_eval.errors import ResultError
-from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.features.fingerprint import parse_json, write_atomically
 
 GALLERY_VERSION = 1
 SUFFIX = ".gallery.safetensors"
@@ -192,7 +192,7 @@ def read_gallery(path: Path) -> Gallery:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get("about", "null"))
+            about = parse_json((file.metadata() or {}).get("about", "null"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ResultError(f"cannot read the gallery {path}: {error}; hjepa eval writes it anew") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import shutil
@@ -285,6 +286,7 @@ def test_hf__a_column_of_metadata_is_not_taken_for_the_label(tmp_path: Path) -> 
     (root / "train" / "metadata.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(DataError, match=r"no label column .*its columns are .*species \(.*string\), night \(int64\)"):
         load_dataset(f"hf:{root}", "train")
+    gc.collect()
 
 
 def test_hf__a_number_for_test_is_a_share_and_a_word_a_split(tmp_path: Path) -> None:

@@ -66,13 +66,13 @@ def _with_its_own(settings: FinetuneSettings) -> FinetuneSettings:
         TrainingError: a setting was given that is not the run's own.
     """
     from hjepa_eval.evaluation.features import resolve
-    from hjepa_eval.features.fingerprint import differences
+    from hjepa_eval.features.fingerprint import differences, parse_json
 
     if settings.run is not None:
         raise ConfigError("--run begins a run and --resume goes on with one; give one of them")
     path = Path(str(settings.resume)) / OPTIONS
     try:
-        own = FinetuneSettings(**json.loads(path.read_bytes()))
+        own = FinetuneSettings(**parse_json(path.read_bytes()))
     except (OSError, ValueError, TypeError, RecursionError):
         raise CheckpointError(f"{settings.resume} holds no fine-tuning to go on with (no whole {OPTIONS})") from None
     given = {name: getattr(settings, name) for name in settings.model_fields_set}

@@ -7,7 +7,6 @@ sections 3.1.1 (pre-processing) and 3.1.2 (k-means); the constants are those of 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from hjepa_eval.encoders.protocol import hash_tensors
 from hjepa_eval.features.claims import alone
-from hjepa_eval.features.fingerprint import canonical_json, hash_json, write_atomically
+from hjepa_eval.features.fingerprint import canonical_json, hash_json, parse_json, write_atomically
 
 
 def fitted_tensors(
@@ -60,7 +59,7 @@ def _recall(path: Path, recipe: dict[str, Any]) -> dict[str, Tensor] | None:
     """Return the tensors in the file, or None unless it is whole and of this recipe."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["hjepa"])
+            about = parse_json((file.metadata() or {})["hjepa"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         whole = about["sha256"] == hash_tensors(tensors) and hash_json(about["recipe"]) == hash_json(recipe)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import CheckpointError, EncoderError, first_few
+from hjepa_eval.features.fingerprint import parse_json
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 # Nothing else is fetched: no pickled weights, and no Python files.
@@ -160,7 +160,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or holds no object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict):

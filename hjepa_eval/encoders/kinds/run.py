@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import CheckpointError, ConfigError, EncoderError, unknown
+from hjepa_eval.features.fingerprint import parse_json
 
 if TYPE_CHECKING:
     from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
@@ -50,7 +50,7 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("format_version") != FORMAT_VERSION:
@@ -92,7 +92,7 @@ def _as_written(folder: Path, witness: str, *, needed: bool = True) -> bool:
     """Tell whether the weights in a folder have the sha256 that the JSON file `witness` gives, if one is `needed`."""
     path = folder / "encoder.safetensors"
     try:
-        told = json.loads((folder / witness).read_bytes())
+        told = parse_json((folder / witness).read_bytes())
         if not needed and "steps" in told and "sha256" not in told:
             return True
         expected, status = told["sha256"]["encoder.safetensors"], path.stat()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hjepa_eval.encoders.weights import read_tensors
 from hjepa_eval.errors import CheckpointError
-from hjepa_eval.features.fingerprint import hash_json
+from hjepa_eval.features.fingerprint import hash_json, parse_json
 
 _FILES = ("config.json", "encoder.safetensors", "trainer.safetensors")
 _STATE = "state.json"
@@ -132,7 +132,7 @@ def _read_state(path: Path) -> dict[str, Any]:
         CheckpointError: it is not what was written.
         OSError, ValueError, KeyError, TypeError: it cannot be read, or lacks something.
     """
-    state = json.loads((path / _STATE).read_bytes())
+    state = parse_json((path / _STATE).read_bytes())
     hashes = state["sha256"]
     if hashes.keys() - {*_FILES, _STATE} or hashes.get(_STATE, "") not in ("", _state_hash(state, hashes)):
         raise CheckpointError(f"{path / _STATE} is not what was written (its sha256 differs)")
@@ -150,7 +150,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         for name in _FILES:
             if hashlib.sha256((path / name).read_bytes()).hexdigest() != state["sha256"][name]:
                 raise CheckpointError(f"{path / name} is not what was written (its sha256 differs)")
-        config = json.loads((path / "config.json").read_bytes())
+        config = parse_json((path / "config.json").read_bytes())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is no whole checkpoint: {type(error).__name__} {error}") from None
     encoder, trainer = (read_tensors(path / name) for name in _FILES[1:])

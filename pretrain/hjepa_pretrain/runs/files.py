@@ -14,7 +14,7 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders.kinds.run import FORMAT_VERSION
 from hjepa_eval.errors import CheckpointError
-from hjepa_eval.features.fingerprint import write_atomically
+from hjepa_eval.features.fingerprint import parse_json, write_atomically
 from hjepa_eval.results.provenance import package_versions
 from hjepa_pretrain.config.geometry import Geometry, encoder_arguments
 from hjepa_pretrain.config.settings import PretrainSettings
@@ -118,7 +118,7 @@ def read_summary(run_dir: Path, *, say: Callable[[str], None]) -> Summary | None
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         return Summary(**{field.name: content[field.name] for field in fields(Summary) if _is_told(field, content)})
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         say(f"{path} is damaged; the run's end is done again from its last checkpoint")
@@ -164,7 +164,7 @@ def trim_metrics(path: Path, *, step: int, size: int | None = None) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            whole = json.loads(line)["step"] <= step
+            whole = parse_json(line)["step"] <= step
         except (ValueError, KeyError):
             continue  # The last line of a run that was killed may be half a line.
         if whole:
