@@ -233,3 +233,20 @@ def load_strict(
         raise CheckpointError(f"{source} does not fit the encoder; tensors {'; '.join(misfits)}")
     model.load_state_dict({name: tensors[name] for name in state})
     return tuple(left)
+
+
+# Beyond what any encoder has; a file that asks for more would take all memory before its weights are looked at.
+_MOST_BLOCKS, _MOST_OF_ANYTHING = 1_000, 65_536
+
+
+def check_sizes(arguments: Mapping[str, Any], *, source: str) -> None:
+    """Check that the numbers in a network's `arguments` can be those of an encoder, before it is built.
+
+    Raises:
+        CheckpointError: one is far too large; the message names it and its `source`.
+    """
+    for name, value in arguments.items():
+        most = _MOST_BLOCKS if name.startswith("depth") else _MOST_OF_ANYTHING
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if name != "seed" and isinstance(number, int | float) and not abs(number) <= most:
+                raise CheckpointError(f"{source}: {name} is {number:g}, and no encoder has more than {most:,}")

@@ -116,10 +116,12 @@ def _build(run: Path, name: str) -> ViTEncoder | StageEncoder:
     from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
     from hjepa_eval.encoders.stages import StageEncoder, create_stages
     from hjepa_eval.encoders.vit import create_vit
+    from hjepa_eval.encoders.weights import check_sizes
 
     config = read_run_config(run)
     try:
         encoder, transform = config["encoder"], config["transform"]
+        check_sizes(encoder["arguments"], source=str(run / "config.json"))
         preparation = Transform(**{**transform, "mean": tuple(transform["mean"]), "std": tuple(transform["std"])})
         architecture = {name: value for name, value in encoder["arguments"].items() if name != "seed"}
         if "stages" in encoder:
@@ -137,7 +139,7 @@ def _build(run: Path, name: str) -> ViTEncoder | StageEncoder:
             transform=preparation,
             architecture={"timm": encoder["vit"], **architecture},
         )
-    except (KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{run / 'config.json'} does not describe an encoder: {error}") from None
 
 

@@ -15,7 +15,7 @@ from hjepa_eval.encoders.kinds.folder_files import read_json
 from hjepa_eval.encoders.kinds.timm_network import ViTEncoder, parse_level_options, wrap_timm
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.vit import vit_arguments
-from hjepa_eval.encoders.weights import checked_bytes, load_strict, read_tensors
+from hjepa_eval.encoders.weights import check_sizes, checked_bytes, load_strict, read_tensors
 from hjepa_eval.errors import CheckpointError, EncoderError
 from hjepa_eval.features.fingerprint import write_atomically
 
@@ -111,9 +111,11 @@ def load_timm_folder(folder: Path, options: Mapping[str, str]) -> Encoder:
     config = read_json(folder / CONFIG)
     own = config.get("hjepa")
     taps = own.get("taps") if isinstance(own, dict) else None
+    asked = config.get("model_args")
+    check_sizes(asked if isinstance(asked, dict) else {}, source=str(folder / CONFIG))
     try:
         model = timm.create_model(f"{PREFIX}{folder}", pretrained=False, num_classes=0)
-    except (KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AssertionError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{folder / CONFIG} does not describe a timm model: {error}") from None
     classifier = model.pretrained_cfg.get("classifier") or ()
     ignore = [classifier] if isinstance(classifier, str) else list(classifier)

@@ -56,7 +56,9 @@ class ModelSettings(Settings):
     embed_dim: int | None = Field(
         default=None, description="width of the encoder; comes from timm, another value is an error"
     )
-    encoder_depth: int | None = Field(default=None, ge=1, description="encoder blocks; the ViT's own when not given")
+    encoder_depth: int | None = Field(
+        default=None, ge=1, le=1000, description="encoder blocks; the ViT's own when not given"
+    )
     positions: Literal["learned", "sincos", "rope"] = Field(
         default="sincos", description="positions of the encoder: added to tokens, or rotary (rope)"
     )
@@ -144,7 +146,9 @@ class DataSettings(Settings):
         description="folder that holds the dataset (HJEPA_DATA; else ./data)",
         json_schema_extra={"env": "HJEPA_DATA"},
     )
-    image_size: int | None = Field(default=None, ge=1, description="side in pixels; the encoder's own when not given")
+    image_size: int | None = Field(
+        default=None, ge=1, le=65_536, description="side in pixels; the encoder's own when not given"
+    )
     stored_size: int | None = Field(
         default=None, ge=1, description="side at which images are kept before crops; image_size when not given"
     )

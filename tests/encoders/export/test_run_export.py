@@ -454,3 +454,13 @@ def test_timm__a_flipped_bit_of_exported_weights_is_refused_and_colleagues_can_r
     weights.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not what was written"):
         load_encoder(f"timm:local-dir:{tmp_path / 'out'}")
+
+
+def test_timm__a_folder_that_asks_for_a_hundred_million_blocks_is_refused(digits_run: Path, tmp_path: Path) -> None:
+    export_run(digits_run, tmp_path / "out")
+    path = tmp_path / "out" / "config.json"
+    config = json.loads(path.read_bytes())
+    config["model_args"]["depth"] = 10**8
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"depth is 1e\+08, and no encoder has more than 1,000"):
+        load_encoder(f"timm:local-dir:{tmp_path / 'out'}")

@@ -113,3 +113,15 @@ def test_alone_in_run__makes_the_folder_of_a_new_run_alone(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot write"), alone_in_run(tmp_path / "file" / "run"):
         pass
+
+
+@pytest.mark.parametrize(("name", "value"), [("depth", 10**7), ("img_size", 10**6), ("depth", 1e300)])
+def test_load_run__a_size_that_no_encoder_has_is_refused_before_anything_is_built(
+    finished: Path, name: str, value: float
+) -> None:
+    path = finished / "config.json"
+    config = json.loads(path.read_bytes())
+    config["encoder"]["arguments"][name] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"config\.json: {name} is .* no encoder has more than"):
+        load_run(finished, {})
