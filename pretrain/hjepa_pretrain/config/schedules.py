@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-from hjepa_eval.errors import ConfigError
+from hjepa_eval.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from hjepa_pretrain.config.settings import MaskingSettings
@@ -33,7 +33,12 @@ def learning_rate(
             to `final` over the last part, which time-boxed runs can be stopped before.
         cooldown: share of that last part.
         final: lowest rate at the end.
+
+    Raises:
+        UnknownNameError: there is no such shape.
     """
+    if shape not in get_args(LearningRateShape):
+        raise unknown("schedule", shape, get_args(LearningRateShape))
     if progress < warmup:
         return peak * progress / warmup
     if shape == "cosine":
@@ -68,6 +73,13 @@ class EmaSchedule:
     def __post_init__(self) -> None:
         if not 0.0 <= self.base <= self.end <= 1.0:
             raise ConfigError(f"EMA momentum must rise within [0, 1], found {self.base} to {self.end}")
+        if self.shape not in get_args(EmaShape):
+            raise unknown("EMA schedule", self.shape, get_args(EmaShape))
+
+    @property
+    def needs_length(self) -> bool:
+        """Whether the momentum should rise, and how long the training is was not said."""
+        return self.total_steps is None and self.base != self.end
 
     def momentum(self, step: int, *, progress: float | None = None) -> float:
         """Return the momentum at `step`; `progress` in [0, 1] replaces step / total_steps.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from hjepa_eval.encoders.vit import cells, pool_cells, rotation_of
+from hjepa_eval.errors import unknown
 
 
 def additive(allowed: Tensor) -> Tensor:
@@ -34,6 +35,7 @@ def use_plain_attention(model: nn.Module) -> None:
 
 
 MaskMode = Literal["drop", "zero"]
+MASK_MODES: tuple[MaskMode, ...] = get_args(MaskMode)
 
 
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
@@ -60,6 +62,7 @@ class ContextEncoder(nn.Module):
     Attributes:
         network_name: the attribute that holds the network; its state dict is what an evaluation loads.
         widths: width of every level.
+        image_shape: height and width of the images in pixels.
     """
 
     network_name: ClassVar[str] = "vit"
@@ -72,13 +75,19 @@ class ContextEncoder(nn.Module):
             taps: one block number (from 1) per level.
             mask_mode: `drop` removes hidden tokens before block 1; `zero` sets their patch embeddings to zero and
                 carries them along, as document 000 has it.
+
+        Raises:
+            UnknownNameError: there is no such `mask_mode`.
         """
         super().__init__()
+        if mask_mode not in MASK_MODES:
+            raise unknown("mask_mode", mask_mode, MASK_MODES)
         self.vit = vit
         self.taps = tuple(taps)
         self.mask_mode = mask_mode
         self.checkpoint_activations = False
         self.grid: tuple[int, int] = vit.patch_embed.grid_size
+        self.image_shape: tuple[int, int] = tuple(vit.patch_embed.img_size)
         self.prefix: int = vit.num_prefix_tokens
         self.widths: tuple[int, ...] = (vit.embed_dim,) * len(self.taps)
         self.rotation = rotation_of(vit)

@@ -11,6 +11,7 @@ from hjepa_eval.config import merge
 from hjepa_eval.datasets.randomness import derive_seed
 from hjepa_eval.encoders.stages import create_stages
 from hjepa_eval.encoders.vit import create_vit
+from hjepa_eval.errors import ConfigError
 from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.flat_keys import from_flat
 from hjepa_pretrain.config.geometry import Geometry, encoder_arguments, resolve_geometry
@@ -30,6 +31,8 @@ def create_hjepa(
     embed_dim: int | None = None,
     predictor_depth: int = 6,
     num_hierarchies: int = 3,
+    total_steps: int | None = None,
+    steps_per_epoch: int = 0,
     **model: Any,
 ) -> HJEPA:
     """Return an H-JEPA with fresh weights.
@@ -40,6 +43,8 @@ def create_hjepa(
         embed_dim: width of the ViT, if you want it checked.
         predictor_depth: blocks of the predictor.
         num_hierarchies: levels.
+        total_steps: steps of the training, over which the target encoder's momentum rises.
+        steps_per_epoch: for `ema={"momentum_warmup_epochs": ...}`.
         **model: further keys of the settings' `model` section, such as `taps` or `predictor={"embed_dim": 512}`.
 
     Raises:
@@ -47,7 +52,8 @@ def create_hjepa(
     """
     given = {"encoder_type": encoder_type, "embed_dim": embed_dim, "num_hierarchies": num_hierarchies}
     model = merge({"predictor": {"depth": predictor_depth}}, model)
-    return create_hjepa_from_config({"model": {**given, **model}, "data": {"image_size": img_size}})
+    config = {"model": {**given, **model}, "data": {"image_size": img_size}}
+    return create_hjepa_from_config(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
 
 
 def create_hjepa_from_config(
@@ -65,6 +71,8 @@ def create_hjepa_from_config(
     """
     settings = config if isinstance(config, PretrainSettings) else _settings(config)
     model, whole = settings.model, settings.train.whole_image
+    if total_steps is not None and model.ema.momentum_warmup_epochs and not steps_per_epoch:
+        raise ConfigError("model.ema.momentum_warmup_epochs is counted in epochs; pass steps_per_epoch as well")
     geometry = resolve_geometry(settings)
     context_encoder = _context_encoder(settings, geometry)
     ema = EmaSchedule(

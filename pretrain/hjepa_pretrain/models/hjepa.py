@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hjepa_eval.encoders.vit import check_levels, pool_cells
-from hjepa_eval.errors import UnknownNameError
+from hjepa_eval.errors import TrainingError, UnknownNameError, unknown
 from hjepa_pretrain.config.schedules import EmaSchedule
 from hjepa_pretrain.masks.indices import Masks, masks_from_masked
 from hjepa_pretrain.models.encoders import ContextEncoder, gather_tokens
@@ -49,6 +50,7 @@ class HJEPA(nn.Module):
         self.projector = projector
         self.ema = ema
         self.cell_coverage = cell_coverage
+        self._told_constant = False
 
     @property
     def num_levels(self) -> int:
@@ -84,9 +86,11 @@ class HJEPA(nn.Module):
             global query; and, when there is a projector, `projections` `[V, B, P]` of the mean context token.
 
         Raises:
-            TrainingError: the mask is ambiguous or leaves an image without context or targets.
+            TrainingError: the mask is ambiguous or leaves an image without context or targets, or images and mask do
+                not fit each other or the encoder.
         """
         masks = mask if isinstance(mask, Masks) else masks_from_masked(mask)
+        self._check_shapes(images, masks)
         levels = range(self.num_levels if return_all_levels else 1)
         # Without a projector nothing looks at what the context encoder says of other views.
         shown = (None, None) if self.projector is None else (other_images, other_context)
@@ -110,6 +114,25 @@ class HJEPA(nn.Module):
             means = [mean(seen, masks.context_valid), *(mean(tokens) for tokens in others)]
             outputs["projections"] = self.projector(means)
         return outputs
+
+    def _check_shapes(self, images: Tensor, masks: Masks) -> None:
+        """Check that images have the encoder's size, and that there is a mask of its grid for each of them.
+
+        Raises:
+            TrainingError: they do not.
+        """
+        rows, columns = self.grid
+        height, width = self.context_encoder.image_shape
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, height, width):
+            raise TrainingError(
+                f"the encoder takes images [B, 3, {height}, {width}], found {list(images.shape)}; resize them, "
+                "or build the model with another img_size"
+            )
+        if masks.target_flags.shape != (len(images), rows * columns):
+            raise TrainingError(
+                f"expected a mask [{len(images)}, {rows * columns}], one number per image and token of the grid of "
+                f"{rows}x{columns}, found {list(masks.target_flags.shape)}"
+            )
 
     def _encode_context(
         self, images: Tensor, masks: Masks, other_images: Tensor | None, other_context: Tensor | None
@@ -162,12 +185,15 @@ class HJEPA(nn.Module):
             head: whether the level's prediction head is applied.
 
         Raises:
-            UnknownNameError: there is no such level.
+            UnknownNameError: there is no such level, or no such branch.
         """
         if not 0 <= level < self.num_levels:
             names = ", ".join(str(number) for number in range(self.num_levels))
             raise UnknownNameError(f"unknown level {level}; known: {names}")
-        network = self.target_encoder if encoder == "target" else self.context_encoder
+        networks = {"target": self.target_encoder, "context": self.context_encoder}
+        if encoder not in networks:
+            raise unknown("encoder branch", encoder, networks)
+        network = networks[encoder]
         tokens = network(images)[level][:, network.prefix :]
         pooled = network.pool(tokens, level)
         return self.heads[level](pooled) if head else pooled
@@ -177,8 +203,16 @@ class HJEPA(nn.Module):
 
         Args:
             current_step: steps done before this one.
-            progress: share of the training that is done, for runs whose number of steps is not known.
+            progress: share of the training that is done, for runs whose number of steps is not known. Without it and
+                without the `total_steps` of `create_hjepa` the momentum cannot rise, which is said once on stderr.
         """
+        if progress is None and self.ema.needs_length and not self._told_constant:
+            self._told_constant = True
+            print(
+                f"the target encoder's momentum stays at {self.ema.base}, since nobody says how long the training is; "
+                "pass total_steps (and steps_per_epoch for a warm-up) to create_hjepa, or progress to update_target_encoder",
+                file=sys.stderr,
+            )
         momentum = self.ema.momentum(current_step, progress=progress)
         self.target_encoder.update(self.context_encoder, momentum)
         return momentum

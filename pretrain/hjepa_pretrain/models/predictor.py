@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hjepa_eval.encoders.vit import cells, pool_cells
+from hjepa_eval.errors import unknown
 from hjepa_pretrain.masks.indices import pick
 from hjepa_pretrain.models.encoders import additive, gather_tokens
 
 Order = Literal["parallel", "coarse_to_fine"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 
 class PredictorBlock(Block):
@@ -62,8 +64,13 @@ class Predictor(nn.Module):
                 Source: feature pyramid networks (Lin et al. 2017), the top-down path. Deviation: one width, no
                 convolutions after the sum.
             global_query: whether one more query, at the middle of the grid, asks for the whole image.
+
+        Raises:
+            UnknownNameError: there is no such `order`.
         """
         super().__init__()
+        if order not in ORDERS:
+            raise unknown("order of the predictor", order, ORDERS)
         self.grid, self.prefix, self.num_levels = grid, prefix, num_levels
         self.order, self.fpn, self.global_query = order, fpn, global_query
         self.checkpoint_activations = False

@@ -47,6 +47,7 @@ class MaskedStages(ContextEncoder):
         nn.Module.__init__(self)  # That of the parent looks at the parts of a ViT.
         self.network = network
         self.taps, self.grid, self.maps, self.image_size = tuple(taps), grid, tuple(maps), image_size
+        self.image_shape = (image_size, image_size)
         self.prefix = 0
         self.mask_mode = "zero"
         self.checkpoint_activations = False  # Computed twice, a batch would count twice in BatchNorm.
