@@ -210,7 +210,7 @@ class HJEPA(nn.Module):
             self._told_constant = True
             print(
                 f"the target encoder's momentum stays at {self.ema.base}, since nobody says how long the training is; "
-                "pass total_steps (and steps_per_epoch for a warm-up) to create_hjepa, or progress to update_target_encoder",
+                "pass total_steps (and steps_per_epoch for a warm-up) to create_hjepa, or progress here",
                 file=sys.stderr,
             )
         momentum = self.ema.momentum(current_step, progress=progress)
