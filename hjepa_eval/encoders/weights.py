@@ -144,8 +144,17 @@ def checked_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None
     """
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     text = canonical_json({**(about or {}), "sha256": hash_tensors(plain)})
-    content: bytes = save(plain, metadata={"format": "pt", ABOUT: text})
-    return content
+    return _ordered(save(plain, metadata={"format": "pt", ABOUT: text}))
+
+
+def _ordered(content: bytes) -> bytes:
+    """Return a safetensors file whose metadata has its keys in order: safetensors writes them in any, anew each time."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # Tensors begin at a multiple of eight bytes.
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _told_hash(about: str) -> Any:

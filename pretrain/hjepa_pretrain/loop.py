@@ -182,8 +182,8 @@ class _Run:
             )
         if self.settings.diagnostics.bank and len(set(self.dataset.labels.tolist())) < 2:
             self.say(
-                "the images have no two classes, so no kNN is measured and no best checkpoint chosen: the run ends "
-                "with the weights of its last step"
+                f"the images have no {'two ' if self.dataset.labelled else ''}classes, so no kNN is measured and no "
+                "best checkpoint chosen: the run ends with the weights of its last step"
             )
 
     def _restore(self, checkpoint: Checkpoint) -> None:

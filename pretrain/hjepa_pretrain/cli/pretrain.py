@@ -67,7 +67,12 @@ def run_pretraining(
     root = Path(settings.data.root) if settings.data.root else None
     with leader_first():
         dataset = load_dataset(
-            settings.data.dataset, "train", root=root, download=download, memo=memo_dir(default_cache_dir())
+            settings.data.dataset,
+            "train",
+            root=root,
+            download=download,
+            memo=memo_dir(default_cache_dir()),
+            unlabelled=True,
         )
     used = min(settings.data.max_samples or len(dataset), len(dataset))
     some = f"{used:,}{f' of {len(dataset):,}' if used < len(dataset) else ''}"
@@ -150,7 +155,8 @@ def pretrain(
         print_json(summary.to_json())
     elif leader:
         print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s{_best(summary)}")
-        print(f"next: hjepa eval --model {run_dir}")
+        unjudged = summary.measures and not any(score is not None for score in summary.measures["knn"])
+        print(f"next: hjepa eval --model {run_dir}{' --dataset NAME, of images with classes' if unjudged else ''}")
 
 
 def _asked(

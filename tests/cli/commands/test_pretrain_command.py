@@ -95,3 +95,23 @@ def test_pretrain__an_unreadable_image_is_named_in_one_line(
     assert str(damaged) in line
     assert not (run / "summary.json").exists()
     assert (run / "config.json").exists() == (placement == "loader"), "images on the device are read before all else"
+
+
+@pytest.mark.parametrize("folder", ["", "train"])
+def test_pretrain__images_without_classes_will_do_and_knn_is_off_with_a_sentence(
+    folder: str, tmp_path: Path, cifar10_sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = tmp_path / "flat" / folder
+    flat.mkdir(parents=True)
+    for number, path in enumerate(sorted((cifar10_sample / "train").glob("*/*"))[:160]):
+        (flat / f"{number:03d}{path.suffix}").write_bytes(path.read_bytes())
+    run = tmp_path / "run"
+    assert called("--dataset", f"folder:{tmp_path / 'flat'}", "--out", str(run), *TINY) == 0
+    said = capsys.readouterr()
+    assert "the images have no classes, so no kNN is measured and no best checkpoint chosen" in said.err
+    assert "images of about 32x32 pixels are read at 8x8" in said.err
+    assert "best kNN" not in said.out
+    assert f"next: hjepa eval --model {run} --dataset NAME, of images with classes" in said.out
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["best"] is None
+    assert all(rank > 0 for rank in summary["measures"]["rankme"])
