@@ -148,7 +148,7 @@ def checked_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None
 
 
 def _ordered(content: bytes) -> bytes:
-    """Return a safetensors file whose metadata has its keys in order: safetensors writes them in any, anew each time."""
+    """Return a safetensors file whose metadata has its keys in order; safetensors writes them in another each time."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
