@@ -106,6 +106,9 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--model", help="only this model beside the baselines, or this baseline; repeatable"),
         ] = None,
+        rank: Annotated[
+            bool, typer.Option("--rank", help="one row per model and probe, the best first, each tested against it")
+        ] = False,
         open_it: Annotated[bool, typer.Option("--open", help="open the HTML page in the browser")] = False,
     ) -> None:
         """Show result records level by level.
@@ -113,6 +116,7 @@ def register(app: typer.Typer) -> None:
         A table per dataset, from results/ when no file or folder is named. HTML is one page of one dataset.
         """
         from hjepa_eval.report.formats.named import FORMATS
+        from hjepa_eval.report.formats.ranks import RANK_FORMATS
         from hjepa_eval.report.tables.selection import check_versions, keep, left_out, locate
         from hjepa_eval.report.written import choose_format
 
@@ -123,7 +127,9 @@ def register(app: typer.Typer) -> None:
         located = keep(locate(paths), dataset=dataset, models=model or ())
         records = [each.record for each in located]
         check_versions(records, [each.path or each.folder for each in located])
-        if chosen == "html":
+        if rank and chosen != "html":
+            deliver(RANK_FORMATS[chosen](located), out)
+        elif chosen == "html":
             page = _write_html(located, paths, out)
             print(f"written: {page}", file=sys.stderr)
             if open_it:

@@ -66,14 +66,20 @@ class Column:
         return max(longest, min(len(self.title), LONG_TITLE))
 
 
-def draw(columns: Sequence[Column], sections: Sequence[tuple[str, Sequence[int]]], *, gap: int = GAP) -> Iterator[Any]:
+def draw(
+    columns: Sequence[Column],
+    sections: Sequence[tuple[str, Sequence[int]]],
+    *,
+    gap: int = GAP,
+    first: int = LEAST_WIDTH // 2,
+) -> Iterator[Any]:
     """Yield what rich prints of a table: the heading, and each section's name over the rows with these places.
 
-    The name may be longer than the first column, which is folded at half of a line.
+    The name may be longer than the first column, which is folded at `first`: half of a line.
     """
     from rich.text import Text
 
-    widths = [min(columns[0].width, LEAST_WIDTH // 2), *(column.width for column in columns[1:])]
+    widths = [min(columns[0].width, first), *(column.width for column in columns[1:])]
     yield _grid(columns, widths, gap, [[Text(column.title, "bold") for column in columns]])
     yield Text("\N{BOX DRAWINGS LIGHT HORIZONTAL}" * (sum(widths) + gap * len(columns)))
     for name, places in sections:

@@ -9,6 +9,7 @@ from typing import Any
 from hjepa_eval.report.figures.drawing import css_variables
 from hjepa_eval.report.figures.svg import Picture
 from hjepa_eval.report.formats.named import write_output
+from hjepa_eval.report.formats.ranks import texts
 from hjepa_eval.report.page.models import PageModel, page_levels
 from hjepa_eval.report.page.pairs import headlines
 from hjepa_eval.report.page.parts import PARTS, Contents, collect
@@ -45,6 +46,7 @@ def build_page(located: Sequence[Located], galleries: Sequence[Gallery]) -> str:
         "points": points,
         "p_text": p_text,
         "gain_within": gain_within,
+        "rank_texts": texts,
     }
     return environment.get_template("report.html").render(
         **_content(collect(selection, galleries)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -11,6 +11,7 @@ from hjepa_eval.errors import ResultError
 from hjepa_eval.metrics.paired import Paired
 from hjepa_eval.report.page.models import PageModel
 from hjepa_eval.report.tables.model_pairs import CHOSEN, ModelPair, compare_models
+from hjepa_eval.report.tables.ranking import headline_scores
 from hjepa_eval.report.tables.standing import called, is_twin_of_another
 from hjepa_eval.report.tables.statements import Heading
 from hjepa_eval.results.records import Record, Score
@@ -79,7 +80,7 @@ def headlines(models: Sequence[PageModel], compared: Sequence[Compared], heading
     for model in (model for model in models if not model.baseline):
         names = _names_of_baselines(model, models)
         for each in model.located:
-            for key, level, how, score in _chosen(each.record):
+            for key, level, how, score in headline_scores(each.record):
                 leads = (
                     _lead(name, other, each.record, key, score, _tests(model, other, compared)) for other, name in names
                 )
@@ -101,18 +102,6 @@ def _names_of_baselines(model: PageModel, models: Sequence[PageModel]) -> list[t
     return [(each, kind if often[kind] == 1 else each.name) for each, kind in zip(own, kinds, strict=True)]
 
 
-def _chosen(record: Record) -> Iterator[tuple[str, int, str, Score]]:
-    """Yield (key, level, how, score) of each headline score: at the chosen level, else the only or the last one."""
-    singles = {level.level: level for level in record.levels if not level.fused}
-    chosen = {choice.score: choice.level for choice in record.choices}
-    for key in dict.fromkeys(score.key for level in singles.values() for score in level.scores if score.headline):
-        values = {n: score for n, level in singles.items() for score in level.scores if score.key == key}
-        number = chosen.get(key, max(values))
-        how = "chosen on train" if key in chosen else "the only one" if len(values) == 1 else "the last"
-        if number in values:
-            yield key, number, how, values[number]
-
-
 def _lead(
     name: str, other: PageModel, record: Record, key: str, score: Score, tests: Sequence[ModelPair]
 ) -> Lead | None:
@@ -122,7 +111,7 @@ def _lead(
             return Lead(name, test.difference, test.test)
     for each in other.located:
         if (each.record.protocol, each.record.parameters) == (record.protocol, record.parameters):
-            rival = next((found for other_key, _, _, found in _chosen(each.record) if other_key == key), None)
+            rival = next((found for other_key, _, _, found in headline_scores(each.record) if other_key == key), None)
             if rival is not None:
                 return Lead(name, score.value - rival.value)
     return None

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hjepa_eval.report.formats.ranks import HEADER
 from hjepa_eval.report.page.models import PageModel, class_names, page_models
 from hjepa_eval.report.page.neighbours import Thumbnails, collect_thumbnails, queries, unshown
 from hjepa_eval.report.page.pairs import Compared, compare_all
 from hjepa_eval.report.page.provenance import sources
 from hjepa_eval.report.page.table import table_view
+from hjepa_eval.report.tables.ranking import ABOUT, rankings
 from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.report.tables.table import Table, build_table
 from hjepa_eval.results.gallery import Gallery
@@ -139,6 +141,10 @@ def _models(page: Contents) -> dict[str, Any]:
     return {"compared": page.compared, "uncompared": page.uncompared}
 
 
+def _ranking(page: Contents) -> dict[str, Any]:
+    return {"rankings": rankings(page.selection), "about_ranking": ABOUT, "rank_header": HEADER}
+
+
 def _provenance(page: Contents) -> dict[str, Any]:
     return {"sources": sources(page.models)}
 
@@ -149,6 +155,7 @@ PARTS = {
     "neighbours": Part("Neighbours", _neighbours, ("level", "model")),
     "map": Part("Map", _map, ("level", "model")),
     "pretraining": Part("Pretraining", _pretraining, ("model",)),
+    "ranking": Part("Ranking", _ranking),
     "models": Part("Models", _models),
     "provenance": Part("Provenance", _provenance),
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from hjepa_eval.errors import ResultError, first_few, unknown
 from hjepa_eval.report.tables.columns import (
@@ -28,6 +29,7 @@ from hjepa_eval.report.tables.standing import (
 from hjepa_eval.results.files import read_record, record_files
 from hjepa_eval.results.records import DatasetInfo, LevelResult, Record, Score
 
+Shown = TypeVar("Shown", Record, Located)
 # Images, model, level with the levels joined in it, column.
 _Place = tuple[tuple[str | int, ...], Variant, int, tuple[int, ...], ColumnKey]
 
@@ -116,11 +118,12 @@ def select_records(records: Sequence[Record]) -> Selection:
     return select([Located(record, Path()) for record in records])
 
 
-def by_data(records: Sequence[Record]) -> list[list[Record]]:
-    """Return the records in groups that share their images, in order of appearance."""
-    groups: dict[tuple[str | int, ...], list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.dataset.key, []).append(record)
+def by_data(records: Sequence[Shown]) -> list[list[Shown]]:
+    """Return records, located or not, in groups that share their images, in order of appearance."""
+    groups: dict[tuple[str | int, ...], list[Shown]] = {}
+    for each in records:
+        record = each.record if isinstance(each, Located) else each
+        groups.setdefault(record.dataset.key, []).append(each)
     return list(groups.values())
 
 
@@ -250,3 +253,48 @@ def _stays(name: str, wanted: Sequence[str], names: Sequence[str]) -> bool:
         return name in wanted
     # The untrained twin of a model that is left out goes with it.
     return any(not is_twin_of_another(name, model, names) for model in wanted)
+
+
+def models_to_compare(
+    sources: Sequence[Sequence[Located]], *, models: Sequence[str] = (), dataset: str | None = None
+) -> list[list[Located]]:
+    """Return the records of each model in view, baselines aside unless they are named or all that a source has.
+
+    Args:
+        sources: the records of each file or folder; what is a baseline depends on what lies beside it.
+        models: only these.
+        dataset: only records of this one.
+
+    Raises:
+        UnknownNameError: a name fits no record.
+        ResultError: there is one model only.
+    """
+    keep([each for source in sources for each in source], dataset=dataset, models=models)  # Refuses unknown names.
+    sides: list[list[Located]] = []
+    for source in sources:
+        beaten = frozenset() if models else baselines_among(each.record.model.name for each in source)
+        sides += _by_variant(
+            each
+            for each in source
+            if each.record.model.name not in beaten
+            and (not models or each.record.model.name in models)
+            and dataset in (None, each.record.dataset.name)
+        )
+    if len(sides) != len(sources) or len(sources) != 2:  # Two files of one model are compared as they are given.
+        sides = _by_variant(each for side in sides for each in side)
+    if models:
+        sides.sort(key=lambda side: list(models).index(side[0].record.model.name))
+    if len(sides) < 2:
+        names = first_few(dict.fromkeys(side[0].record.model.name for side in sides))
+        raise ResultError(
+            f"one model is in view ({names or 'none'}), and it takes two to compare; name more files or folders, or "
+            "baselines with --model"
+        )
+    return sides
+
+
+def _by_variant(located: Iterable[Located]) -> list[list[Located]]:
+    groups: dict[Variant, list[Located]] = {}
+    for each in located:
+        groups.setdefault(variant(each.record), []).append(each)
+    return list(groups.values())

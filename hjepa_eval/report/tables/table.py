@@ -60,7 +60,8 @@ class Row:
 class Table:
     """What the records say about one dataset: models in the records' order, baselines after them.
 
-    `timed` says under which conditions the times in it were measured; empty where there are none.
+    `timed` says under which conditions the times in it were measured; empty where there are none; `untimed` whose times
+    are left out, in sentences that are among the notes too.
     """
 
     dataset: str
@@ -70,6 +71,7 @@ class Table:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     timed: str = ""
+    untimed: tuple[str, ...] = ()
 
 
 @dataclass
@@ -104,8 +106,9 @@ def build_table(selection: Selection) -> Table:
         if found.cells
     )
     info = selection.data
-    notes = (*_notes(selection.records), *selection.left_out, *baseline_note(selection.records), *untimed(costs, timed))
-    return Table(info.name, info.train_images, info.test_images, tuple(columns), rows, notes, timed)
+    others = tuple(untimed(costs, timed))
+    notes = (*_notes(selection.records), *selection.left_out, *baseline_note(selection.records), *others)
+    return Table(info.name, info.train_images, info.test_images, tuple(columns), rows, notes, timed, others)
 
 
 def _row(model: str, found: _Level, columns: tuple[str, ...], *, timed: str, beaten: bool) -> Row:

@@ -277,10 +277,9 @@ def test_compare__leaves_the_baselines_of_two_evaluations_aside(hjepa: Run) -> N
         (["runs/a", "runs/b"], f"level {level}") for level in (0, 1)
     ]
     with_outcomes(record_of(model="runs/c", values=(0.5,)), "b", [[True, False] * 10])
-    code, _, said = hjepa("compare", "a", "b")
-    assert (code, said.count("\n")) == (2, 1)
-    assert "b holds records of 2 models" in said
-    assert "name the files of one model" in said
+    code, out, said = hjepa("compare", "a", "b", "--json")
+    assert (code, said) == (0, "")
+    assert {row["model"] for row in json.loads(out)} == {"runs/a", "runs/b", "runs/c"}, "three are ranked"
 
 
 def test_compare__refuses_two_formats_at_once_and_unknown_ones(hjepa: Run) -> None:
