@@ -47,7 +47,7 @@ _AFTER_PROBES = {
     "report": Entry(f"{_HERE}.report", "Show result records level by level."),
     "search": Entry(f"{_HERE}.search", "Find the train images nearest to your own, at each level."),
     "attention": Entry(f"{_HERE}.attention", "Write a page to explore the attention of a ViT."),
-    "compare": Entry(f"{_HERE}.compare", "Compare two models on the same images."),
+    "compare": Entry(f"{_HERE}.compare", "Compare models on the same images."),
     "cache": Entry(f"{_HERE}.cache", "List, check, compare and remove feature stores."),
     "datasets": Entry(f"{_HERE}.listings", "List the datasets, and the options that their names take."),
     "protocols": Entry(
