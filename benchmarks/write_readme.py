@@ -41,6 +41,29 @@ Peak memory, peers included: {peak:,.0f} MiB.
 """ + "\n".join(lines)
 
 
+def parity() -> str:
+    """Return the section about `parity.py`."""
+    found = json.loads((HERE / "results" / "parity.json").read_text())
+    lines = [
+        f"| {row['what']} | {row['peer']} | {row['differ']} of {row['total']} {row['unit']} | {row['because']} |"
+        for row in found["rows"]
+    ]
+    (rows, width), (tests, _) = found["features"]["train"], found["features"]["test"]
+    peers = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return (
+        f"""
+## `parity.py`
+
+The same numbers by the peers' own code, on {rows:,} x {width} train and {tests:,} test digits; {peers}.
+
+| what | peer | differ | because |
+|---|---|---|---|
+"""
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
 def stream_bank() -> str:
     """Return the section about `stream_bank.py`."""
     found = json.loads((HERE / "results" / "stream_bank.json").read_text())
@@ -180,5 +203,5 @@ def versions(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     (HERE / "README.md").write_text(
-        HEAD + pretrain_quality() + pretrain_speed() + extract_speed() + probe_speed() + stream_bank() + "\n"
+        HEAD + parity() + pretrain_quality() + pretrain_speed() + extract_speed() + probe_speed() + stream_bank() + "\n"
     )

@@ -31,8 +31,15 @@ def linear_map_r2(
     fitted, held_out = np.split(order, [round(fraction * len(order))])
     if len(fitted) <= source.shape[1] + 1:
         raise ProbeError(f"{len(fitted)} samples cannot fit a map from {source.shape[1]} dimensions; give more images")
-    design = np.column_stack([source, np.ones(len(source))]).astype(np.float64)
-    solution, *_ = np.linalg.lstsq(design[fitted], target[fitted].astype(np.float64), rcond=1e-6)
-    error = target[held_out] - design[held_out] @ solution
-    spread = target[held_out] - target[fitted].mean(axis=0)
+    design, wanted = _about_mean(source, fitted), _about_mean(target, fitted)
+    solution, *_ = np.linalg.lstsq(design[fitted], wanted[fitted], rcond=1e-6)
+    spread = wanted[held_out]
+    error = spread - design[held_out] @ solution
     return float(1 - (error**2).sum() / (spread**2).sum())
+
+
+def _about_mean(rows: NDArray[np.floating], fitted: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return `rows` less the mean of those `fitted`, in their size: a common part would hide all others."""
+    exact = rows.astype(np.float64)
+    exact -= exact[fitted].mean(axis=0)
+    return exact / (np.abs(exact[fitted]).max() or 1.0)

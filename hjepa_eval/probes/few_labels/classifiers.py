@@ -21,6 +21,8 @@ _PIECE_ELEMENTS = 1 << 22
 _TOLERANCE = 3e-5
 # No support is solved in fewer iterations, so none is looked at.
 _BLIND = 3
+# The largest squared distance from the support's mean, of unit vectors, below which they are all but one vector.
+_COLLAPSED = 0.03
 _QUICK_ITERATIONS = 40
 _SAFE_ITERATIONS = 2000
 
@@ -100,6 +102,22 @@ def logistic(pool: torch.Tensor, support: torch.Tensor, queries: torch.Tensor, *
         dual[left], bias[left], _ = _dual(
             centred[left], targets, c, dual[left], bias[left], curvature=0.5, iterations=_SAFE_ITERATIONS
         )
+    size = centred.diagonal(dim1=1, dim2=2).amax(dim=1)
+    near = torch.nonzero(size < _COLLAPSED)[:, 0]
+    if len(near):
+        # Scores are of the order of the squares, and float32 knows probabilities near 1 / W to 1e-8 only.
+        exact = centred[near].to(torch.float64)
+        begun = (c * (targets - 1 / ways)).expand(len(near), -1, -1), torch.zeros(len(near), ways, 1)
+        found = _dual(
+            exact,
+            targets.to(torch.float64),
+            c,
+            *(start.to(torch.float64) for start in begun),
+            curvature=1 / ways,
+            iterations=_QUICK_ITERATIONS,
+            tolerance=_TOLERANCE * float(size[near].min()),
+        )
+        dual[near], bias[near] = (part.to(torch.float32) for part in found[:2])
     return _apply(pool, support, queries, dual, _offset(gram, dual, bias))
 
 
@@ -169,6 +187,7 @@ def _dual(
     *,
     curvature: float,
     iterations: int,
+    tolerance: float = _TOLERANCE,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return A [E, W, M], the intercept [E, W, 1] and which episodes are solved, by steps with a fixed Hessian.
 
@@ -176,16 +195,16 @@ def _dual(
     inverse per episode serves all iterations.
     """
     samples = gram.shape[1]
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.eye(samples) + c * curvature * gram))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.eye(samples, dtype=gram.dtype) + c * curvature * gram))
     for iteration in range(iterations + 1):
         wrong = targets - torch.softmax(torch.baddbmm(bias, dual, gram), dim=1)
         mean = wrong.mean(dim=2, keepdim=True)
         residual = torch.sub(wrong, mean).mul_(c).sub_(dual)
-        if iteration == iterations or (iteration >= _BLIND and _size(residual) <= c * _TOLERANCE >= c * _size(mean)):
+        if iteration == iterations or (iteration >= _BLIND and _size(residual) <= c * tolerance >= c * _size(mean)):
             break
         dual = torch.baddbmm(dual, residual, inverse)
         bias = bias + mean / curvature
-    return dual, bias, residual.abs().amax(dim=(1, 2)) <= 10 * _TOLERANCE * c
+    return dual, bias, residual.abs().amax(dim=(1, 2)) <= 10 * tolerance * c
 
 
 def _size(numbers: torch.Tensor) -> float:
