@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.encoders.networks.trial import note_unused, try_encoder
+from hjepa_eval.encoders.networks.trial import FAILURES, failure, note_unused, try_encoder
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.stages import StageEncoder
 from hjepa_eval.encoders.vit import Taps, name_tokens, pool_cells, resolve_taps, vit_levels
@@ -102,14 +102,17 @@ def wrap_timm(model: Any, name: str, *, levels: int | None, taps: Taps, size: in
     transform = timm_transform(model, size=size, name=name)
     architecture = {"timm": name.partition(":")[2]}
     encoder: Encoder
-    if not is_vit:
-        if levels is not None or taps != "depth":
-            raise EncoderError(f"{name} has stages; its levels are those, so leave out ?levels and ?taps")
-        encoder = StageEncoder(model, name, transform=transform, architecture=architecture)
-    else:
-        blocks = choose_taps(len(model.feature_info), levels=levels, taps=taps)
-        encoder = ViTEncoder(model, name, taps=blocks, transform=transform, architecture=architecture)
+    if not is_vit and (levels is not None or taps != "depth"):
+        raise EncoderError(f"{name} has stages; its levels are those, so leave out ?levels and ?taps")
+    blocks = choose_taps(len(model.feature_info), levels=levels, taps=taps) if is_vit else ()
     advice = f"timm's {type(model).__name__} has not the interface of a ViT or of stages, so choose another"
+    try:
+        if is_vit:
+            encoder = ViTEncoder(model, name, taps=blocks, transform=transform, architecture=architecture)
+        else:
+            encoder = StageEncoder(model, name, transform=transform, architecture=architecture)
+    except FAILURES as error:
+        raise failure(name, error, advice=advice) from None
     encoder.notes = note_unused(try_encoder(encoder, advice=advice), model)
     return encoder
 

@@ -11,7 +11,7 @@ from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.errors import EncoderError, first_few
 
 # What an interface that is not the expected one ends in.
-_FAILURES = (
+FAILURES = (
     *(AttributeError, TypeError, UnboundLocalError, KeyError, IndexError, ValueError, RuntimeError, AssertionError),
 )
 
@@ -31,14 +31,19 @@ def try_encoder(encoder: Encoder, *, advice: str) -> tuple[str, ...]:
     try:
         with torch.device("meta"):
             return _unused(encoder, torch.device("meta"))
-    except (*_FAILURES, EncoderError):
+    except (*FAILURES, EncoderError):
         pass  # Its code asks for values, or makes tensors on a device of its own.
     try:
         return _unused(encoder, torch.device("cpu"))
-    except _FAILURES as error:
-        text = str(error).strip()
-        reason = f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
-        raise EncoderError(f"{encoder.name} does not run on an image ({reason}); {advice}") from None
+    except FAILURES as error:
+        raise failure(encoder.name, error, advice=advice) from None
+
+
+def failure(name: str, error: Exception, *, advice: str) -> EncoderError:
+    """Return the error for a network that one of `FAILURES` came out of."""
+    text = str(error).strip()
+    reason = f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    return EncoderError(f"{name} does not run on an image ({reason}); {advice}")
 
 
 def _unused(encoder: Encoder, device: torch.device) -> tuple[str, ...]:

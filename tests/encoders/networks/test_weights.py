@@ -139,7 +139,9 @@ def test_unused_parameters__are_named_for_stages_and_pooling_heads() -> None:
     assert load_encoder("random:test_vit").notes == ()
 
 
-@pytest.mark.parametrize("name", ["cait_xxs24_224", "vit_relpos_small_patch16_224", "convit_tiny"])
+@pytest.mark.parametrize(
+    "name", ["cait_xxs24_224", "vit_relpos_small_patch16_224", "convit_tiny", "samvit_base_patch16"]
+)
 def test_trial__interface_of_another_kind_is_one_line(name: str) -> None:
     with pytest.raises(EncoderError, match=r"does not run on an image .*so choose another") as caught:
         load_encoder(f"random:{name}")
