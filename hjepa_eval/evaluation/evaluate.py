@@ -41,6 +41,7 @@ def evaluate(
     write: bool = True,
     draw_masks: DrawMasks | None = None,
     closing: Sequence[str] = (),
+    say_deviations: bool = True,
 ) -> list[Evaluated]:
     """Return the records of all probes for the models and their baselines; each is written as soon as it is there.
 
@@ -51,6 +52,7 @@ def evaluate(
         write: write records, and what else the options ask for, into the folder `out`.
         draw_masks: draws the masks of a run for its gallery.
         closing: names of stages that the caller adds.
+        say_deviations: say what protocols do not reproduce, which records and reports hold, too.
 
     Raises:
         HjepaError: anything that the user can mend; what was written stays.
@@ -83,7 +85,7 @@ def evaluate(
         from hjepa_eval.evaluation.gallery.gallery import write_galleries
 
         write_galleries(features, gallery, talk, draw_masks=draw_masks)
-    for task in tasks:
+    for task in tasks if say_deviations else ():
         if any(entry.record.probe == task.probe for entry in evaluated):
             _say_deviations(task, talk)
     return evaluated

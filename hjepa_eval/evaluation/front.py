@@ -36,7 +36,7 @@ Model: TypeAlias = "str | Path | nn.Module"
 # A name, or both splits: {"train": ..., "test": ...} or (train, test).
 Dataset: TypeAlias = str | Path | Mapping[str, ImageDataset] | Sequence[ImageDataset]
 
-_OF_THE_PROGRAM = ("json", "open")
+_OF_THE_PROGRAM = ("json", "open", "verbose")
 DEFAULT_PROBES = ("knn", "linear")
 
 

@@ -168,6 +168,9 @@ class ProbeSettings(ImageSettings):
     compile: Compile = compile_option()
     readout: ReadoutName = readout_option()
     predictions: bool = predictions_option(False)
+    verbose: bool = option(
+        False, "on a terminal, too, print costs, tests and notes below the table, not the short form", group=OUTPUT
+    )
     seeds: Seeds = option((), "several seeds, such as 0,1,2: means with all values; else --seed alone", group=PROBE)
     fuse: Literal["none", "concat"] = option("none", "concat adds a row with all levels joined", group=PROBE)
 

@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         Pretrains on scanned digits, measures every level against the same encoder untrained, k-means and raw pixels,
         reports.
         """
-        from hjepa_eval.cli.commands.evaluate import evaluate_and_report, finish
+        from hjepa_eval.cli.commands.evaluate import evaluate_and_report
         from hjepa_eval.cli.pretraining import run_preset
         from hjepa_eval.evaluation.request import read_request
         from hjepa_eval.evaluation.settings import EvalSettings
@@ -75,8 +75,8 @@ def register(app: typer.Typer) -> None:
             "map": "pca",  # UMAP, where it is installed, compiles for half a minute.
         }
         request = read_request(EvalSettings, flags=flags)
-        paths = evaluate_and_report(request, talk, folder=out)
-        talk.note(f"the run is {out}; the whole demo took {time.monotonic() - started:.0f} s")
-        talk.note(f"records are in {request.common.out}/")
-        talk.note("next: hjepa knn --dataset cifar10 --root FOLDER, or hjepa eval --model random:vit_tiny_patch4_32")
-        finish(paths, request, talk)
+        notes = (
+            f"the run is {out}; it was there after {time.monotonic() - started:.0f} s",
+            "next: hjepa knn --dataset cifar10 --root FOLDER, or hjepa eval --model random:vit_tiny_patch4_32",
+        )
+        evaluate_and_report(request, talk, folder=out, notes=notes)

@@ -16,7 +16,7 @@ from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.live.stages import REPORT
 from hjepa_eval.evaluation.probe import load_probe
 from hjepa_eval.evaluation.request import Models, Request, read_request
-from hjepa_eval.evaluation.settings import EvalSettings
+from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings
 
 if TYPE_CHECKING:
     from hjepa_eval.results.records import Record
@@ -25,31 +25,58 @@ if TYPE_CHECKING:
 _WITH_OPTIONS = ("knn", "linear", "fewshot")
 
 
-def evaluate_and_report(request: Request, talk: Talk, *, folder: Path) -> list[Path]:
-    """Evaluate, write the report into a folder, print the table, and return the report's files, the page first.
+def evaluate_and_report(request: Request, talk: Talk, *, folder: Path, notes: Sequence[str] = ()) -> None:
+    """Evaluate, write the report into a folder, say where it is, print the table, and open the page with `--open`.
+
+    Args:
+        request: what to evaluate.
+        talk: told about progress.
+        folder: where the report goes.
+        notes: what else is said before the table, which comes last.
 
     Raises:
         HjepaError: as `evaluate`, or the report cannot be written; the records are, and their table is printed.
     """
-    from hjepa_eval.cli.commands.probes import show
+    from hjepa_eval.cli.commands.probes import is_brief
     from hjepa_eval.cli.commands.report import write_report
+    from hjepa_eval.cli.pages import open_page, where_it_is
     from hjepa_eval.cli.pretraining import draw_mask_examples
     from hjepa_eval.evaluation.evaluate import evaluate
 
     common = request.common
     images = isinstance(common, EvalSettings) and common.gallery
     records: list[Record] = []
+    more = ""
     try:
         with talk.job():
-            evaluated = evaluate(request, talk, draw_masks=draw_mask_examples, closing=[REPORT])
+            evaluated = evaluate(
+                request,
+                talk,
+                draw_masks=draw_mask_examples,
+                closing=[REPORT],
+                say_deviations=not is_brief(common),
+            )
             records += [entry.record for entry in evaluated]
             with talk.progress(REPORT, "", stage=REPORT):
-                return write_report(records, folder, results=common.out, images=images)
+                paths = write_report(records, folder, results=common.out, images=images)
+        more = f"{folder / 'report.md'}, or "
+        for note in (*notes, f"records are in {common.out}/", where_it_is(paths)):
+            talk.note(note)
     finally:
-        if records and common.as_json:
-            print_json({"summary": summary(records), "records": [record.model_dump(mode="json") for record in records]})
-        elif records:
-            show(records, as_json=False)
+        if records:
+            _show(records, common, more=more)
+    if isinstance(common, EvalSettings) and common.open:
+        open_page(paths[0])
+
+
+def _show(records: Sequence[Record], common: ProbeSettings, *, more: str) -> None:
+    """Print the table, or with `--json` a summary and the records."""
+    from hjepa_eval.cli.commands.probes import show
+
+    if common.as_json:
+        print_json({"summary": summary(records), "records": [record.model_dump(mode="json") for record in records]})
+    else:
+        show(records, common, more=more)
 
 
 def summary(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -82,15 +109,6 @@ def summary(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def finish(paths: Sequence[Path], request: Request, talk: Talk) -> None:
-    """Say where the report is, and open it with `--open`."""
-    from hjepa_eval.cli.pages import open_page, where_it_is
-
-    talk.note(where_it_is(paths))
-    if isinstance(request.common, EvalSettings) and request.common.open:
-        open_page(paths[0])
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
@@ -99,9 +117,7 @@ def register(app: typer.Typer) -> None:
             flags = given_flags(options)
             request = read_request(EvalSettings, config=config_file, assignments=assignments or (), flags=flags)
             talk = Stderr(quiet=request.common.quiet)
-            paths = evaluate_and_report(request, talk, folder=request.common.out)
-            talk.note(f"records are in {request.common.out}/")
-            finish(paths, request, talk)
+            evaluate_and_report(request, talk, folder=request.common.out)
 
     schemas: list[type[Settings]] = [Models, EvalSettings, *(load_probe(name).settings for name in _WITH_OPTIONS)]
     add_command(app, "eval", run, option_parameters(schemas), "Extract, run every probe, and report.")

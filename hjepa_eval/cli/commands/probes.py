@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,20 @@ if TYPE_CHECKING:
     from hjepa_eval.results.records import Record
 
 
-def show(records: Sequence[Record], *, as_json: bool) -> None:
-    """Print the table, or the records themselves."""
-    if as_json:
+def is_brief(common: ProbeSettings) -> bool:
+    """Return whether results are shown in short: on a terminal, unless `--verbose` asks for everything."""
+    return sys.stdout.isatty() and not common.verbose
+
+
+def show(records: Sequence[Record], common: ProbeSettings, *, more: str = "") -> None:
+    """Print the table, or the records themselves with `--json`; `more` says where a short table's rest is."""
+    if common.as_json:
         print_json([record.model_dump(mode="json") for record in records])
+    elif is_brief(common):
+        from hjepa_eval.report.formats.terminal import brief
+        from hjepa_eval.report.tables.selection import select_records
+
+        print(brief(select_records(records), more=f"costs, tests and notes: {more}--verbose"), end="")
     else:
         from hjepa_eval.report.formats.named import FORMATS
 
@@ -44,11 +55,11 @@ def register(app: typer.Typer, name: str) -> None:
             )
             talk = Stderr(quiet=request.common.quiet)
             with talk.job():
-                evaluated = evaluate(request, talk)
+                evaluated = evaluate(request, talk, say_deviations=not is_brief(request.common))
             # Files are there before stdout, which may take nothing.
-            show([entry.record for entry in evaluated], as_json=request.common.as_json)
             for entry in evaluated:
                 talk.note(f"written: {entry.path}")
+            show([entry.record for entry in evaluated], request.common)
 
     description = f"{PROBES[name][1]}\n\n{probe.description}"
     add_command(app, name, run, option_parameters([Models, ProbeSettings, probe.settings]), description)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hjepa_eval.report.tables.legend import cost_columns, lines_below
+from hjepa_eval.report.tables.legend import cost_columns, how_to_read, lines_below
 from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.selection import Selection
+from hjepa_eval.report.tables.statements import choices
 from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
 from hjepa_eval.results.text import one_line
 
@@ -111,6 +113,9 @@ def _grid(columns: Sequence[Column], widths: Sequence[int], gap: int, rows: Sequ
 
 
 _MARK = 2
+_NARROW_GAP = 2
+# Of prose above a short table.
+MOST_LINES = 10
 
 
 def terminal(selection: Selection) -> str:
@@ -126,6 +131,64 @@ def terminal(selection: Selection) -> str:
             console.print(*draw(part, _sections(table)), sep="\n")
         print_below(console, lines_below(selection, table, whole=False))
     return capture.get()
+
+
+def brief(selection: Selection, *, more: str) -> str:
+    """Return what a screen holds: a few lines first, then the table of accuracies, without what the rest is for.
+
+    One model with two baselines fits 80 columns and 24 lines. Where there is room beside the scores, costs stand there.
+
+    Args:
+        selection: what is shown.
+        more: where the rest is said, to end the lines above the table.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    table = build_table(selection)
+    width = max(LEAST_WIDTH, shutil.get_terminal_size((100, 24)).columns)
+    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=width, emoji=False)
+    lines = [how_to_read(table, deltas=False)[0], *choices(selection), *table.notes]
+    with console.capture() as capture:
+        for line in _few(lines, width, more=more):
+            console.print(Text(one_line(line), "dim"), highlight=False)
+        console.print(one_line(caption(table)), style="bold", markup=False, highlight=False)
+        for part in _narrow_parts(table, width):
+            for line in draw(part, _sections(table), gap=_NARROW_GAP):
+                if line:  # No empty lines between models.
+                    console.print(line)
+    return capture.get()
+
+
+def _few(lines: Sequence[str], width: int, *, more: str) -> list[str]:
+    """Return the first lines that take no more than `MOST_LINES` of a screen, and what there is more."""
+    kept, left = [], MOST_LINES - 1
+    for line in lines:
+        left -= len(textwrap.wrap(line, width)) or 1
+        if left < 0:
+            break
+        kept.append(line)
+    return [*kept, more]
+
+
+def _narrow_parts(table: Table, width: int) -> list[list[Column]]:
+    """Return the columns of scores without differences, and those of costs where they stand beside them."""
+    from rich.text import Text
+
+    first = Column("level", tuple(Text(f"{row.label}  {one_line(row.level_name)}") for row in table.rows))
+    scores = [
+        Column(one_line(title), tuple(_shown(row.cells[place], delta=False) for row in table.rows))
+        for place, title in enumerate(table.columns)
+    ]
+    costs = [
+        Column(title, tuple(Text(text, "dim") for text in texts), right=True)
+        for title, texts in cost_columns(table).items()
+    ]
+    space = width - min(first.width, width // 2) - _NARROW_GAP
+    sizes = [[column.width + _NARROW_GAP for column in columns] for columns in (scores, costs)]
+    if sum(map(sum, sizes)) <= space:
+        return [[first, *scores, *costs]]
+    return [[first, *(scores[place] for place in group)] for group in groups_that_fit(sizes[0], space)]
 
 
 def _parts(table: Table, width: int) -> list[list[Column]]:
@@ -158,12 +221,12 @@ def _sections(table: Table) -> list[tuple[str, list[int]]]:
     return list(found.items())
 
 
-def _shown(cell: Cell | None) -> Text:
-    """Return a cell in two lines: value, mark and difference from the last level; the interval."""
+def _shown(cell: Cell | None, *, delta: bool = True) -> Text:
+    """Return a cell in two lines: value, mark and, with `delta`, difference from the last level; the interval."""
     from rich.text import Text
 
     if cell is None:
         return Text()
-    delta = "" if cell.standing.delta is None else f" ({points(cell.standing.delta)})"
+    gain = f" ({points(cell.standing.delta)})" if delta and cell.standing.delta is not None else ""
     value = f"{percent(cell.score.value)}{cell.mark:<{_MARK}}"
-    return Text.assemble((value, "bold" if cell.standing.best else "none"), (f"{delta}\n{interval(cell.score)}", "dim"))
+    return Text.assemble((value, "bold" if cell.standing.best else "none"), (f"{gain}\n{interval(cell.score)}", "dim"))

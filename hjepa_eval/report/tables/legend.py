@@ -21,11 +21,11 @@ def cost_columns(table: Table) -> dict[str, list[str]]:
     return {title: texts for title, texts in columns.items() if any(texts)}
 
 
-def how_to_read(table: Table) -> list[str]:
-    """Return the lines under the table that say what its numbers and marks are; only of what is in it."""
+def how_to_read(table: Table, *, deltas: bool = True) -> list[str]:
+    """Return the lines beside the table that say what its numbers and marks are; only of what is in it."""
     cells = [cell for row in table.rows for cell in row.cells if cell is not None]
     parts = ["Accuracy in percent, with its 95 % interval"]
-    if any(cell.standing.delta is not None for cell in cells):
+    if deltas and any(cell.standing.delta is not None for cell in cells):
         parts.append("in parentheses the points above the model's last level")
     if any(cell.standing.best for cell in cells):
         parts.append("* marks a model's highest level in that column")

@@ -32,6 +32,18 @@ def statements(selection: Selection, *, baselines: bool = True) -> list[str]:
     ]
 
 
+def choices(selection: Selection) -> list[str]:
+    """Return a sentence per headline score of a model: the level that train chooses, and how it does on test."""
+    shown = [record for record in selection.records if not selection.beaten(record)]
+    several = len({selection.label(record) for record in shown}) > 1
+    return [
+        f"{f'{selection.label(record)}, ' if several else ''}{_heading_of(record, choice.score, selection.heading)}: "
+        f"{chosen(choice)}"
+        for record in shown
+        for choice in record.choices
+    ]
+
+
 def compared_table(selection: Selection) -> list[list[str]]:
     """Return rows of text, the first the header: every paired comparison of every record."""
     rows = [["model", "probe", "levels", "difference", "95 % interval", "test", "p", "p (Holm)"]]

@@ -18,9 +18,9 @@ import pytest
 from folders import SUPPORT
 from forked import Forked
 
-from hjepa_eval import config
 from hjepa_eval.cli.pages import open_page, where_it_is
 from hjepa_eval.errors import ResultError
+from hjepa_eval.evaluation import request
 from hjepa_eval.results.files import find_galleries, find_records, read_record
 from hjepa_eval.results.gallery import Gallery, LevelMap, Neighbourhoods, write_gallery
 
@@ -65,7 +65,7 @@ def test_eval__ends_with_the_page_and_says_where_it_is(hjepa, page) -> None:
 def test_eval__records_on_stdout_are_those_on_disk_with_their_outcomes(hjepa, page) -> None:
     done = hjepa("eval", *DIGITS, "--predictions", "--json")
     written = {record.file_name: record for record in find_records([Path("results")])}
-    printed = json.loads(done.out)
+    printed = json.loads(done.out)["records"]
     assert len(printed) == len(written) == 6
     for record in printed:
         assert (Path("results") / record["predictions"]["file"]).is_file()
@@ -75,7 +75,7 @@ def test_eval__records_on_stdout_are_those_on_disk_with_their_outcomes(hjepa, pa
 def test_eval__quiet_prints_the_result_and_nothing_else(hjepa, page) -> None:
     done = hjepa("eval", *DIGITS, "--quiet", "--json")
     assert (done.code, done.err) == (0, "")
-    assert len(json.loads(done.out)) == 6
+    assert len(json.loads(done.out)["summary"]) == 2 * len(("kNN", "linear", "1-shot", "5-shot"))
 
 
 def test_eval__a_report_that_cannot_be_written_loses_no_record_and_no_table(hjepa, page, monkeypatch) -> None:
@@ -229,8 +229,8 @@ def test_ctrl_c__in_a_real_terminal_gives_the_cursor_back_and_advice(cifar10_sam
 
 def test_demo__has_its_report_beside_the_run_and_its_records_below(hjepa, page, monkeypatch) -> None:
     # The demo's own settings, on fewer images and after fewer steps.
-    load = config.load
-    monkeypatch.setattr(config, "load", lambda schema, flags: load(schema, flags={**flags, "max_samples": 200}))
+    given_values = request.given_values
+    monkeypatch.setattr(request, "given_values", lambda *a, **k: {**given_values(*a, **k), "max_samples": 200})
     monkeypatch.setattr("hjepa_eval.cli.commands.demo.FAST", ("train.minutes=0.02",))
     asked = []
     monkeypatch.setattr(webbrowser, "open", lambda address: asked.append(address) or True)

@@ -55,7 +55,7 @@ def test_eval__writes_a_gallery_of_the_model_and_of_each_baseline(hjepa, digits_
     assert done.code == 0, done.err
     found = galleries()
     stores = {}
-    for record in json.loads(done.out):
+    for record in json.loads(done.out)["records"]:
         keys = (record["extraction"]["train_store"], record["extraction"]["test_store"])
         stores[record["model"]["name"]] = (record["dataset"]["name"], *keys)
     assert {name: (each.dataset, each.train_store, each.test_store) for name, each in found.items()} == stores
