@@ -9,7 +9,10 @@ import difflib
 import errno
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class HjepaError(Exception):
@@ -128,3 +131,14 @@ def no_memory(error: BaseException) -> MachineError:
 def lacks_files(error: OSError) -> bool:
     """Tell whether an error says that this process or machine has too many files open."""
     return error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """Return what `table` has under `name`.
+
+    Raises:
+        UnknownNameError: nothing; `kind` says what was looked for.
+    """
+    if name not in table:
+        raise unknown(kind, name, table)
+    return table[name]

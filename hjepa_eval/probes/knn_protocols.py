@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypedDict
 
-from hjepa_eval.errors import unknown
+from hjepa_eval.errors import look_up
 from hjepa_eval.probes.search.bank import Metric
 from hjepa_eval.probes.voting import Weighting
 
@@ -91,6 +91,4 @@ def knn_protocol(name: str) -> KnnProtocol:
     Raises:
         UnknownNameError: there is none.
     """
-    if name not in KNN_PROTOCOLS:
-        raise unknown("kNN protocol", name, KNN_PROTOCOLS)
-    return KNN_PROTOCOLS[name]
+    return look_up("kNN protocol", name, KNN_PROTOCOLS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -42,6 +43,21 @@ def side_by_side(jobs: Sequence[Callable[[], T]], *, size: int = 0, workers: int
             yield from pool.map(run, jobs)
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_thread(small: bool) -> Iterator[None]:
+    """Compute on one thread inside the block if the work is `small`; the number of threads is put back at the end.
+
+    Handing a product of a millisecond to a second core costs as much as it saves, and 50 times as much when another
+    process has that core.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _memory() -> int:

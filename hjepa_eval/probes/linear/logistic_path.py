@@ -14,6 +14,7 @@ from hjepa_eval.probes.linear.lbfgs import minimise
 from hjepa_eval.probes.linear.newton import polish
 from hjepa_eval.probes.linear.softmax_loss import SoftmaxLoss
 from hjepa_eval.probes.samples import check_features, check_labels
+from hjepa_eval.probes.side_by_side import one_thread
 
 # Positions on 97 points from 1e-6 to 1e6, eight steps in each factor of ten.
 _LAST = 96
@@ -142,7 +143,7 @@ def fit_logistic(
     halves = 2 if len(np.unique(labels)) == 2 else 1
     penalties = halves / (values * len(labels) * loss.scale**2)
     parts = []
-    with loss.threads():
+    with one_thread(loss.small):
         for group in np.array_split(order, -(-len(order) // max(1, _COLUMNS // num_classes))):
             penalty = torch.from_numpy(penalties[group])
             parts.append(_fit_group(loss, penalty, start, tol, max_iter, certain=certain))

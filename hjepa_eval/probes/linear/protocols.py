@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from hjepa_eval.errors import unknown
+from hjepa_eval.errors import look_up
 from hjepa_eval.probes.linear.linear import Search
 from hjepa_eval.probes.linear.sgd import Head, Recipe
 
@@ -202,6 +202,4 @@ def linear_protocol(name: str) -> LinearProtocol:
     Raises:
         UnknownNameError: there is none.
     """
-    if name not in LINEAR_PROTOCOLS:
-        raise unknown("linear protocol", name, LINEAR_PROTOCOLS)
-    return LINEAR_PROTOCOLS[name]
+    return look_up("linear protocol", name, LINEAR_PROTOCOLS)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from hjepa_eval.errors import ProbeError
 from hjepa_eval.probes.samples import check_features, check_labels
+from hjepa_eval.probes.side_by_side import one_thread
 
 MOMENTUM = 0.9
 TRUST = 1e-3
@@ -139,7 +139,7 @@ def train_heads(
     for norm in sorted({head.batch_norm for head in heads}):
         places = [i for i, head in enumerate(heads) if head.batch_norm == norm]
         groups.append(_Group([heads[i] for i in places], places, first, batch, lars=recipe.optimiser == "lars"))
-    with _threads(len(heads) * num_classes * dims * batch):
+    with one_thread(len(heads) * num_classes * dims * batch < _SMALL):
         for step, (number, chosen) in enumerate(_minibatches(count, batch, recipe.steps, seed)):
             inputs, own = rows[number % len(rows)].index_select(0, chosen), targets[chosen]
             for group in groups:
@@ -168,17 +168,6 @@ def _minibatches(count: int, batch: int, steps: int, seed: int) -> Iterator[tupl
         order = torch.from_numpy(np.random.default_rng((seed, number)).permutation(count))
         for place in range(min(per_pass, steps - number * per_pass)):
             yield number, order[place * batch : (place + 1) * batch]
-
-
-@contextmanager
-def _threads(multiplications: int) -> Iterator[None]:
-    """Compute on one thread inside the block if a step is small; the number of threads is put back at the end."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if multiplications < _SMALL else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Group:

@@ -69,20 +69,6 @@ class SoftmaxLoss:
         return weights.flatten()
 
     @contextmanager
-    def threads(self) -> Iterator[None]:
-        """Compute on one thread inside the block if the problem is small.
-
-        Handing a product of a millisecond to a second core costs as much as it saves, and 50 times as much when another
-        process has that core. The number of threads is put back at the end.
-        """
-        before = torch.get_num_threads()
-        torch.set_num_threads(1 if self.small else before)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-    @contextmanager
     def exact(self) -> Iterator[None]:
         """Compute in float64 inside the block, whatever the size."""
         before, self.dtype = self.dtype, torch.float64
