@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Encoder(nn.Module):
         channels_last: whether images and weights lie channels last in memory, as convolutions like it.
         files: all files that it was made from; while they stay as they are, its identity is remembered. None: unknown.
         notes: what a user should know of how it was made, such as which weights of a checkpoint were taken.
+        embed: features of images at hand, as `embed_images`.
     """
 
     name: str
@@ -55,40 +57,11 @@ class Encoder(nn.Module):
         numbered = (f"prefix token {number}" for number in range(len(self.prefix_names) + 1, count + 1))
         return (*self.prefix_names[:count], *numbered)
 
-    @torch.inference_mode()
-    def embed(
-        self, images: Sequence[Any], *, readout: str = "mean", batch_size: int = 64
-    ) -> dict[str, npt.NDArray[np.float32]]:
-        """Return features float32 `[N, D]` of images by the name of their level, finest first, in float32 arithmetic.
-
-        Args:
-            images: paths, PIL images, or uint8 arrays `[H, W]`, `[H, W, 3]` or `[3, H, W]`, also tensors; they are
-                prepared by the encoder's own `transform`. It runs on the device that it is on.
-            readout: how a level's tokens become one vector.
-            batch_size: images per forward pass.
-
-        Raises:
-            DataError: an image cannot be read; the message says which.
-            EncoderError: the encoder does not return what its levels declare.
-            UnknownNameError: there is no such readout.
-        """
-        from hjepa_eval.datasets.images import as_image, fit
-
-        check_readout(readout, self.levels)
-        reader, weights = get_readout(readout), next(self.parameters(), torch.empty(0))
-        self.eval()
-        names = [level.name for level in self.levels]
-        keys = [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names)]
-        parts: list[list[Tensor]] = [[torch.empty(0, reader.width(level))] for level in self.levels]
-        for start in range(0, len(images), batch_size):
-            part = enumerate(images[start : start + batch_size], start)
-            fitted = [fit(as_image(image, name=f"image {place}"), self.transform) for place, image in part]
-            batch = torch.stack(fitted).to(weights.device)
-            outputs = self(self.transform.normalise(batch))
-            check_outputs(self, outputs, len(batch))
-            for level, output, rows in zip(self.levels, outputs, parts, strict=True):
-                rows.append(reader.read(output.float(), level).cpu())
-        return {key: torch.cat(rows).numpy() for key, rows in zip(keys, parts, strict=True)}
+    def __getattr__(self, name: str) -> Any:
+        """Give `embed` (`embed_images` of this encoder) where no part of a user's encoder has that name."""
+        if name == "embed" and name not in self._modules:
+            return partial(embed_images, self)
+        return super().__getattr__(name)
 
     def weights_hash(self) -> str:
         """Return the sha256 of all parameters and buffers: names, dtypes, shapes and bytes."""
@@ -103,6 +76,45 @@ class Encoder(nn.Module):
             "transform": asdict(self.transform),
             "weights": self.weights_hash(),
         }
+
+
+@torch.inference_mode()
+def embed_images(
+    encoder: Encoder, images: Sequence[Any], *, readout: str = "mean", batch_size: int = 64
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return features float32 `[N, D]` of images by the name of their level, finest first, in float32 arithmetic.
+
+    It is also the method `encoder.embed`, unless a part of the encoder is called so.
+
+    Args:
+        encoder: runs on the device that it is on.
+        images: paths, PIL images, or uint8 arrays `[H, W]`, `[H, W, 3]` or `[3, H, W]`, also tensors; they are
+            prepared by the encoder's own `transform`.
+        readout: how a level's tokens become one vector.
+        batch_size: images per forward pass.
+
+    Raises:
+        DataError: an image cannot be read; the message says which.
+        EncoderError: the encoder does not return what its levels declare.
+        UnknownNameError: there is no such readout.
+    """
+    from hjepa_eval.datasets.images import as_image, fit
+
+    check_readout(readout, encoder.levels)
+    reader, weights = get_readout(readout), next(encoder.parameters(), torch.empty(0))
+    encoder.eval()
+    names = [level.name for level in encoder.levels]
+    keys = [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names)]
+    parts: list[list[Tensor]] = [[torch.empty(0, reader.width(level))] for level in encoder.levels]
+    for start in range(0, len(images), batch_size):
+        part = enumerate(images[start : start + batch_size], start)
+        fitted = [fit(as_image(image, name=f"image {place}"), encoder.transform) for place, image in part]
+        batch = torch.stack(fitted).to(weights.device)
+        outputs = encoder(encoder.transform.normalise(batch))
+        check_outputs(encoder, outputs, len(batch))
+        for level, output, rows in zip(encoder.levels, outputs, parts, strict=True):
+            rows.append(reader.read(output.float(), level).cpu())
+    return {key: torch.cat(rows).numpy() for key, rows in zip(keys, parts, strict=True)}
 
 
 def hash_tensors(tensors: dict[str, Tensor]) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from hjepa_eval.datasets.images import fit
 from hjepa_eval.encoders import load_encoder
+from hjepa_eval.encoders.protocol import embed_images
 from hjepa_eval.encoders.readouts import get_readout
 from hjepa_eval.errors import DataError, HjepaError
 
@@ -60,3 +61,10 @@ def test_embed__what_is_no_image_is_named(picture: Image.Image, tmp_path: Path) 
         encoder.embed([tmp_path / "page.png"])
     with pytest.raises(HjepaError, match="did you mean 'mean'"):
         encoder.embed([picture], readout="maen")
+
+
+def test_embed__a_part_of_that_name_stays_what_it_is(picture: Image.Image) -> None:
+    encoder = load_encoder(SPEC)
+    encoder.embed = torch.nn.Linear(2, 2)
+    assert isinstance(encoder.embed, torch.nn.Linear)
+    assert [rows.shape for rows in embed_images(encoder, [picture]).values()] == [(1, 192)] * 2

@@ -235,7 +235,11 @@ def user_frames(spec: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - a user's code may raise anything
         text = " ".join(str(error).split())
         what = f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(Path(frame.filename))]
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if not frame.filename.startswith("<") and _is_own(Path(frame.filename))
+        ]
         if not frames:
             raise UserCodeError(f"{spec} failed: {what}") from None
         frame = frames[-1]
