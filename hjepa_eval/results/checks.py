@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from hjepa_eval.results.records import LevelChoice, LevelComparison, LevelCost, LevelResult, Record, Score
+from hjepa_eval.results.records import CostEntry, LevelChoice, LevelComparison, LevelResult, Record, Score
 
 # Means of many numbers in another order differ by rounding.
 _CLOSE = 1e-6
@@ -129,7 +129,7 @@ def _classes(level: LevelResult) -> Iterator[str]:
         yield f"value of {headline.key} is {headline.value}, per_class counts {right} of {total}"
 
 
-def _cost(cost: LevelCost) -> Iterator[str]:
+def _cost(cost: CostEntry) -> Iterator[str]:
     bounds = {
         "gflop": cost.gflop,
         "parameters": cost.parameters,

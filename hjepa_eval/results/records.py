@@ -45,7 +45,7 @@ class Score(Settings):
         return " ".join([self.metric, *(f"{name}={value}" for name, value in self.parameters.items())])
 
 
-class LevelCost(Settings):
+class CostEntry(Settings):
     """What an image costs from its pixels up to a level, and nothing that only other levels need.
 
     `gflop` counts 2 for a multiply-add, `parameters` the weights that are read; `milliseconds` is the time per
@@ -80,7 +80,7 @@ class LevelResult(Settings):
     fused: tuple[int, ...] = ()
     per_class: dict[str, tuple[int, int]] = Field(default_factory=dict)
     calibration: dict[str, float] = Field(default_factory=dict)
-    cost: LevelCost | None = None
+    cost: CostEntry | None = None
 
 
 class LevelComparison(Settings):

@@ -6,10 +6,10 @@ from hjepa_eval.metrics.paired import Paired
 from hjepa_eval.report.tables.model_pairs import ModelPair
 from hjepa_eval.results.provenance import make_provenance
 from hjepa_eval.results.records import (
+    CostEntry,
     DatasetInfo,
     Extracted,
     LevelComparison,
-    LevelCost,
     LevelResult,
     ModelInfo,
     Record,
@@ -102,7 +102,7 @@ def costed(record: Record, *gflop: float) -> Record:
     levels = tuple(
         level.model_copy(
             update={
-                "cost": LevelCost(
+                "cost": CostEntry(
                     gflop=each,
                     parameters=int(each * 1_000_000),
                     milliseconds=each,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hjepa_eval.report.tables.table import Cell, Row, Table
-from hjepa_eval.results.records import LevelCost, Score
+from hjepa_eval.results.records import CostEntry, Score
 
 
 def cell(value: float, low: float, high: float) -> Cell:
@@ -11,7 +11,7 @@ def cell(value: float, low: float, high: float) -> Cell:
     return Cell(score)
 
 
-def row(model: str, level: int, *cells: Cell | None, cost: LevelCost | None = None, joined: bool = False) -> Row:
+def row(model: str, level: int, *cells: Cell | None, cost: CostEntry | None = None, joined: bool = False) -> Row:
     return Row(model, level, f"block {level}", 8, 4, cells, joined=joined, cost=cost)
 
 

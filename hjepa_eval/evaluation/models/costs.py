@@ -16,7 +16,7 @@ from hjepa_eval.encoders.precision import hardware_name
 from hjepa_eval.features.cache import encoders_dir
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_eval.features.memo import recall, remember
-from hjepa_eval.results.records import LevelCost
+from hjepa_eval.results.records import CostEntry
 
 if TYPE_CHECKING:
     from hjepa_eval.encoders.protocol import Encoder
@@ -39,11 +39,11 @@ class LevelCosts:
         uncounted: operations without a formula, by level; their work is not in the GFLOP.
     """
 
-    levels: Mapping[int, LevelCost | None]
-    together: LevelCost | None
+    levels: Mapping[int, CostEntry | None]
+    together: CostEntry | None
     uncounted: Mapping[int, tuple[str, ...]]
 
-    def of(self, levels: tuple[int, ...]) -> LevelCost | None:
+    def of(self, levels: tuple[int, ...]) -> CostEntry | None:
         """Return the cost of one level, or of all joined; None for some of them joined, which nobody measured."""
         if len(levels) == 1:
             return self.levels[levels[0]]
@@ -139,8 +139,8 @@ def _read(answer: dict[str, Any] | None) -> LevelCosts | None:
     )
 
 
-def _read_cost(cost: Any) -> LevelCost | None:
-    return None if cost is None else LevelCost.model_validate(cost)
+def _read_cost(cost: Any) -> CostEntry | None:
+    return None if cost is None else CostEntry.model_validate(cost)
 
 
 def _written(costs: LevelCosts) -> dict[str, Any]:
@@ -173,10 +173,10 @@ def _measure(encoder: Encoder, device: str, precision: str) -> tuple[LevelCosts 
         failure = f"timing failed: {' '.join(str(error).split()) or type(error).__name__}"
     where = hardware_name(device) if device != "cpu" else f"{hardware_name(device)}, {torch.get_num_threads()} threads"
 
-    def cost(count: Cost, spent: Milliseconds | None) -> LevelCost | None:
+    def cost(count: Cost, spent: Milliseconds | None) -> CostEntry | None:
         if OUTSIDE in count.uncounted:
             return None  # These GFLOP would be those of a part, and look like those of the whole.
-        return LevelCost(
+        return CostEntry(
             gflop=count.gflop,
             parameters=count.parameters,
             milliseconds=None if spent is None else spent.median,

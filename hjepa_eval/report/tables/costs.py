@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from hjepa_eval.results.records import LevelCost
+from hjepa_eval.results.records import CostEntry
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def conditions(cost: LevelCost) -> str:
+def conditions(cost: CostEntry) -> str:
     """Return under which conditions a time was measured: device with its threads, precision, batch; empty without."""
     if cost.milliseconds is None:
         return ""
     return ", ".join(filter(None, (cost.device, cost.precision, f"batch {cost.batch}" if cost.batch else "")))
 
 
-def timed_alike(costs: Mapping[str, Sequence[LevelCost]]) -> str:
+def timed_alike(costs: Mapping[str, Sequence[CostEntry]]) -> str:
     """Return the conditions under which the times of most models were measured; of equal ones those of the first.
 
     Args:
@@ -27,7 +27,7 @@ def timed_alike(costs: Mapping[str, Sequence[LevelCost]]) -> str:
     return max(models, key=lambda where: models[where]) if models else ""
 
 
-def untimed(costs: Mapping[str, Sequence[LevelCost]], timed: str) -> list[str]:
+def untimed(costs: Mapping[str, Sequence[CostEntry]], timed: str) -> list[str]:
     """Return a sentence about every model some of whose times were measured under other conditions than `timed`."""
     others = {
         model: sorted({where for cost in each if (where := conditions(cost)) not in ("", timed)})

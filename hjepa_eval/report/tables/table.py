@@ -9,7 +9,7 @@ from hjepa_eval.report.tables.columns import rank
 from hjepa_eval.report.tables.costs import conditions, timed_alike, untimed
 from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.report.tables.standing import Standing, baseline_note
-from hjepa_eval.results.records import LevelCost, LevelResult, Record, Score
+from hjepa_eval.results.records import CostEntry, LevelResult, Record, Score
 
 # A level's number and, for levels joined, which: several of those may have one number.
 Key = tuple[int, tuple[int, ...]]
@@ -45,7 +45,7 @@ class Row:
     tokens: int
     cells: tuple[Cell | None, ...]
     joined: bool = False
-    cost: LevelCost | None = None
+    cost: CostEntry | None = None
     milliseconds: float | None = None
     store_bytes: int = 0
     baseline: bool = False
@@ -80,7 +80,7 @@ class _Level:
 
     record: Record
     result: LevelResult
-    cost: LevelCost | None = None
+    cost: CostEntry | None = None
     cells: dict[str, Cell] = field(default_factory=dict)
 
 

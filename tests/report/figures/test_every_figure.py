@@ -20,7 +20,7 @@ from hjepa_eval.report.figures.masks import mask_pictures
 from hjepa_eval.report.figures.per_class import class_difference_picture
 from hjepa_eval.report.figures.svg import Picture
 from hjepa_eval.report.figures.training import training_pictures
-from hjepa_eval.results.records import LevelCost
+from hjepa_eval.results.records import CostEntry
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = ("<script>alert(1)</script>", "$x_2$ \\frac", 'a" onload="x', "]]> --> &", "日本\udcff\x00", "café\n" * 9)
@@ -28,7 +28,7 @@ COLOUR = re.compile(r"(?:^|;)(fill|stroke|color|stop-color):([^;]+)")
 
 
 def _pictures() -> list[Picture]:
-    cost = LevelCost(gflop=1.0, parameters=9, milliseconds=2.0, batch=8, device=HOSTILE[0], precision="fp32")
+    cost = CostEntry(gflop=1.0, parameters=9, milliseconds=2.0, batch=8, device=HOSTILE[0], precision="fp32")
     rows = [row(name, level, cell(0.5, 0.4, 0.6), cost=cost) for name in HOSTILE for level in (0, 1)]
     made = table(*rows, row("one", 0, cell(0.5, 0.4, 0.6)), columns=HOSTILE[:1])
     labels, guesses = np.random.default_rng(0).integers(0, 6, (2, 60))

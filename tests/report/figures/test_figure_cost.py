@@ -7,11 +7,11 @@ from made_tables import cell, row, table
 
 from hjepa_eval.report.figures.cost import _points, cost_pictures, draw_cost
 from hjepa_eval.report.tables.table import Table
-from hjepa_eval.results.records import LevelCost
+from hjepa_eval.results.records import CostEntry
 
 
-def cost(gflop: float, milliseconds: float | None = None, device: str = "cpu") -> LevelCost:
-    return LevelCost(gflop=gflop, parameters=1, milliseconds=milliseconds, batch=64, device=device, precision="bf16")
+def cost(gflop: float, milliseconds: float | None = None, device: str = "cpu") -> CostEntry:
+    return CostEntry(gflop=gflop, parameters=1, milliseconds=milliseconds, batch=64, device=device, precision="bf16")
 
 
 def panel_of(found: Table, measure: Any = "gflop", condition: str = "") -> Any:
