@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.handle import EncoderHandle
@@ -19,9 +23,10 @@ from hjepa_eval.encoders.readouts import check_readout, get_readout
 from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
 from hjepa_eval.extraction.passes import Compute, Pass, Progress
 from hjepa_eval.features.cache import store_folder
-from hjepa_eval.features.claims import Say, finishing, present
+from hjepa_eval.features.claims import Say, filling, finishing, present, stay
 from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel, read_manifest, shard_span, write_manifest
 from hjepa_eval.features.names import write_names
+from hjepa_eval.features.shards import superseded
 from hjepa_eval.features.store import FeatureStore
 from hjepa_eval.features.writer import StoreWriter
 
@@ -131,15 +136,22 @@ def extract(
         _plan(handle, dataset, readouts, cache_dir, settings, view, compiled, say or _silent, progress or _silent)
         for compiled in {"off": (False,), "on": (True,), "auto": (False, True)}[settings.compile]
     ]
-    found = [_complete(mode, repair) for mode in modes]
-    complete, images = next((each for each in found if each.keys() == modes[0].manifests.keys()), None), 0
-    if complete is None:
-        complete, images = _make(modes, found)
-    seconds = time.perf_counter() - started
     limit = len(dataset) if settings.max_samples is None else min(settings.max_samples, len(dataset))
-    for store in complete.values():
-        _check_skipped(store, limit, settings)
-    named = {name: _with_names(store, dataset) for name, store in complete.items()}
+    with ExitStack() as here:
+        for folder in {folder for mode in modes for folder in mode.folders.values()}:
+            here.callback(stay(folder))
+        finished = [_complete(mode, repair) for mode in modes]
+        complete, images = next((part for part in finished if part.keys() == modes[0].manifests.keys()), None), 0
+        if complete is None:
+            complete, images = _make(modes, finished)
+        seconds = time.perf_counter() - started
+        for store in complete.values():
+            _check_skipped(store, limit, settings)
+            _check_labels(store, dataset, limit)
+        named = {name: _with_names(store, dataset) for name, store in complete.items()}
+        for store in named.values():
+            # Others may not remove it, or a shard of it, as long as it is read.
+            weakref.finalize(store, _part_from, store.folder, stay(store.folder))
     return {name: ExtractedStores(named[name], limit, images, seconds) for name in readouts}
 
 
@@ -184,6 +196,25 @@ def _check_skipped(store: FeatureStore, limit: int, settings: Compute) -> None:
             f"{skipped} images were skipped when {store.folder} was made: "
             f"{first_few(store.manifest.skipped[:skipped], 3)}; mend them, or accept it with --on-bad-image skip"
         )
+
+
+def _check_labels(store: FeatureStore, dataset: ImageDataset, limit: int) -> None:
+    """Check that a store has the labels of the data set: its key is made of the fingerprint, which a memo may give."""
+    if not np.array_equal(store.labels(limit=limit), dataset.labels[store.index(limit=limit)]):
+        key = store.manifest.key[:16]
+        raise StoreError(
+            f"{store.folder} has other labels than {dataset.name}: it was made when what is remembered of the data set "
+            f"was damaged; remove it with: hjepa cache rm {key}, and run the same command again"
+        )
+
+
+def _part_from(folder: Path, leave: Callable[[], None]) -> None:
+    """End the use of a store; the last to leave removes shards that a longer run has put into others."""
+    leave()
+    with contextlib.suppress(StoreError, OSError):
+        if not filling(folder):
+            for file in superseded(folder, read_manifest(folder).shards):
+                file.unlink(missing_ok=True)
 
 
 def _complete(mode: Pass, repair: bool) -> dict[str, FeatureStore]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hjepa_eval.errors import StoreError, first_few
-from hjepa_eval.features.claims import filling, is_free
+from hjepa_eval.features.claims import filling, finishing, is_free
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_eval.features.manifest import MANIFEST, Manifest, read_manifest
 
@@ -130,13 +130,14 @@ def remove_store(store: CachedStore) -> int:
         StoreError: another process is filling it, or it cannot be deleted.
     """
     try:
-        if is_filling(store.folder):
-            raise StoreError(f"{store.folder} is being filled by another hjepa; wait until it ends, or stop it")
-        size = stored_bytes(store.folder)
-        # The manifest goes first, so that a half-deleted store is no store.
-        (store.folder / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(store.folder)
-        Path(f"{store.folder}.lock").unlink(missing_ok=True)
+        with finishing(store.folder):  # Nobody comes in meanwhile: `claims.stay` waits.
+            if is_filling(store.folder):
+                raise StoreError(f"{store.folder} is in use by another hjepa; wait until it ends, or stop it")
+            size = stored_bytes(store.folder)
+            # The manifest goes first, so that a half-deleted store is no store.
+            (store.folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(store.folder)
+            Path(f"{store.folder}.lock").unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot remove {store.folder}: {error.strerror}; check its permissions") from None
     return size

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -69,16 +71,60 @@ def present(stores: Sequence[Path]) -> Iterator[None]:
     Raises:
         StoreError: the cache cannot be written.
     """
-    locks = [(store, FileLock(_lock_file(store, _presence()))) for store in sorted(stores)]
-    try:
-        for store, lock in locks:
-            _acquire(lock, store, wait=True)
+    with ExitStack() as held:
+        for store in sorted(stores):
+            held.callback(_enter(store))
         yield
-    finally:
-        for _, lock in locks:
-            if lock.is_locked:
-                _forget(Path(lock.lock_file))
-                lock.release()
+
+
+def stay(store: Path) -> Callable[[], None]:
+    """Say that this process uses a store until what is returned is called, or it ends; waits while it is removed.
+
+    A cache that can be read only is used without a word: nobody can remove a store of it.
+    """
+    try:
+        leave = _enter(store)
+    except StoreError:
+        return _nothing
+    ending = Path(_lock_file(store, FINISH))
+    # Whoever removes a store holds this lock, and looks for users once it has it.
+    with contextlib.suppress(OSError):
+        if ending.exists():
+            FileLock(ending).acquire().lock.release()
+    return leave
+
+
+# Lock files by which this process is present at stores, each with its lock and the number of its uses.
+_PRESENT: dict[Path, tuple[FileLock, int]] = {}
+_PRESENT_GUARD = threading.Lock()
+
+
+def _enter(store: Path) -> Callable[[], None]:
+    path = _lock_file(store, _presence())
+    with _PRESENT_GUARD:
+        lock, uses = _PRESENT.get(path, (None, 0))
+        if lock is None:
+            lock = FileLock(path, thread_local=False)  # Any thread may be the last to leave.
+            _acquire(lock, store, wait=True)
+        _PRESENT[path] = lock, uses + 1
+    return partial(_leave, path, os.getpid())
+
+
+def _leave(path: Path, process: int) -> None:
+    if os.getpid() != process:
+        return  # A forked child must not end what its parent says.
+    with _PRESENT_GUARD:
+        lock, uses = _PRESENT[path]
+        if uses > 1:
+            _PRESENT[path] = lock, uses - 1
+            return
+        del _PRESENT[path]
+        _forget(path)
+        lock.release()
+
+
+def _nothing() -> None:
+    """Leave nothing."""
 
 
 @contextmanager
@@ -152,7 +198,7 @@ def _read(note: Path) -> str:
 
 
 def filling(store: Path) -> bool:
-    """Tell whether another process is filling the store in this folder now."""
+    """Tell whether another process is filling or using the store in this folder now."""
     own = {_lock_file(store, FINISH), _lock_file(store, _presence())}
     return any(not is_free(path) for path in set(_claims(store).glob(f"{store.name}-*.lock")) - own)
 

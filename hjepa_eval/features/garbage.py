@@ -112,7 +112,12 @@ def _remove_unless_used(store: CachedStore) -> bool:
     finished = store.manifest is not None
     if is_filling(store.folder) or (not finished and _is_finished(store.folder)):
         return False
-    remove_store(store)
+    try:
+        remove_store(store)
+    except StoreError:
+        if is_filling(store.folder):  # Another process has just come to use it.
+            return False
+        raise
     return True
 
 

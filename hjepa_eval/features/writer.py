@@ -229,8 +229,9 @@ class StoreWriter:
             if not filling(self.folder):
                 for leftover in self.folder.glob(".*"):
                     leftover.unlink(missing_ok=True)  # Temporary files of a killed process.
-            for file in superseded(self.folder, shards):
-                file.unlink(missing_ok=True)
+                # Of a shorter run that is still reading; it removes them itself when it ends.
+                for file in superseded(self.folder, shards):
+                    file.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"cannot write {self.folder / MANIFEST}: {error.strerror}; the shards stay") from None
         return FeatureStore(self.folder, verify=False)

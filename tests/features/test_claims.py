@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hjepa_eval.features.claims import claim, filling, finishing, is_free, present, this_process
+from hjepa_eval.features.claims import claim, filling, finishing, is_free, present, stay, this_process
 
 OTHER = """
 import sys, time
@@ -92,3 +92,20 @@ def test_finishing__leaves_the_claims_of_others_alone(store: Path, other: subpro
 
 def test_is_free__a_lock_that_nobody_holds(tmp_path: Path) -> None:
     assert is_free(tmp_path / "x.lock")
+
+
+def test_stay__counts_its_uses_and_keeps_others_from_removing(tmp_path: Path) -> None:
+    store = tmp_path / "features" / "digits" / "train" / "abc"
+    leaves = [stay(store), stay(store)]
+    (lock,) = (tmp_path / "claims").glob("abc-present-*.lock")
+    assert not filling(store)  # This process itself is no other.
+    assert not is_free(lock)
+    leaves[0]()
+    assert not is_free(lock)
+    leaves[1]()
+    assert not lock.exists()
+
+
+def test_stay__of_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "claims").touch()
+    stay(tmp_path / "features" / "digits" / "train" / "abc")()

@@ -90,7 +90,7 @@ def test_gc__store_that_is_being_filled_stays(fill: Fill, hold, tmp_path: Path) 
     assert collect(tmp_path, unused_seconds=DAY, max_bytes=0) == {}
     assert temporary.exists()
     assert all(lock.exists() for lock in locks)
-    with pytest.raises(StoreError, match="bbbbbb is being filled by another hjepa; wait until it ends"):
+    with pytest.raises(StoreError, match="bbbbbb is in use by another hjepa; wait until it ends"):
         remove_store(find_stores(tmp_path, "bbbbbb")[0])
     assert names(tmp_path) == ["bbbbbb", "cccccc"]
 

@@ -73,7 +73,7 @@ def test_cache_rm__keeps_what_is_being_filled_and_removes_the_rest(hjepa, cache:
     with FileLock(f"{kept}.lock"):
         found = hjepa("cache", "rm", "all")
     assert (found.code, found.out.count("removed")) == (2, 1)
-    assert f"{kept} is being filled by another hjepa" in found.err
+    assert f"{kept} is in use by another hjepa" in found.err
     assert [path.parent for path in cache.rglob("manifest.json")] == [kept]
 
 
