@@ -109,6 +109,9 @@ def register(app: typer.Typer) -> None:
         rank: Annotated[
             bool, typer.Option("--rank", help="one row per model and probe, the best first, each tested against it")
         ] = False,
+        verbose: Annotated[
+            bool, typer.Option("--verbose", help="on a terminal: costs, all tests and notes too")
+        ] = False,
         open_it: Annotated[bool, typer.Option("--open", help="open the HTML page in the browser")] = False,
     ) -> None:
         """Show result records level by level.
@@ -116,8 +119,7 @@ def register(app: typer.Typer) -> None:
         A table per dataset, from results/ when no file or folder is named. HTML is one page of one dataset.
         """
         from hjepa_eval.report.formats.named import FORMATS
-        from hjepa_eval.report.formats.ranks import RANK_FORMATS
-        from hjepa_eval.report.tables.selection import check_versions, keep, left_out, locate
+        from hjepa_eval.report.tables.selection import check_versions, keep, locate
         from hjepa_eval.report.written import choose_format
 
         chosen = choose_format(format_name, out, (*FORMATS, "html"))
@@ -125,17 +127,27 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(f"--open shows an HTML page, the format is {chosen}; add --format html")
         paths = results or [Path("results")]
         located = keep(locate(paths), dataset=dataset, models=model or ())
-        records = [each.record for each in located]
-        check_versions(records, [each.path or each.folder for each in located])
-        if rank and chosen != "html":
-            deliver(RANK_FORMATS[chosen](located), out)
-        elif chosen == "html":
-            page = _write_html(located, paths, out)
-            print(f"written: {page}", file=sys.stderr)
-            if open_it:
-                open_page(page)
-        else:
-            if chosen in _WITHOUT_NOTES:
-                for note in left_out(records):
-                    print(note, file=sys.stderr)
-            deliver(FORMATS[chosen](records), out)
+        check_versions([each.record for each in located], [each.path or each.folder for each in located])
+        if chosen != "html":
+            short = chosen == "table" and out is None and sys.stdout.isatty() and not verbose
+            deliver(_text(located, chosen, rank=rank, short=short), out)
+            return
+        page = _write_html(located, paths, out)
+        print(f"written: {page}", file=sys.stderr)
+        if open_it:
+            open_page(page)
+
+
+def _text(located: Sequence[Located], chosen: str, *, rank: bool, short: bool) -> str:
+    """Return the report as text; of formats for programs what a reader must know goes to stderr."""
+    from hjepa_eval.report.formats.named import FORMATS, brief_table
+    from hjepa_eval.report.formats.ranks import RANK_FORMATS
+    from hjepa_eval.report.tables.selection import left_out
+
+    records = [each.record for each in located]
+    if chosen in _WITHOUT_NOTES:
+        for note in left_out(records):
+            print(note, file=sys.stderr)
+    if rank:
+        return RANK_FORMATS[chosen](located)
+    return brief_table(records, more="costs, tests and notes: --verbose") if short else FORMATS[chosen](records)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from hjepa_eval.errors import ResultError
 from hjepa_eval.features.fingerprint import write_atomically
 from hjepa_eval.report.formats.latex import latex
 from hjepa_eval.report.formats.markdown import markdown
-from hjepa_eval.report.formats.terminal import terminal
+from hjepa_eval.report.formats.terminal import brief, terminal
 from hjepa_eval.report.formats.tidy import as_csv, as_json
 from hjepa_eval.report.tables.selection import Selection, by_data, select_records
 from hjepa_eval.results.records import Record
+
+
+def brief_table(records: Sequence[Record], *, more: str) -> str:
+    """Return a table per dataset for a screen; `more` says where the rest is."""
+    return _per_dataset(partial(brief, more=more))(records)
 
 
 def _per_dataset(table: Callable[[Selection], str]) -> Callable[[Sequence[Record]], str]:

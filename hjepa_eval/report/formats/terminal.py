@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import shutil
 import sys
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hjepa_eval.report.tables.legend import cost_columns, how_to_read, lines_below
+from hjepa_eval.report.tables.legend import brief_lines, cost_columns, lines_below
 from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.selection import Selection
-from hjepa_eval.report.tables.statements import choices
 from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
 from hjepa_eval.results.text import one_line
 
@@ -74,10 +72,12 @@ def draw(
     *,
     gap: int = GAP,
     first: int = LEAST_WIDTH // 2,
+    apart: bool = True,
 ) -> Iterator[Any]:
     """Yield what rich prints of a table: the heading, and each section's name over the rows with these places.
 
     The name may be longer than the first column, which is folded at `first`: half of a line.
+    Sections stand `apart` by a line, or one below the other.
     """
     from rich.text import Text
 
@@ -87,15 +87,18 @@ def draw(
     for name, places in sections:
         yield Text(f" {one_line(name)}", "bold", overflow="fold")
         yield _grid(columns, widths, gap, [[column.texts[place] for column in columns] for place in places])
+        if apart:
+            yield ""
+    if not apart:
         yield ""
 
 
-def print_below(console: Console, lines: Iterable[str]) -> None:
+def print_below(console: Console, lines: Iterable[str], *, wrapped: bool = False) -> None:
     """Print what is said under a table: on a terminal broken between words, elsewhere whole lines for other programs.
 
     A terminal's own line break may be anywhere in a word.
     """
-    shown = sys.stdout.isatty()
+    shown = wrapped or sys.stdout.isatty()
     width = shutil.get_terminal_size((100, 24)).columns if shown else None
     for line in lines:
         console.print(one_line(line), style="dim", markup=False, highlight=False, soft_wrap=not shown, width=width)
@@ -114,27 +117,18 @@ def _grid(columns: Sequence[Column], widths: Sequence[int], gap: int, rows: Sequ
 
 _MARK = 2
 _NARROW_GAP = 2
-# Of prose above a short table.
-MOST_LINES = 10
+_CLOSE = 1
+# So many signs of a level's name are kept beside the scores.
+_SHORTEST_NAME = 8
 
 
 def terminal(selection: Selection) -> str:
-    """Return the table drawn for a terminal, with colours when stdout is one."""
-    from rich.console import Console
-
-    table = build_table(selection)
-    width = max(LEAST_WIDTH, shutil.get_terminal_size((100, 24)).columns)
-    console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=width, emoji=False)
-    with console.capture() as capture:
-        console.print(one_line(caption(table)), style="bold", markup=False, highlight=False)
-        for part in _parts(table, width):
-            console.print(*draw(part, _sections(table)), sep="\n")
-        print_below(console, lines_below(selection, table, whole=False))
-    return capture.get()
+    """Return everything that can be said, the costs and, last, the accuracies, drawn for a terminal or a log."""
+    return _drawn(selection, lambda table, width: lines_below(selection, table, whole=True), short=False)
 
 
 def brief(selection: Selection, *, more: str) -> str:
-    """Return what a screen holds: a few lines first, then the table of accuracies, without what the rest is for.
+    """Return what a screen holds: at most 12 lines of prose, then the table of accuracies.
 
     One model with two baselines fits 80 columns and 24 lines. Where there is room beside the scores, costs stand there.
 
@@ -142,75 +136,61 @@ def brief(selection: Selection, *, more: str) -> str:
         selection: what is shown.
         more: where the rest is said, to end the lines above the table.
     """
+    return _drawn(selection, lambda table, width: brief_lines(selection, table, width=width, more=more), short=True)
+
+
+def _drawn(selection: Selection, said: Callable[[Table, int], list[str]], *, short: bool) -> str:
     from rich.console import Console
-    from rich.text import Text
 
     table = build_table(selection)
     width = max(LEAST_WIDTH, shutil.get_terminal_size((100, 24)).columns)
     console = Console(file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=width, emoji=False)
-    lines = [how_to_read(table, deltas=False)[0], *choices(selection), *table.notes]
     with console.capture() as capture:
-        for line in _few(lines, width, more=more):
-            console.print(Text(one_line(line), "dim"), highlight=False)
+        print_below(console, said(table, width), wrapped=short)
         console.print(one_line(caption(table)), style="bold", markup=False, highlight=False)
-        for part in _narrow_parts(table, width):
-            for line in draw(part, _sections(table), gap=_NARROW_GAP):
-                if line:  # No empty lines between models.
-                    console.print(line)
+        for part, gap in _parts(table, width, short=short):
+            rest = width - gap - sum(column.width + gap for column in part[1:])
+            first = max(_SHORTEST_NAME, min(width // 2, rest))
+            console.print(*draw(part, _sections(table), gap=gap, first=first, apart=not short), sep="\n")
     return capture.get()
 
 
-def _few(lines: Sequence[str], width: int, *, more: str) -> list[str]:
-    """Return the first lines that take no more than `MOST_LINES` of a screen, and what there is more."""
-    kept, left = [], MOST_LINES - 1
-    for line in lines:
-        left -= len(textwrap.wrap(line, width)) or 1
-        if left < 0:
-            break
-        kept.append(line)
-    return [*kept, more]
+def _parts(table: Table, width: int, *, short: bool) -> list[tuple[list[Column], int]]:
+    """Return the columns, the level's first, in groups that are tables of at most `width`, each with its gap.
 
-
-def _narrow_parts(table: Table, width: int) -> list[list[Column]]:
-    """Return the columns of scores without differences, and those of costs where they stand beside them."""
+    The costs stand beside the scores where a line holds all, else before them; in short not even there.
+    """
     from rich.text import Text
 
-    first = Column("level", tuple(Text(f"{row.label}  {one_line(row.level_name)}") for row in table.rows))
-    scores = [
-        Column(one_line(title), tuple(_shown(row.cells[place], delta=False) for row in table.rows))
-        for place, title in enumerate(table.columns)
-    ]
+    names = [f"{row.label}  {one_line(row.level_name)}" for row in table.rows]
+    first = Column("level", tuple(map(Text, names)))
+    cells = [[row.cells[place] for row in table.rows] for place, _ in enumerate(table.columns)]
+    texts = [_close(column) if short else [_shown(cell) for cell in column] for column in cells]
+    scores = [Column(one_line(title), tuple(shown)) for title, shown in zip(table.columns, texts, strict=True)]
     costs = [
         Column(title, tuple(Text(text, "dim") for text in texts), right=True)
         for title, texts in cost_columns(table).items()
     ]
-    space = width - min(first.width, width // 2) - _NARROW_GAP
-    sizes = [[column.width + _NARROW_GAP for column in columns] for columns in (scores, costs)]
-    if sum(map(sum, sizes)) <= space:
-        return [[first, *scores, *costs]]
-    return [[first, *(scores[place] for place in group)] for group in groups_that_fit(sizes[0], space)]
-
-
-def _parts(table: Table, width: int) -> list[list[Column]]:
-    """Return the columns, the level's first, in groups that are tables of at most `width`."""
-    from rich.text import Text
-
-    names = tuple(Text(f"{row.label}  {one_line(row.level_name)}") for row in table.rows)
-    scores = [
-        Column(one_line(title), tuple(_shown(row.cells[place]) for row in table.rows))
-        for place, title in enumerate(table.columns)
-    ]
-    costs = [
-        Column(title, tuple(Text(text, "dim") for text in texts), right=True)
-        for title, texts in cost_columns(table).items()
-    ]
-    first = Column("level", names)
+    gap = next((wide for wide in (GAP, _NARROW_GAP) if _fits(scores, width, wide)), _CLOSE if short else GAP)
     # A name longer than half of the line is folded.
-    space = width - min(first.width, width // 2) - GAP
-    groups = groups_that_fit(
-        [column.width + GAP for column in scores], space, block=[column.width + GAP for column in costs]
-    )
-    return [[first, *([*scores, *costs][place] for place in group)] for group in groups]
+    space = width - min(first.width, width // 2) - gap
+    if sum(column.width + gap for column in [*scores, *costs]) <= space:
+        return [([first, *scores, *costs], gap)]
+    before = [] if short else [([first, *costs], GAP)]
+    left = width - gap - sum(column.width + gap for column in scores)
+    if short and _SHORTEST_NAME <= left < first.width:
+        shorter = Column("level", tuple(Text(_cut(name, left)) for name in names))
+        return [([shorter, *scores], gap)]
+    groups = groups_that_fit([column.width + gap for column in scores], space)
+    return [*before, *(([first, *(scores[place] for place in group)], gap) for group in groups)]
+
+
+def _fits(scores: Sequence[Column], width: int, gap: int) -> bool:
+    return _SHORTEST_NAME + gap + sum(column.width + gap for column in scores) <= width
+
+
+def _cut(name: str, longest: int) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _sections(table: Table) -> list[tuple[str, list[int]]]:
@@ -221,12 +201,30 @@ def _sections(table: Table) -> list[tuple[str, list[int]]]:
     return list(found.items())
 
 
-def _shown(cell: Cell | None, *, delta: bool = True) -> Text:
-    """Return a cell in two lines: value, mark and, with `delta`, difference from the last level; the interval."""
+def _shown(cell: Cell | None) -> Text:
+    """Return a cell in two lines: value, mark and difference from the last level; the interval."""
     from rich.text import Text
 
     if cell is None:
         return Text()
-    gain = f" ({points(cell.standing.delta)})" if delta and cell.standing.delta is not None else ""
+    delta = "" if cell.standing.delta is None else f" ({points(cell.standing.delta)})"
     value = f"{percent(cell.score.value)}{cell.mark:<{_MARK}}"
-    return Text.assemble((value, "bold" if cell.standing.best else "none"), (f"{gain}\n{interval(cell.score)}", "dim"))
+    return Text.assemble((value, "bold" if cell.standing.best else "none"), (f"{delta}\n{interval(cell.score)}", "dim"))
+
+
+def _close(cells: Sequence[Cell | None]) -> list[Text]:
+    """Return the cells of a column, each on one line: value, mark, interval."""
+    from rich.text import Text
+
+    there = [cell for cell in cells if cell is not None]
+    value = max(len(percent(cell.score.value)) for cell in there)
+    mark = max(len(cell.mark) for cell in there)
+    return [
+        Text()
+        if cell is None
+        else Text.assemble(
+            (f"{percent(cell.score.value):>{value}}{cell.mark:<{mark}}", "bold" if cell.standing.best else "none"),
+            (f" {interval(cell.score)}", "dim"),
+        )
+        for cell in cells
+    ]

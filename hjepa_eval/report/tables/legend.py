@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+
 from hjepa_eval.report.tables.costs import short, size
 from hjepa_eval.report.tables.rounding import gain_within, p_equals
 from hjepa_eval.report.tables.selection import Selection
-from hjepa_eval.report.tables.statements import calibrations, deviations, explanations, statements
+from hjepa_eval.report.tables.statements import calibrations, choices, deviations, explanations, of_episodes, statements
 from hjepa_eval.report.tables.table import Cell, Row, Table
 
 
@@ -56,6 +59,29 @@ def lines_below(selection: Selection, table: Table, *, whole: bool) -> list[str]
         *table.notes,
         *(deviations(selection) if whole else ()),
     ]
+
+
+MOST_LINES = 12
+
+
+def brief_lines(selection: Selection, table: Table, *, width: int, more: str) -> list[str]:
+    """Return what must be known of a table in at most 12 lines of `width`: marks, chosen levels, notes; last `more`."""
+    marks = "Accuracy in percent, 95 % interval; * the highest level, ** told from the runner-up (p < 0.05)."
+    old = "Few-shot: intervals of episodes alone, so nothing is marked or tested; run it again."
+    first = [marks, *([old] if of_episodes(selection.records) else [])]
+    wanted = list(dict.fromkeys([*first, *choices(selection), *table.notes]))
+    shown: list[str] = []
+    left = MOST_LINES - _height([f"{more} (99 more notes)"], width)
+    for line in wanted:
+        if _height([line], width) <= left:
+            shown.append(line)
+            left -= _height([line], width)
+    cut = len(wanted) - len(shown)
+    return [*shown, f"{more} ({cut} more note{'s' * (cut > 1)})" if cut else more]
+
+
+def _height(lines: Sequence[str], width: int) -> int:
+    return sum(len(textwrap.wrap(line, width)) for line in lines)
 
 
 def runner_ups(table: Table) -> list[str]:

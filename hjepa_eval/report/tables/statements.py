@@ -33,15 +33,26 @@ def statements(selection: Selection, *, baselines: bool = True) -> list[str]:
 
 
 def choices(selection: Selection) -> list[str]:
-    """Return a sentence per headline score of a model: the level that train chooses, and how it does on test."""
+    """Return a sentence per score of a model that is no baseline: which level was chosen without the test set."""
     shown = [record for record in selection.records if not selection.beaten(record)]
     several = len({selection.label(record) for record in shown}) > 1
     return [
         f"{f'{selection.label(record)}, ' if several else ''}{_heading_of(record, choice.score, selection.heading)}: "
-        f"{chosen(choice)}"
+        f"{_briefly(choice)}"
         for record in shown
         for choice in record.choices
     ]
+
+
+def _briefly(choice: LevelChoice) -> str:
+    """Return what `chosen` says, in less than a line."""
+    text = f"level {choice.level} is chosen on train, {percent(choice.value)};"
+    if choice.oracle == choice.level:
+        return f"{text} the best on test"
+    if abs(choice.oracle_value - choice.value) < _TIE:
+        return f"{text} a tie with level {choice.oracle}, the best on test"
+    told = ", not told apart" if choice.level in choice.oracle_ties else ""
+    return f"{text} best on test level {choice.oracle}, {percent(choice.oracle_value)}{told}"
 
 
 def compared_table(selection: Selection) -> list[list[str]]:

@@ -9,7 +9,8 @@ from made_records import record_of
 
 from hjepa_eval.cli.commands import probes
 from hjepa_eval.evaluation.settings import EvalSettings
-from hjepa_eval.report.formats.terminal import MOST_LINES, brief
+from hjepa_eval.report.formats.terminal import brief
+from hjepa_eval.report.tables.legend import MOST_LINES
 from hjepa_eval.report.tables.selection import select_records
 from hjepa_eval.results.records import Record
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 import pytest
 from made_records import HOSTILE, compared, costed, pair_of, record_of
 from markdown_it import MarkdownIt
 
 from hjepa_eval.cli.commands.report import markdown_report
-from hjepa_eval.report.formats.named import FORMATS
+from hjepa_eval.report.formats.named import FORMATS, brief_table
 from hjepa_eval.report.formats.pairs import PAIR_FORMATS
+from hjepa_eval.results.records import LevelChoice, Record
 from hjepa_eval.results.text import markdown_text
 
 PLAIN = {"text", "text_special", "strong_open", "strong_close", "softbreak"}
@@ -119,7 +121,7 @@ def test_terminal__no_number_is_cut_and_no_table_is_wider(width: int, monkeypatc
     assert text.count("100.0** (+95.0)") == text.count("90.0-105.0") == 7
     assert text.count("1,234") >= 2
     assert "17.6" in text
-    above = text[: text.index("Accuracy in percent")].splitlines()
+    above = text[text.index("digits: ") :].splitlines()
     assert max(map(len, above)) <= width
     # Every line with a number shows whole cells: values, intervals, differences, costs, names.
     cells = re.compile(r"\d+\.\d\*{0,2}|-?\d+\.\d-\d+\.\d|\([+-]\d+\.\d\)|[\d,]+(\.\d+)?|kB")
@@ -128,7 +130,7 @@ def test_terminal__no_number_is_cut_and_no_table_is_wider(width: int, monkeypatc
             assert all(cells.fullmatch(word) for word in line.split()), line
 
 
-def test_terminal__costs_stand_together_beside_the_scores_or_below(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal__costs_stand_together_beside_the_scores_or_above(monkeypatch: pytest.MonkeyPatch) -> None:
     records = [costed(record_of(probe), 0.5, 1.0) for probe in ("knn", "linear")]
     costs = ["width", "tokens", "GFLOP", "ms", "store"]
     for width, heading in ((80, ["level", *costs]), (140, ["level", "kNN", "k=20", "linear", *costs])):
@@ -140,8 +142,9 @@ def test_terminal__a_long_title_is_wrapped_and_a_long_name_is_whole(monkeypatch:
     monkeypatch.setenv("COLUMNS", "80")
     name = "runs/" + "x" * 60
     text = FORMATS["table"]([record_of(model=name, protocol="a-protocol-of " + "words " * 8)])
+    text = text[text.index("digits: ") :]
     assert f" {name}\n" in text
-    assert max(len(line) for line in text[: text.index("Accuracy")].splitlines()[1:]) <= 80
+    assert max(map(len, text.splitlines())) <= 80
     assert text.count("words") == 8
 
 
@@ -150,14 +153,14 @@ def test_terminal__long_names_of_levels_leave_costs_whole(monkeypatch: pytest.Mo
     record = costed(record_of(), 0.0413, 12345.6)
     levels = tuple(level.model_copy(update={"name": "stage " * 12, "width": 123456}) for level in record.levels)
     text = FORMATS["table"]([record.model_copy(update={"levels": levels})])
-    above = text[: text.index("Accuracy")]
+    above = text[text.index("digits: ") :]
     for part in ("123456", "0.0413", "12,346", "887 MB", "tokens", "GFLOP", "store", "40.0-55.0"):
         assert part in above
     assert max(map(len, above.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_terminal__what_is_said_below_breaks_between_words(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal__what_is_said_breaks_between_words(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     record = compared(record_of(note="several words " * 20), (1, 0, 0.25, 0.01))
     pair = pair_of()
     monkeypatch.setenv("COLUMNS", str(width))
@@ -168,8 +171,13 @@ def test_terminal__what_is_said_below_breaks_between_words(width: int, monkeypat
         coloured = draw()
         shown = re.sub(r"\x1b\[[0-9;]*m", "", coloured)
         assert shown.split() == whole.split()
-        below = shown[shown.index("Accuracy in percent") :].splitlines()
-        assert max(map(len, below)) <= width < max(map(len, whole.splitlines()))
+        # Tables are never narrower than 80 columns.
+        said = [
+            line
+            for line in shown.splitlines()
+            if "  " not in line.strip() and "\N{BOX DRAWINGS LIGHT HORIZONTAL}" not in line
+        ]
+        assert max(map(len, said)) <= width < max(map(len, whole.splitlines()))
 
 
 def test_compare_terminal__fits_80_columns_without_folding_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,3 +198,59 @@ def test_compare_terminal__fits_80_columns_without_folding_a_number(monkeypatch:
         text = PAIR_FORMATS["table"]([pair_of(names, "linear", **numbers)])
         (line,) = [line for line in text.splitlines() if "chosen" in line]
         assert re.split(r"\s{2,}", line.strip()) == shown
+
+
+def long_evaluation() -> list[Record]:
+    """Return records of what `hjepa eval` shows: a model of four levels and them joined, its twin and pixels."""
+    probes = {"knn": "top1 k=20", "linear": "top1"}
+    records = []
+    for model, values in (
+        ("runs/a", (0.5, 0.6, 0.7, 0.65)),
+        ("random:runs/a", (0.3, 0.2, 0.35, 0.1)),
+        ("pixels:8", (0.4,)),
+    ):
+        for protocol in ("dino-knn", "other-knn", "logreg", "ridge"):
+            probe = "knn" if protocol.endswith("knn") else "linear"
+            record = costed(record_of(probe, model=model, values=values, protocol=protocol, note="note " * 30), *values)
+            if len(values) > 1:
+                choice = LevelChoice(
+                    score=probes[probe],
+                    rule="a tenth",
+                    held_out={1: 0.5},
+                    level=1,
+                    value=values[1],
+                    oracle=2,
+                    oracle_value=values[2],
+                )
+                pairs = [(1, 0, 0.1, 0.01), (2, 0, 0.2, 0.01), (2, 1, 0.1, 0.04), (3, 2, -0.05, 0.5)]
+                record = compared(record, *pairs, score=probes[probe]).model_copy(update={"choices": (choice,)})
+            records.append(record)
+    return records
+
+
+@pytest.mark.parametrize("width", [80, 100, 160, 240])
+def test_brief__ends_with_the_accuracies_in_24_lines_after_at_most_12_of_prose(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = brief_table(long_evaluation(), more="more: --verbose")
+    said, tables = text.split("digits: ", 1)
+    assert sum(len(textwrap.wrap(line, width)) for line in said.splitlines()) <= 12
+    assert "level 1 is chosen on train, 60.0; best on test level 2, 70.0" in said
+    assert "--verbose" in said
+    last = tables.splitlines()[-24:]
+    numbers = [line for line in last if re.search(r"\d\.\d\*{0,2} +\d+\.\d-", line)]
+    assert len(numbers) == 9, "four levels, four of the twin, pixels"
+    assert max(map(len, tables.splitlines())) <= width
+    for value in ("70.0*", "60.0-75.0", "35.0", "40.0"):
+        assert sum(line.count(value) for line in last) >= 4
+
+
+def test_terminal__says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    records = long_evaluation()
+    whole, short = FORMATS["table"](records), brief_table(records, more="more")
+    for part in ("Holm = 0.04", "(-15.0)", "McNemar exact"):
+        assert part in whole
+        assert part not in short
+    assert whole.count("note note") > short.count("note note")
