@@ -101,7 +101,9 @@ def test_report__versions_of_different_datasets_do_not_meet(hjepa: Run) -> None:
     assert hjepa("report", "--format", "md")[0] == 0
 
 
-@pytest.mark.parametrize(("file", "start"), [("a.tex", "% needs"), ("a.MD", "**digits"), ("a.txt", "Accuracy in percent")])
+@pytest.mark.parametrize(
+    ("file", "start"), [("a.tex", "% needs"), ("a.MD", "**digits"), ("a.txt", "Accuracy in percent")]
+)
 def test_report__the_ending_chooses_the_format(hjepa: Run, file: str, start: str) -> None:
     written(record_of())
     code, out, said = hjepa("report", "--out", f"new/{file}")
