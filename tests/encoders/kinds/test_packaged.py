@@ -99,3 +99,33 @@ def test_packaged__unknown_names_and_absent_packages_say_what_to_do(monkeypatch:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EncoderError, match=r"pip install 'hjepa\[pretrained\]'"):
         load_encoder(f"packaged:{NAME}")
+
+
+@pytest.mark.slow
+def test_packaged__the_readmes_command_runs_on_photographs(tmp_path: Path) -> None:
+    import shlex
+
+    from folders import ROOT
+
+    from hjepa_eval.cli import main
+
+    archives = sorted(SHARED_DATA.glob("imagenette*.tar*"))
+    if not archives:
+        pytest.skip(f"no Imagenette in {SHARED_DATA}; name its folder with HJEPA_SHARED_DATA")
+    taken: dict[tuple[str, ...], int] = {}
+    with tarfile.open(archives[0]) as tar:
+        for member in tar:
+            kind = Path(member.name).parts[-3:-1]
+            if member.isfile() and taken.get(kind, 0) < 2:
+                taken[kind] = taken.get(kind, 0) + 1
+                target = tmp_path / "data" / "imagenette" / Path(*kind, Path(member.name).name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(tar.extractfile(member).read())
+    (line,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("$ hjepa eval")]
+    # Two images a class are too few for episodes, and enough for the road; baselines have tests of their own.
+    for word, less in (("path/to/data", str(tmp_path / "data")), ("random,pixels:8,kmeans", "none")):
+        assert word in line
+        line = line.replace(word, less)
+    with pytest.raises(SystemExit) as stop:
+        main([*shlex.split(line)[2:], "--probes", "knn", "--k", "1"])
+    assert stop.value.code == 0
