@@ -16,6 +16,7 @@ from hjepa_eval.errors import ResultError, first_few
 from hjepa_eval.features.fingerprint import hash_json, parse_json, write_atomically
 from hjepa_eval.results.checks import not_finite, record_problems
 from hjepa_eval.results.gallery import SUFFIX, Gallery, read_gallery
+from hjepa_eval.results.profiles import PROFILE_SUFFIX
 from hjepa_eval.results.records import CHECKSUM_SINCE, SCHEMA_VERSION, Record
 
 # As `Record.file_name` makes them.
@@ -96,6 +97,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         why = "it is nested too deep" if isinstance(error, RecursionError) else error
         raise ResultError(f"cannot read the result {path}: {why}") from None
     version = content.get("schema_version") if isinstance(content, dict) and "probe" in content else None
+    if isinstance(content, dict) and content.get("kind") == "profile":
+        raise ResultError(
+            f"{path} is a profile, no record of a probe; name its folder, as in hjepa report {path.parent}"
+        )
     if not isinstance(version, int) or isinstance(version, bool):
         raise ResultError(f"{path} is not a result record of hjepa (no probe and schema_version)")
     if version > SCHEMA_VERSION:
@@ -115,7 +120,9 @@ def record_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise ResultError(f"no result file or folder {path}; hjepa eval writes one")
-        files += sorted(_record_folder(path).glob("*.json")) if path.is_dir() else [path]
+        # Profiles lie beside records and have their own reader.
+        listed = (file for file in _record_folder(path).glob("*.json") if not file.name.endswith(PROFILE_SUFFIX))
+        files += sorted(listed) if path.is_dir() else [path]
     if not files:
         raise ResultError(f"no result records in {', '.join(map(str, paths))}{_below(paths)}")
     return files
