@@ -260,7 +260,7 @@ class EvalSettings(ProbeSettings):
     )
     map_method: Literal["auto", "pca", "umap"] = option(
         "auto",
-        "how the gallery lays features out in a plane (HJEPA_MAP); auto is UMAP where umap-learn is installed",
+        "how the gallery lays features out in a plane (HJEPA_MAP); umap takes a minute or two, auto is PCA",
         group=OUTPUT,
         env="HJEPA_MAP",
         alias="map",

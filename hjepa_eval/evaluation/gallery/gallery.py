@@ -100,7 +100,9 @@ def write_galleries(
     """
     paths: list[Path] = []
     # What takes the time is said: with PCA a gallery takes about a second.
-    how = " with UMAP, which compiles first (--map pca is quick)" if takes_umap(settings.map_method) else ""
+    how = (
+        " with UMAP, which compiles first (--map pca is quick)" if takes_umap(settings.map_method, MOST_ON_MAP) else ""
+    )
     with talk.progress(f"galleries{how}", "", stage="galleries") as report:
         for done, (model, seeds) in enumerate(found.items(), start=1):
             seed, features = next(iter(seeds.items()))

@@ -18,6 +18,8 @@ from hjepa_eval.errors import ConfigError, ProbeError, unknown
 
 Method = Literal["auto", "pca", "umap"]
 
+# Of fewer images a UMAP shows little that PCA does not, for a minute or two of compiling.
+REPAYS = 5000
 NEIGHBOURS = 15
 _TURNED = (
     "each level is turned or mirrored onto the level before, never stretched, so that images can be followed; "
@@ -53,9 +55,9 @@ def check_method(method: str) -> None:
         raise ConfigError("a UMAP needs umap-learn; pip install 'hjepa[umap]', or take PCA")
 
 
-def takes_umap(method: str) -> bool:
-    """Return whether levels of enough images would be laid out by UMAP."""
-    return method == "umap" or (method == "auto" and _has_umap())
+def takes_umap(method: str, images: int) -> bool:
+    """Return whether a map of so many images is made by UMAP: when asked for, or where it repays its compiling."""
+    return method == "umap" or (method == "auto" and images >= REPAYS and _has_umap())
 
 
 def project_levels(levels: Sequence[NDArray[np.floating]], *, method: Method = "auto", seed: int = 0) -> Planes:
@@ -63,8 +65,8 @@ def project_levels(levels: Sequence[NDArray[np.floating]], *, method: Method = "
 
     Args:
         levels: of each level features [N, D], finite; N >= 1.
-        method: `pca`; `umap`; `auto` is UMAP where umap-learn is installed and there are more images than a
-            neighbourhood holds, else PCA.
+        method: `pca`; `umap`; `auto` is UMAP where umap-learn is installed and there are at least
+            `REPAYS` images, else PCA.
         seed: of UMAP.
 
     Raises:
@@ -76,10 +78,10 @@ def project_levels(levels: Sequence[NDArray[np.floating]], *, method: Method = "
     counts = {len(features) for features in levels}
     if len(counts) != 1 or 0 in counts:
         raise ProbeError(f"a map needs the same images at every level, found {sorted(counts)}; give at least one")
-    enough = counts.pop() > NEIGHBOURS
-    if method == "umap" and not enough:
+    images = counts.pop()
+    if method == "umap" and images <= NEIGHBOURS:
         raise ProbeError(f"a UMAP needs more than {NEIGHBOURS} images; give more, or take PCA")
-    if not (enough and takes_umap(method)):
+    if not takes_umap(method, images):
         planes = _turn([pca_plane(features) for features in levels])
         shares = [_shares(plane, features) for plane, features in zip(planes, levels, strict=True)]
         return Planes(np.stack(planes).astype(np.float32), np.stack(shares).astype(np.float32), f"PCA; {_TURNED}")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hjepa_eval.report.figures.drawing import page_style
 from hjepa_eval.report.figures.svg import Picture, canvas, inline_svg, line_style, listed
 
@@ -61,6 +63,8 @@ def _single(*path: str) -> Reader:
     return read
 
 
+# Of fewer values none is far from the others.
+LEAST_VALUES = 10
 CURVES = (
     Curve("loss", "Loss by level", "loss of the prediction", _losses("level_")),
     Curve("r2", "Explained variance by level", "R² of the prediction", _losses("r2_")),
@@ -115,7 +119,10 @@ def draw_curve(lines: Sequence[tuple[Sequence[int], Sequence[float]]], curve: Cu
         panel.plot(steps, values, label=f"level {place}", **style)
     panel.grid(axis="y")
     panel.set_xlabel("step")
-    panel.set_ylabel(curve.axis)
+    cut = robust_range([value for _, values in lines for value in values])
+    if cut is not None:
+        panel.set_ylim(cut[0], cut[1])
+    panel.set_ylabel(curve.axis if cut is None else f"{curve.axis} ({cut[2]} outside)")
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     # Numbers as they are: an offset such as 1e-4 above the axis is overlooked.
@@ -123,6 +130,21 @@ def draw_curve(lines: Sequence[tuple[Sequence[int], Sequence[float]]], curve: Cu
     if curve.by_level:
         figure.legend(loc="outside upper center", ncols=min(4, len(lines)), handlelength=1.4, columnspacing=1.2)
     return figure
+
+
+def robust_range(values: Sequence[float]) -> tuple[float, float, int] | None:
+    """Return ends of an axis that a few far values do not flatten, and how many lie outside; None where all fit.
+
+    The axis takes the middle nine tenths of the values and as much again on each side.
+    """
+    if len(values) < LEAST_VALUES:
+        return None
+    low, high = (float(end) for end in np.quantile(values, [0.05, 0.95]))
+    span = high - low
+    ends = max(min(values), low - span), min(max(values), high + span)
+    outside = sum(not ends[0] <= value <= ends[1] for value in values)
+    margin = 0.05 * (ends[1] - ends[0])
+    return (ends[0] - margin, ends[1] + margin, outside) if outside and span > 0 else None
 
 
 def _number(value: Any) -> float | None:

@@ -286,7 +286,8 @@ def test_eval__gallery_of_a_context_encoder_has_the_runs_curves_and_masks(hjepa,
 
 
 @pytest.mark.parametrize(
-    ("installed", "method", "said"), [(True, "auto", True), (True, "pca", False), (False, "auto", False)]
+    ("installed", "method", "said"),
+    [(True, "umap", True), (True, "auto", False), (True, "pca", False), (False, "auto", False)],
 )
 def test_galleries__that_take_a_umap_say_what_takes_the_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: bool, method: str, said: bool

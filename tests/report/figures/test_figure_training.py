@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hjepa_eval.report.figures.training import CURVES, curve_lines, draw_curve, training_pictures
+from hjepa_eval.report.figures.training import CURVES, curve_lines, draw_curve, robust_range, training_pictures
 
 ROWS: list[dict[str, Any]] = [
     {"step": 100, "losses": {"loss": 6.0, "level_0": 0.4, "level_1": 0.3, "r2_0": -0.5, "contrast": 4.0}, "lr": 0.001},
@@ -78,3 +78,19 @@ def test_training_pictures__leave_out_what_the_log_has_not() -> None:
     assert pictures[4].text == "Whole loss during pretraining, loss: from 6 at step 100 to 4 at step 300."
     assert 'id="run-loss-title"' in pictures[0].svg
     assert training_pictures([]) == []
+
+
+def test_curve__a_few_far_values_do_not_flatten_the_rest() -> None:
+    values = [-25.0, -3.0, *(0.1 + place / 100 for place in range(40))]
+    low, high, outside = robust_range(values)
+    assert (outside, high > 0.49) == (2, True)
+    assert -1 < low < 0.1
+    curve = next(curve for curve in CURVES if curve.key == "r2")
+    panel = draw_curve([(list(range(len(values))), values)], curve).axes[0]
+    assert panel.get_ylim() == (low, high)
+    assert "2 outside" in panel.get_ylabel()
+
+
+@pytest.mark.parametrize("values", [[1.0] * 30, [0.1, 0.2, -25.0], [place / 10 for place in range(50)]])
+def test_curve__an_axis_that_shows_all_is_left_as_it_is(values: list[float]) -> None:
+    assert robust_range(values) is None
