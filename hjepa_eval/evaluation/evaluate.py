@@ -109,6 +109,7 @@ def collect_seeds(
             readouts=readouts,
             views=views,
             repair=repair,
+            needs_test=any(task.plan.split == "test" for task in tasks),
             costs=seed == seeds[0],  # The weights of a seed change no cost; a record says those of the first.
             given=given,
         )

@@ -15,7 +15,7 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 from hjepa_eval.encoders.kinds.run import is_run, newest_run, read_run_config, with_branch
 from hjepa_eval.encoders.precision import device_name, resolve_precision
-from hjepa_eval.errors import unknown
+from hjepa_eval.errors import NoSplitError, unknown
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.stages import COSTS
 from hjepa_eval.evaluation.models.costs import LevelCosts, level_costs
@@ -75,14 +75,14 @@ class FeatureSet:
 
     def dataset_info(self) -> DatasetInfo:
         """Return what a record says about the images."""
-        train, test = (self.splits[split] for split in SPLITS)
-        manifests = (train.store.manifest, test.store.manifest)
-        test_images = len(test.store.labels(limit=test.limit))
+        train, test = self.splits["train"], self.splits.get("test")
+        manifests = [stores.store.manifest for stores in self.splits.values()]
+        test_images = 0 if test is None else len(test.store.labels(limit=test.limit))
         notes = dict.fromkeys(note for manifest in manifests for note in manifest.notes)
         return DatasetInfo(
             name=manifests[0].dataset,
             train_fingerprint=manifests[0].identity["dataset"]["fingerprint"],
-            test_fingerprint=manifests[1].identity["dataset"]["fingerprint"],
+            test_fingerprint="" if test is None else manifests[-1].identity["dataset"]["fingerprint"],
             num_classes=len(self.class_names),
             train_images=len(train.store.labels(limit=train.limit)),
             test_images=test_images,
@@ -93,14 +93,15 @@ class FeatureSet:
 
     def extracted(self) -> Extracted:
         """Return what a record says about the extraction."""
-        train, test = (self.splits[split] for split in SPLITS)
+        train, test = self.splits["train"], self.splits.get("test")
+        passes = [*self.splits.values(), *self.views]
         return Extracted(
             readout=train.store.manifest.readout,
             precision=self.precision,
             storage=train.store.manifest.storage,
             train_store=train.store.manifest.key,
-            test_store=test.store.manifest.key,
-            forward_images=train.images + test.images + sum(view.images for view in self.views),
+            test_store="" if test is None else test.store.manifest.key,
+            forward_images=sum(stores.images for stores in passes),
         )
 
 
@@ -239,6 +240,7 @@ def collect_features(
     views: int = 0,
     repair: bool = False,
     costs: bool = True,
+    needs_test: bool = True,
     given: Given = NOTHING_GIVEN,
 ) -> FeatureSet:
     """Return the features that resolved settings ask for; what the cache lacks is extracted on the way.
@@ -250,6 +252,7 @@ def collect_features(
         views: augmented passes over the train images.
         repair: redo damaged shards instead of refusing the store.
         costs: say what the levels cost, too; it is measured unless it is remembered.
+        needs_test: without a test split there is nothing to do.
         given: encoder and images where the caller holds them.
 
     Raises:
@@ -262,10 +265,10 @@ def collect_features(
     if costs:  # The first of several seeds.
         for note in encoder.notes:
             talk.note(f"{encoder.name}: {note}")
-    images = {split: given.split(settings, split) for split in SPLITS}
+    images = _splits(settings, given, needs_test=needs_test)
     fill = Filling(encoder, tuple(readouts), settings, talk, repair)
     splits = {}
-    for split in SPLITS:
+    for split in images:
         started = time.perf_counter()
         splits[split] = fill(images[split])
         seconds[f"extract {split}"] = time.perf_counter() - started
@@ -283,7 +286,8 @@ def collect_features(
         measured = _costs(encoder, settings, talk)
         seconds["measure costs"] = time.perf_counter() - started
     memo = memo_dir(settings.cache_dir or default_cache_dir())
-    shared = count_shared(images["train"], images["test"], most=settings.max_samples, memo=memo)
+    test = images.get("test")
+    shared = 0 if test is None else count_shared(images["train"], test, most=settings.max_samples, memo=memo)
     model = ModelInfo(name=encoder.name, weights=encoder.identity["weights"], identity=encoder.identity)
     sets = []
     for readout in dict.fromkeys(readouts):
@@ -304,6 +308,17 @@ def collect_features(
             )
         )
     return replace(sets[0], others=tuple(sets[1:]), costs=measured)
+
+
+def _splits(settings: ImageSettings, given: Given, *, needs_test: bool) -> dict[str, ImageDataset]:
+    """Return the images by split; without those of test where there are none and no probe needs them."""
+    images = {"train": given.split(settings, "train")}
+    try:
+        images["test"] = given.split(settings, "test")
+    except NoSplitError:
+        if needs_test:
+            raise
+    return images
 
 
 def _costs(encoder: EncoderHandle, settings: ProbeSettings | ExtractCommandSettings, talk: Talk) -> LevelCosts | None:
