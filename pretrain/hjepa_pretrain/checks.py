@@ -14,6 +14,7 @@ from hjepa_eval.errors import ConfigError, HjepaError
 from hjepa_pretrain.config.flat_keys import from_flat, without_rivals
 from hjepa_pretrain.config.geometry import Geometry, encoder_shape
 from hjepa_pretrain.config.settings import MaskingSettings, PretrainSettings
+from hjepa_pretrain.config.unread import unread_settings
 from hjepa_pretrain.distributed.processes import started_ranks
 from hjepa_pretrain.masks.kinds import create_mask_generator, masking_contradictions
 from hjepa_pretrain.objectives.objective import active_objectives
@@ -57,7 +58,7 @@ def check_settings(settings: PretrainSettings, *, source: str = "settings") -> N
 
 def problems(settings: PretrainSettings) -> list[str]:
     """Return everything that does not fit together, in words; an empty list when all is well."""
-    wrong = _problems_of_choices(settings)
+    wrong = [*_problems_of_choices(settings), *unread_settings(settings)]
     try:
         geometry = encoder_shape(settings)
     except HjepaError as error:

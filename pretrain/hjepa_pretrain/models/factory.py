@@ -100,6 +100,9 @@ def create_hjepa_from_config(
         )
         context_encoder.checkpoint_activations = settings.train.checkpoint_activations
         predictor.checkpoint_activations = settings.train.checkpoint_activations
+        if not settings.train.predicted_share:
+            # What predicts nothing must not move the draws of what learns.
+            torch.manual_seed(derive_seed(settings.train.seed, 0, "projector"))
         projector = (
             Projector(encoder_dim=geometry.dim, hidden_dim=whole.hidden_dim, out_dim=whole.out_dim)
             if whole.projected

@@ -1,0 +1,82 @@
+"""Which settings nothing reads in which mode: to accept one would be a promise that nobody keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hjepa_pretrain.config.settings import PretrainSettings
+
+
+class Mode(NamedTuple):
+    """A choice that leaves other settings unread.
+
+    Attributes:
+        name: the choice in words, such as `train.loss mse`.
+        chosen: whether settings make it.
+        unread: dotted keys that nothing reads then.
+    """
+
+    name: str
+    chosen: Callable[[PretrainSettings], bool]
+    unread: tuple[str, ...]
+
+
+# Not listed, because they still decide something: sizes of a predictor that predicts nothing (memory, checkpoints),
+# interval and held_out without a bank (which images are trained on), and what `masking.type` leaves (`checks`).
+MODES = (
+    Mode("data.augmentation none", lambda s: s.data.augmentation == "none", ("data.crop_scale", "data.flip")),
+    Mode(
+        "data.augmentation without changes of colour",
+        lambda s: s.data.augmentation in ("none", "light"),
+        ("data.jitter", "data.gray"),
+    ),
+    Mode("data.local_views 0", lambda s: not s.data.local_views, ("data.local_scale",)),
+    Mode(
+        "train.predicted_share 0",
+        lambda s: not s.train.predicted_share,
+        (
+            "train.loss",
+            "train.loss_beta",
+            "train.level_weights",
+            "masking.target_tokens",
+            "masking.cell_coverage",
+            "model.predictor.order",
+            "model.predictor.fpn",
+        ),
+    ),
+    Mode(
+        "a single level",
+        lambda s: s.model.num_hierarchies == 1,
+        ("model.predictor.order", "model.predictor.fpn", "masking.cell_coverage"),
+    ),
+    Mode("train.loss mse", lambda s: s.train.loss == "mse", ("train.loss_beta",)),
+    Mode("train.schedule constant", lambda s: s.train.schedule == "constant", ("train.final_lr",)),
+    Mode("a train.schedule other than cooldown", lambda s: s.train.schedule != "cooldown", ("train.cooldown",)),
+    Mode("no contrast", lambda s: not s.train.whole_image.contrast, ("train.whole_image.temperature",)),
+    Mode("no sigreg", lambda s: not s.train.whole_image.sigreg, ("train.whole_image.sigreg_slices",)),
+    Mode(
+        "diagnostics.bank 0",
+        lambda s: not s.diagnostics.bank,
+        tuple(f"diagnostics.{name}" for name in ("smallest_std", "smallest_rank", "largest_mean_energy", "rank_drop")),
+    ),
+)
+
+
+def unread_settings(settings: PretrainSettings) -> list[str]:
+    """Return what is set although nothing reads it, a sentence per mode; an empty list when all is read."""
+    problems = []
+    for mode in MODES:
+        given = [key for key in mode.unread if _is_set(settings, key)] if mode.chosen(settings) else []
+        if given:
+            problems.append(f"with {mode.name} nothing reads {', '.join(given)}; leave out what nothing reads")
+    return problems
+
+
+def _is_set(settings: PretrainSettings, key: str) -> bool:
+    """Tell whether the setting at a dotted key has another value than its default."""
+    *sections, name = key.split(".")
+    section: Any = settings
+    for part in sections:
+        section = getattr(section, part)
+    return bool(getattr(section, name) != type(section).model_fields[name].default)

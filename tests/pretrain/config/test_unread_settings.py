@@ -1,0 +1,67 @@
+"""Every setting is read in the mode that it is given in, or refused there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hjepa_pretrain.checks import build_settings
+from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.config.unread import MODES
+
+from hjepa_eval.config import merge, parse_assignments
+from hjepa_eval.errors import ConfigError
+
+BASE = ["train.epochs=1", "model.encoder_type=vit_tiny_patch4_32"]
+VIEWS = ["data.augmentation=asym+global", "train.whole_image.variance=1"]
+CHOICES = {
+    "data.augmentation none": ["data.augmentation=none"],
+    "data.augmentation without changes of colour": [],
+    "data.local_views 0": ["data.augmentation=asym"],
+    "train.predicted_share 0": [*VIEWS, "train.predicted_share=0"],
+    "a single level": ["model.num_hierarchies=1"],
+    "train.loss mse": ["train.loss=mse"],
+    "train.schedule constant": ["train.schedule=constant"],
+    "a train.schedule other than cooldown": ["train.schedule=constant"],
+    "no contrast": VIEWS,
+    "no sigreg": VIEWS,
+    "diagnostics.bank 0": ["diagnostics.bank=0"],
+}
+OTHER: dict[str, Any] = {
+    "data.crop_scale": "[0.5, 1]",
+    "data.flip": "false",
+    "data.jitter": "[0.1, 0.1, 0.1, 0.1]",
+    "data.gray": "0.5",
+    "data.local_scale": "[0.2, 0.3]",
+    "train.loss": "huber",
+    "train.loss_beta": "0.5",
+    "train.level_weights": "[1, 1, 0.5]",
+    "masking.target_tokens": "5",
+    "masking.cell_coverage": "0.6",
+    "model.predictor.order": "coarse_to_fine",
+    "model.predictor.fpn": "true",
+    "train.final_lr": "1e-5",
+    "train.cooldown": "0.3",
+    "train.whole_image.temperature": "0.1",
+    "train.whole_image.sigreg_slices": "9",
+    "diagnostics.smallest_std": "100",
+    "diagnostics.smallest_rank": "0.99",
+    "diagnostics.largest_mean_energy": "0.01",
+    "diagnostics.rank_drop": "0.1",
+}
+
+
+def built(*assignments: str) -> PretrainSettings:
+    return build_settings(merge(parse_assignments([*BASE, *assignments])), "test")
+
+
+@pytest.mark.parametrize(("name", "key"), [(mode.name, key) for mode in MODES for key in mode.unread])
+def test_settings__what_nothing_reads_in_a_mode_is_refused_there_with_the_reason(name: str, key: str) -> None:
+    built(*CHOICES[name])
+    with pytest.raises(ConfigError, match=rf"with {name} nothing reads [^;]*{key}"):
+        built(*CHOICES[name], f"{key}={OTHER[key]}")
+
+
+def test_settings__modes_and_keys_are_those_that_are_tried() -> None:
+    assert {mode.name for mode in MODES} == CHOICES.keys()
+    assert {key for mode in MODES for key in mode.unread} == OTHER.keys()
