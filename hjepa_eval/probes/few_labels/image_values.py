@@ -86,7 +86,10 @@ def image_values(right: NDArray[np.bool_], episodes: Episodes) -> ImageValues:
     spent = float(whole.var(ddof=1)) / len(whole) if len(whole) > 1 else 0.0
 
     psi = as_query.means(of_queries) + as_support.means(of_support)
-    psi -= (np.bincount(labels, psi, len(counts)) / np.maximum(counts, 1))[labels]
+    # Of images that no episode drew nothing is known, not even the class: they add nothing.
+    drawn = as_query.count + as_support.count > 0
+    size = np.bincount(labels[drawn], minlength=len(counts))
+    psi = np.where(drawn, psi - (np.bincount(labels, psi, len(counts)) / np.maximum(size, 1))[labels], 0.0)
     psi *= share * total / counts[labels]
     error = float(psi.std(ddof=1)) / math.sqrt(total)
     scale = math.sqrt(per_image + spent) / error if error > 0 else 0.0

@@ -211,3 +211,9 @@ def test_few_shot__features_that_hardly_differ_lose_nothing(pool: Samples, class
             fitted = Ridge(alpha=1.0).fit(unit[episodes.support[number].ravel()], np.repeat(np.eye(5), 5, axis=0))
             scores = fitted.predict(unit[episodes.queries[number].ravel()])
         assert ours.episode_accuracies[number] == pytest.approx((scores.argmax(axis=1) == truth).mean(), abs=1e-7)
+
+
+@pytest.mark.parametrize("episodes", [2, 5, 40])
+def test_few_shot__images_that_no_episode_drew_leave_the_mean_alone(pool: Samples, episodes: int) -> None:
+    result = few_shot(pool, num_classes=10, shots=1, queries=2, episodes=episodes, seed=0)
+    assert result.image_values.mean() == pytest.approx(result.score.value, abs=1e-12)
