@@ -46,9 +46,9 @@ def test_few_shot__intervals_cover_other_draws_of_the_images(classes: int, image
     assert covered(values - half, values + half, values.mean()) < 0.7
 
     pairs = [compare_values(a.image_values, b.image_values) for a, b in zip(first, second, strict=True)]
-    differences = np.array([pair.difference.value for pair in pairs])
+    differences = np.array([pair.difference for pair in pairs])
     assert differences == pytest.approx(values - [result.score.value for result in second])
-    low, high = (np.array([getattr(pair.difference, end) for pair in pairs]) for end in ("low", "high"))
+    low, high = (np.array([getattr(pair, end) for pair in pairs]) for end in ("low", "high"))
     assert covered(low, high, differences.mean()) == pytest.approx(0.965, abs=0.03)
 
 
