@@ -65,6 +65,7 @@ def load_pretrained(folder: Path, class_name: str, *, arguments: Mapping[str, An
     if not any((folder / file).is_file() for file in WEIGHTS):
         found = first_few(sorted(path.name for path in folder.iterdir()))
         raise CheckpointError(f"{folder} has no model.safetensors (pickled weights are not read); it holds {found}")
+    _check_index(folder / WEIGHTS[1])
     try:
         import transformers
     except ImportError:
@@ -91,6 +92,25 @@ def load_pretrained(folder: Path, class_name: str, *, arguments: Mapping[str, An
     if misfits:
         raise CheckpointError(f"{folder} does not fit {class_name}; tensors {'; '.join(misfits)}")
     return model.float()
+
+
+def _check_index(index: Path) -> None:
+    """Check that an index of several weight files, if there is one, names safetensors files beside it and no other.
+
+    Raises:
+        CheckpointError: it cannot be read, or names another file, which transformers would open.
+    """
+    if not index.is_file():
+        return
+    try:
+        named = set(parse_json(index.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of weight files: {error}; take a whole copy of the model") from None
+    for name in sorted(map(str, named)):
+        if not name.endswith(".safetensors") or name != Path(name).name:
+            raise CheckpointError(f"{index} names {name!r}; only safetensors files beside it are read")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index.parent} lacks {name}, which {index.name} names; take a whole copy of it")
 
 
 @contextmanager

@@ -286,3 +286,26 @@ def test_hf__without_transformers_the_extra_is_named(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(EncoderError, match=r"pip install 'hjepa\[hf\]'"):
         load_encoder(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("named", "part"),
+    [
+        ("/etc/passwd", "names '/etc/passwd'; only safetensors"),
+        ("pytorch_model.bin", "names 'pytorch_model.bin'"),
+        ("../model.safetensors", "names '../model.safetensors'"),
+        ("gone.safetensors", "lacks gone.safetensors"),
+        (7, "names '7'"),
+    ],
+)
+def test_hf__an_index_that_points_elsewhere_is_never_followed(tmp_path: Path, named: object, part: str) -> None:
+    save_model(tmp_path, "vit")
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": {"embeddings.cls_token": named}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError) as error:
+        load_encoder(f"hf:{tmp_path}")
+    assert part in str(error.value)
+    (tmp_path / "model.safetensors.index.json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match="no index of weight files"):
+        load_encoder(f"hf:{tmp_path}")
