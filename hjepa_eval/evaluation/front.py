@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hjepa_eval.config import load
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.handle import EncoderHandle
-from hjepa_eval.errors import ConfigError, ResultError, first_few
+from hjepa_eval.errors import ConfigError
 from hjepa_eval.evaluation.evaluate import evaluate as run_request
 from hjepa_eval.evaluation.features import SPLITS, FeatureSet, Given, collect_features, resolve
 from hjepa_eval.evaluation.live.display import Stderr
@@ -18,9 +18,8 @@ from hjepa_eval.evaluation.probe import Probe, load_probe
 from hjepa_eval.evaluation.request import read_request
 from hjepa_eval.evaluation.result import Compared, Result
 from hjepa_eval.evaluation.settings import EvalSettings, ExtractCommandSettings, SearchSettings
-from hjepa_eval.report.tables.model_pairs import Located, compare_models
-from hjepa_eval.report.tables.selection import locate
-from hjepa_eval.report.tables.standing import baselines_among
+from hjepa_eval.report.tables.model_pairs import compare_models
+from hjepa_eval.report.tables.selection import locate, models_to_compare
 from hjepa_eval.results.records import Record
 
 if TYPE_CHECKING:
@@ -155,17 +154,24 @@ def search(
         return search_images(settings, queries, talk, given=given)
 
 
-def compare(first: Result | str | Path, second: Result | str | Path) -> Compared:
-    """Compare two models on the same images: paired tests from the outcome of every sample.
+def compare(*results: Result | str | Path, models: Sequence[str] = (), dataset: str | None = None) -> Compared:
+    """Compare models on the same images: paired tests from the outcome of every sample.
+
+    Two models are compared probe by probe and level by level; more of them all with the best, each at the level that
+    was chosen on train. Baselines are left aside unless they are named.
 
     Args:
-        first: a result, or a record or folder of records of one model; baselines beside it are left aside.
-        second: the same of the other model.
+        *results: results, records, or folders of records, one or several.
+        models: only these, baselines among them too.
+        dataset: only records of this one.
 
     Raises:
-        ResultError: there are records of several models, or none that fit together.
+        ResultError: there is one model only, or none that fit together.
+        UnknownNameError: a name fits no record.
     """
-    return Compared(compare_models(_one_model(first), _one_model(second)))
+    sources = [entry.located if isinstance(entry, Result) else locate([Path(entry)]) for entry in results]
+    sides = models_to_compare(sources, models=models, dataset=dataset)
+    return Compared(compare_models(*sides) if len(sides) == 2 else (), [entry for side in sides for entry in side])
 
 
 def read_records(paths: str | Path | Sequence[str | Path]) -> list[Record]:
@@ -176,21 +182,6 @@ def read_records(paths: str | Path | Sequence[str | Path]) -> list[Record]:
     """
     several = [paths] if isinstance(paths, str | Path) else paths
     return [entry.record for entry in locate([Path(path) for path in several])]
-
-
-def _one_model(source: Result | str | Path) -> list[Located]:
-    """Return the records of the one model that is no baseline.
-
-    Raises:
-        ResultError: there are several.
-    """
-    located = source.located if isinstance(source, Result) else locate([Path(source)])
-    beaten = baselines_among(entry.record.model.name for entry in located)
-    kept = [entry for entry in located if entry.record.model.name not in beaten]
-    names = list(dict.fromkeys(entry.record.model.name for entry in kept))
-    if len(names) > 1:
-        raise ResultError(f"one model on each side can be compared, found {first_few(names)}; evaluate them one by one")
-    return kept
 
 
 def _spelled(names: Sequence[str], dataset: Dataset | None, probes: Sequence[str], options: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -89,38 +90,46 @@ class Result:
 
 
 class Compared:
-    """Two models side by side on the same images.
+    """Models side by side on the same images.
 
     Attributes:
-        pairs: a paired comparison per probe and level.
+        pairs: of two models, a paired comparison per probe and level; of more none.
+        located: the records compared.
     """
 
-    def __init__(self, pairs: Sequence[ModelPair]) -> None:
-        """Take the comparisons."""
-        self.pairs = tuple(pairs)
+    def __init__(self, pairs: Sequence[ModelPair], located: Sequence[Located] = ()) -> None:
+        """Take the comparisons of two models, or the records of several."""
+        self.pairs, self.located = tuple(pairs), tuple(located)
 
     def __repr__(self) -> str:
-        return f"<{len(self.pairs)} paired comparisons; print them for the table>"
+        models = len({entry.record.model.name for entry in self.located})
+        what = f"{len(self.pairs)} paired comparisons" if self.pairs else f"{models} models against the best"
+        return f"<{what}; print them for the table>"
+
+    def text(self, format: str = "table") -> str:
+        """Return the comparison as `table`, `md`, `csv`, `json` or `latex`."""
+        from hjepa_eval.report.formats.pairs import PAIR_FORMATS
+        from hjepa_eval.report.formats.ranks import RANK_FORMATS
+
+        return PAIR_FORMATS[format](self.pairs) if self.pairs else RANK_FORMATS[format](self.located)
 
     def __str__(self) -> str:
-        from hjepa_eval.report.formats.pairs import PAIR_FORMATS
-
-        return PAIR_FORMATS["table"](self.pairs).rstrip("\n")
+        return self.text().rstrip("\n")
 
     def _repr_html_(self) -> str:
-        from hjepa_eval.report.formats.notebook import html_pairs
+        from hjepa_eval.report.formats.notebook import html_pairs, html_text
 
-        return html_pairs(self.pairs)
+        return html_pairs(self.pairs) if self.pairs else html_text(str(self))
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return one row per comparison.
+        """Return one row per comparison; of more than two models one per model.
 
         Raises:
             ConfigError: pandas is not installed.
         """
         from hjepa_eval.report.formats.pairs import flat
 
-        return _frame([flat(pair) for pair in self.pairs])
+        return _frame([flat(pair) for pair in self.pairs] if self.pairs else json.loads(self.text("json")))
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:

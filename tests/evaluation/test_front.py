@@ -118,6 +118,26 @@ def test_evaluate__takes_any_module_with_its_layers() -> None:
         hjepa.evaluate(module, "digits", probes=["knn"], layers=["3"], transform=small, **FEW)
 
 
+def test_compare__of_several_is_what_the_command_prints(
+    result: hjepa.Result, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hjepa_eval.cli import main
+
+    others = [hjepa.evaluate(f"pixels:{size}", "digits", probes=["knn"], k=[5], **FEW) for size in (4, 2)]
+    folders = [str(entry.save(tmp_path / str(place))) for place, entry in enumerate([result, *others])]
+    compared = hjepa.compare(result, *others)
+    assert compared.pairs == ()
+    assert [name in str(compared) for name in ("pixels:8", "pixels:4", "pixels:2")] == [True] * 3
+    assert "<pre>" in compared._repr_html_()
+    assert len(compared.to_pandas()) == 3
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", *folders])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.rstrip("\n") == str(compared)
+    with pytest.raises(hjepa.HjepaError, match="one model"):
+        hjepa.compare(result)
+
+
 def test_compare__pairs_two_results_on_the_same_images(result: hjepa.Result) -> None:
     other = hjepa.evaluate("pixels:4", "digits", probes=["knn"], k=[5], **FEW)
     compared = hjepa.compare(result, other)

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("compare")
     @guarded
-    def compare(
+    def run(
         results: Annotated[
             list[Path] | None,
             typer.Argument(help="records, or folders with records; results/ when not given", metavar="RESULTS"),
@@ -38,18 +38,11 @@ def register(app: typer.Typer) -> None:
         Two models probe by probe and level by level, more of them all against the best. Paired tests from the outcome
         of every test image (--predictions), p-values adjusted by Holm. Baselines are left aside unless named.
         """
+        from hjepa_eval.evaluation.front import compare
         from hjepa_eval.report.formats.pairs import PAIR_FORMATS
-        from hjepa_eval.report.formats.ranks import RANK_FORMATS
-        from hjepa_eval.report.tables.model_pairs import compare_models
-        from hjepa_eval.report.tables.selection import locate, models_to_compare
         from hjepa_eval.report.written import choose_format
 
         if as_json and format_name not in (None, "json"):
             raise ConfigError(f"--json and --format {format_name} ask for two formats; give one of them")
         chosen = choose_format("json" if as_json else format_name, out, PAIR_FORMATS)
-        sources = [locate([path]) for path in results or [Path("results")]]
-        sides = models_to_compare(sources, models=model or (), dataset=dataset)
-        if len(sides) == 2:
-            deliver(PAIR_FORMATS[chosen](compare_models(sides[0], sides[1])), out)
-        else:
-            deliver(RANK_FORMATS[chosen]([each for side in sides for each in side]), out)
+        deliver(compare(*(results or [Path("results")]), models=model or (), dataset=dataset).text(chosen), out)

@@ -47,6 +47,11 @@ def html_pairs(pairs: Sequence[ModelPair]) -> str:
     return "".join(tables)
 
 
+def html_text(text: str) -> str:
+    """Return a table that is laid out as text."""
+    return f"<pre>{escape(text)}</pre>"
+
+
 def _head(titles: Iterable[str]) -> str:
     return f"<thead><tr>{''.join(f'<th>{_text(title)}</th>' for title in titles)}</tr></thead>"
 
