@@ -155,6 +155,9 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
         say_error(str(error))
         sys.exit(2)
     except _UsageProblem as error:
+        if possible := getattr(error, "possibilities", None):
+            # They come nearest first, and would be listed by the alphabet.
+            error.possibilities = possible[:1]  # type: ignore[attr-defined]
         text = error.format_message() if hasattr(error, "format_message") else str(error)
         if type(error).__name__ == "NoArgsIsHelpError":
             print(text, file=sys.stderr)

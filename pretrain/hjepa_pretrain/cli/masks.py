@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hjepa_eval.cli.console import guarded, print_json
+from hjepa_eval.errors import ConfigError
 from hjepa_eval.evaluation.live.display import Stderr
 
 _COLUMNS = (
@@ -71,6 +72,7 @@ def masks(
     out: Annotated[Path, typer.Option("--out", help="picture of the kind that the settings name")] = Path("masks.png"),
     count: Annotated[int, typer.Option("--count", min=1, max=16, help="images to draw")] = 4,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="instead of the preset's train.seed")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the statistics as JSON")] = False,
 ) -> None:
     """Draw the masks of pretraining settings, of every kind, and say what they cover.
@@ -78,6 +80,8 @@ def masks(
     The kind that the settings name goes to --out; the others, and all levels of hierarchical masks in one view, go
     beside it. Statistics are of 1,024 images.
     """
+    if dataset is not None:
+        raise ConfigError(f"masks are drawn without images, the same for any dataset; leave --dataset {dataset} out")
     from hjepa_pretrain.checks import load_settings
     from hjepa_pretrain.config.geometry import resolve_geometry
     from hjepa_pretrain.config.schedules import context_count

@@ -83,7 +83,20 @@ def run_pretraining(
         with show_training(talk, run=str(run_dir), dataset=images, device=device_name(settings.train.device)) as shown:
             return train(settings, dataset, run_dir=run_dir, resume=resume, say=shown.note, progress=shown.update)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the last checkpoint stays; go on with: hjepa pretrain --resume {run_dir}") from None
+        raise KeyboardInterrupt(_how_to_go_on(run_dir)) from None
+
+
+def _how_to_go_on(run_dir: Path) -> str:
+    """Return what an interrupted run left, and the command that goes on with it."""
+    from hjepa_pretrain.runs.checkpoint import list_checkpoints
+
+    checkpoints = list_checkpoints(run_dir)
+    kept = (
+        f"step {int(checkpoints[-1].name.removeprefix('step-')):,} is kept"
+        if checkpoints
+        else "there is no checkpoint yet"
+    )
+    return f"{kept}; go on with: hjepa pretrain --resume {run_dir}"
 
 
 @contextmanager

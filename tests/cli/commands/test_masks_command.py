@@ -40,6 +40,10 @@ def test_masks__the_configured_kind_takes_the_given_name(hjepa: Callable, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            ["--dataset", "folder:photos"],
+            "drawn without images, the same for any dataset; leave --dataset folder:photos",
+        ),
         (["--out", "/dev/null/masks.png"], "/dev/null is no folder"),
         (["--out", "masks.bmp"], "pictures end in .png, .pdf, .svg"),
         (["--set", "masking.type=diagonal"], "masking.type"),

@@ -105,7 +105,7 @@ def test_pretrain__ctrl_c_on_one_rank_stops_all_after_a_checkpoint(
     said, codes = finish(*program(tmp_path, "--config", config, "--out", run, fault="interrupted", at=6))
     assert codes == [130, 130]
     [line] = lines_of(said)
-    assert line == f"hjepa: interrupted; the last checkpoint stays; go on with: hjepa pretrain --resume {run}"
+    assert line == f"hjepa: interrupted; step 7 is kept; go on with: hjepa pretrain --resume {run}"
     assert list_checkpoints(run)[-1].name == "step-00000007"
     complete(program(tmp_path, "--resume", run))
     assert_same_run(undisturbed, run)

@@ -195,6 +195,13 @@ def test_headlines__are_the_chosen_level_and_its_lead_over_baselines(tmp_path: P
     assert "--predictions" in compared[1].why_not
 
 
+def test_headlines__fewer_points_are_not_called_over(tmp_path: Path) -> None:
+    located = [located_of(tmp_path, right=(10, 12)), Located(record_of(model="pixels", values=(0.9,)), tmp_path)]
+    page = build_page(located, [])
+    assert "<b>-60.0</b> points against raw pixels" in page
+    assert "points over" not in page
+
+
 def test_neighbours__are_marked_right_and_wrong_as_in_the_gallery(tmp_path: Path) -> None:
     gallery = gallery_of()
     read = Reader(build_page([located_of(tmp_path)], [gallery]))
