@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,8 @@ from hjepa_eval.features.memo import content_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from hjepa_eval.datasets.factors import Factor
 
 
 def numbered_classes(labels: NDArray[np.int64], *, where: str, remedy: str) -> tuple[str, ...]:
@@ -86,6 +88,15 @@ class ImageDataset(ABC):
     def labelled(self) -> bool:
         """Whether the images have classes; without, every label is -1, and only pretraining has a use for them."""
         return bool(self.class_names)
+
+    @property
+    def factors(self) -> Mapping[str, Factor]:
+        """What the data set knows of every image beside its class, by name; most know nothing.
+
+        Raises:
+            DataError: what it brings cannot be read.
+        """
+        return {}
 
     def __len__(self) -> int:
         return len(self.labels)

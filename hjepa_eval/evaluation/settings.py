@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -266,3 +266,39 @@ class EvalSettings(ProbeSettings):
         alias="map",
     )
     open: bool = option(False, "show the report in the browser when it is there", group=OUTPUT)
+
+
+ProfilePart = Literal["factors", "geometry", "neighbours", "map", "changes"]
+ProfileParts = Annotated[tuple[ProfilePart, ...], BeforeValidator(_split), Field(min_length=1)]
+
+
+class ProfileSettings(ImageSettings):
+    """What each level knows, part by part."""
+
+    storage: Storage = storage_option()
+    compile: Compile = compile_option()
+    readout: ReadoutName = readout_option()
+    baselines: EncoderNames = option(
+        ("random", "pixels:8", "kmeans"),
+        "encoders to profile beside the model, repeatable, as in 'hjepa eval'; or none",
+        group=DATA,
+    )
+    parts: ProfileParts = option(
+        ("factors", "geometry", "neighbours", "map"), "repeatable: what to measure", group=PROBE
+    )
+    changes: bool = option(False, "the part changes, too: it extracts changed test images, 76 times", group=PROBE)
+    images: int = option(
+        10_000, "train images that linear probes and the search under changes read, at most", group=PROBE, ge=40
+    )
+    change_images: int = option(2000, "test images that are changed, at most", group=PROBE, ge=20)
+    ood: str | None = option(
+        None, "dataset of another kind, whose test images are to be told from the dataset's own", group=PROBE
+    )
+    group: str = option("background", "factor whose worst group is told, where the dataset has it", group=PROBE)
+    superclasses: Folder | None = superclasses_option()
+
+    @property
+    def all_parts(self) -> tuple[str, ...]:
+        """The parts to measure, in their order."""
+        asked = {*self.parts, *(("changes",) if self.changes else ())}
+        return tuple(part for part in get_args(ProfilePart) if part in asked)

@@ -6,13 +6,16 @@ import os
 import stat
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hjepa_eval.datasets.factors import Factor
 from hjepa_eval.datasets.files.decoding import decode
+from hjepa_eval.datasets.files.factor_table import read_factor_table
 from hjepa_eval.datasets.files.listing import HOW_TO_FOLLOW, FileList, Links, is_folder, statuses, visible
 from hjepa_eval.datasets.protocol import ImageDataset, check_unchanged, interleave
 from hjepa_eval.errors import DataError, MachineError, NoSplitError, first_few, lacks_files
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 # In the name of a file, these would break a message in two.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {9: "\\t", 10: "\\n", 13: "\\r"}
+
+
+TEST_FOLDERS = ("test", "val")
 
 
 class ImageFiles(ImageDataset):
@@ -100,12 +106,24 @@ class ImageFiles(ImageDataset):
         """Return `content_digest` of each file's bytes [N]; 0 for one that could not be read."""
         return self._digests
 
+    @cached_property
+    def _factors(self) -> dict[str, Factor]:
+        root = self.folder.parent if self.folder.name in ("train", *TEST_FOLDERS) else self.folder
+        names = self._names if root == self.folder else [f"{self.folder.name}/{name}" for name in self._names]
+        return read_factor_table(root, names)
+
+    @property
+    def factors(self) -> dict[str, Factor]:
+        """What `factors.csv` beside the splits says of the images; nothing where there is no such file.
+
+        Raises:
+            DataError: it cannot be read, or names files that are not there.
+        """
+        return self._factors
+
     def source_name(self, index: int) -> str:
         """Return the path of image `index` from the folder that holds the splits, such as `train/cat/1.png`."""
         return f"{self.folder.name}/{self._names[index]}"
-
-
-TEST_FOLDERS = ("test", "val")
 
 
 class ImageFolder(ImageFiles):

@@ -6,13 +6,14 @@ import hashlib
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hjepa_eval.datasets.factors import Factor
 from hjepa_eval.datasets.protocol import ImageDataset, class_ranks, interleave
 from hjepa_eval.datasets.randomness import derive_seed, uniform_rows
 from hjepa_eval.datasets.subsets.lists import NameList, indices_of, read_class_list, read_image_list
@@ -96,6 +97,15 @@ class Subset(ImageDataset):
             DataError: the image cannot be decoded; the message names it.
         """
         return self._parent.image(int(self._positions[index]))
+
+    @property
+    def factors(self) -> dict[str, Factor]:
+        """What the data set that they were taken from knows of these images; classes are as they are numbered here."""
+        return {
+            name: replace(factor, values=factor.values[self._positions])
+            for name, factor in self._parent.factors.items()
+            if name != "class"
+        }
 
     def image_name(self, index: int) -> str | None:
         """Return the name of image `index` as `<class>/<file>`, or None if its source has no file names."""
