@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hjepa_eval.datasets import load_dataset
     from hjepa_eval.encoders import load_encoder
     from hjepa_eval.errors import HjepaError
-    from hjepa_eval.evaluation.front import compare, evaluate, extract, read_records, search
+    from hjepa_eval.evaluation.front import compare, evaluate, extract, profile, read_records, search
     from hjepa_eval.evaluation.models.imported import import_features
     from hjepa_eval.evaluation.probe import Probe
     from hjepa_eval.evaluation.result import Compared, Result
@@ -47,6 +47,7 @@ __all__ = [
     "load_encoder",
     "logistic_regression",
     "low_shot",
+    "profile",
     "read_features",
     "read_index",
     "read_labels",
@@ -75,6 +76,7 @@ _HOMES = {
     "load_encoder": "hjepa_eval.encoders",
     "logistic_regression": "hjepa_eval.probes.linear.linear",
     "low_shot": "hjepa_eval.probes.few_labels.low_shot",
+    "profile": "hjepa_eval.evaluation.front",
     "read_features": "hjepa_eval.features",
     "read_index": "hjepa_eval.features",
     "read_labels": "hjepa_eval.features",

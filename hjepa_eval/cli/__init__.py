@@ -44,6 +44,7 @@ _BEFORE_PROBES = {
 _AFTER_PROBES = {
     "finetune": Entry(f"{_HERE}.finetune", "Train encoder and head on labels, from one level."),
     "eval": Entry(f"{_HERE}.evaluate", "Extract, run every probe, and report."),
+    "profile": Entry(f"{_HERE}.profile", "What each level knows: factors, geometry, neighbours, changes."),
     "report": Entry(f"{_HERE}.report", "Show result records level by level."),
     "search": Entry(f"{_HERE}.search", "Find the train images nearest to your own, at each level."),
     "attention": Entry(f"{_HERE}.attention", "Write a page to explore the attention of a ViT."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hjepa_eval.errors import ConfigError, ProbeError
 from hjepa_eval.evaluation.features import NOTHING_GIVEN, FeatureSet, Given, collect_features, find_encoder, resolve
@@ -14,7 +14,7 @@ from hjepa_eval.evaluation.live.stages import evaluation_stages, feature_seeds
 from hjepa_eval.evaluation.measure import Measured, Task, measure
 from hjepa_eval.evaluation.models.imported import check_imported, imported_features
 from hjepa_eval.evaluation.request import Request
-from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings
+from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings, ProfileSettings
 from hjepa_eval.features.imported import is_imported
 from hjepa_eval.results.files import check_folder
 from hjepa_eval.results.outcomes import SampleOutcomes
@@ -59,7 +59,7 @@ def evaluate(
     """
     if write:
         check_folder(request.common.out)
-    settings = _settings(request, talk, given)
+    settings = models_and_baselines(request.models, request.common, talk, given)
     tasks = [Task(probe.name, probe.heading, probe.plan(own), {}) for probe, own in request.probes]
     views = max(task.plan.views for task in tasks)
     gallery = _gallery(request.common) if write else None
@@ -166,32 +166,35 @@ def _gallery(common: ProbeSettings) -> EvalSettings | None:
     return common
 
 
-def _settings(request: Request, talk: Talk, given: Given) -> dict[str, ProbeSettings]:
+_WITH_BASELINES = (EvalSettings, ProfileSettings)
+SettingsT = TypeVar("SettingsT", ProbeSettings, ProfileSettings)
+
+
+def models_and_baselines(models: Sequence[str], common: SettingsT, talk: Talk, given: Given) -> dict[str, SettingsT]:
     """Return spec -> settings with every default filled in: of the models, then of their baselines, each once.
 
     Raises:
         ConfigError: models were pretrained on different data and none was named, or a baseline cannot be.
     """
-    common = request.common
-    check_imported(request.models, common)
+    check_imported(models, common)
     if given.images:
         common = common.model_copy(update={"dataset": given.images["train"].name})
-    models = [resolve(common.model_copy(update={"model": model})) for model in request.models or (None,)]
-    if not request.models:
-        talk.note(f"--model {models[0].model}, the newest finished run")
-    data = {(own.dataset, own.root) for own in models}
+    resolved = [resolve(common.model_copy(update={"model": model})) for model in models or (None,)]
+    if not models:
+        talk.note(f"--model {resolved[0].model}, the newest finished run")
+    data = {(own.dataset, own.root) for own in resolved}
     if len(data) > 1:
-        named = ", ".join(f"{own.model}: {own.dataset}" for own in models)
+        named = ", ".join(f"{own.model}: {own.dataset}" for own in resolved)
         raise ConfigError(f"the models were pretrained on different data ({named}); name one for all with --dataset")
-    settings = {str(own.model): own for own in models}
-    for own in models:
-        for baseline in baselines_of(str(own.model), common) if isinstance(common, EvalSettings) else ():
+    settings = {str(own.model): own for own in resolved}
+    for own in resolved:
+        for baseline in baselines_of(str(own.model), common) if isinstance(common, _WITH_BASELINES) else ():
             # A baseline has its own levels: the choice of levels is the model's.
             settings.setdefault(baseline, own.model_copy(update={"model": baseline, "level": ()}))
     return settings
 
 
-def baselines_of(model: str, settings: EvalSettings) -> list[str]:
+def baselines_of(model: str, settings: EvalSettings | ProfileSettings) -> list[str]:
     """Return the names of a model's baselines.
 
     Of baselines that nobody named, those are left out that say nothing about this model: its untrained twin where it

@@ -19,7 +19,13 @@ from hjepa_eval.errors import NoSplitError, unknown
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.stages import COSTS
 from hjepa_eval.evaluation.models.costs import LevelCosts, level_costs
-from hjepa_eval.evaluation.settings import ExtractCommandSettings, ImageSettings, ProbeSettings, SearchSettings
+from hjepa_eval.evaluation.settings import (
+    ExtractCommandSettings,
+    ImageSettings,
+    ProbeSettings,
+    ProfileSettings,
+    SearchSettings,
+)
 from hjepa_eval.extraction.extract import Compute, ExtractedStores, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.imported import is_imported
@@ -233,7 +239,7 @@ NOTHING_GIVEN = Given()
 
 
 def collect_features(
-    settings: ProbeSettings | ExtractCommandSettings,
+    settings: ProbeSettings | ProfileSettings | ExtractCommandSettings,
     talk: Talk,
     *,
     readouts: Sequence[str],
@@ -321,7 +327,9 @@ def _splits(settings: ImageSettings, given: Given, *, needs_test: bool) -> dict[
     return images
 
 
-def _costs(encoder: EncoderHandle, settings: ProbeSettings | ExtractCommandSettings, talk: Talk) -> LevelCosts | None:
+def _costs(
+    encoder: EncoderHandle, settings: ProbeSettings | ProfileSettings | ExtractCommandSettings, talk: Talk
+) -> LevelCosts | None:
     with talk.progress(f"costs of {encoder.name}", "", stage=COSTS):
         return level_costs(
             encoder,
@@ -339,7 +347,7 @@ class Filling:
         self,
         encoder: EncoderHandle,
         readouts: tuple[str, ...],
-        settings: ProbeSettings | ExtractCommandSettings | SearchSettings,
+        settings: ProbeSettings | ProfileSettings | ExtractCommandSettings | SearchSettings,
         talk: Talk,
         repair: bool,
     ) -> None:

@@ -15,7 +15,7 @@ from hjepa_eval.evaluation.evaluate import evaluate as run_request
 from hjepa_eval.evaluation.features import SPLITS, FeatureSet, Given, collect_features, resolve
 from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.probe import Probe, load_probe
-from hjepa_eval.evaluation.request import read_request
+from hjepa_eval.evaluation.request import read_profile_request, read_request
 from hjepa_eval.evaluation.result import Compared, Result
 from hjepa_eval.evaluation.settings import EvalSettings, ExtractCommandSettings, SearchSettings
 from hjepa_eval.report.tables.model_pairs import compare_models
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from hjepa_eval.datasets.transform import Transform
     from hjepa_eval.evaluation.gallery.search import SearchResult
+    from hjepa_eval.results.profiles import Profile
 
 # A name as on the command line, an encoder, or with `layers` any module.
 Model: TypeAlias = "str | Path | nn.Module"
@@ -119,6 +120,46 @@ def extract(
         )
 
 
+def profile(
+    model: Model | Sequence[Model] | None = None,
+    dataset: Dataset | None = None,
+    *,
+    layers: Sequence[str] = (),
+    transform: Transform | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> list[Profile]:
+    """Return what each level of one or several encoders knows: factors, geometry, neighbours, how alike levels are.
+
+    The models' profiles come first, those of their baselines after them.
+
+    Args:
+        model: as in `evaluate`.
+        dataset: as in `evaluate`.
+        layers: as in `evaluate`.
+        transform: as in `evaluate`.
+        out: folder to write the profiles to, as the command does; nothing is written without it.
+        quiet: no progress, no notes.
+        **options: those of `hjepa profile` by their names, such as `parts=["factors"]`, `changes=True`.
+
+    Raises:
+        HjepaError: anything that the caller can mend, in one line.
+    """
+    from hjepa_eval.evaluation.profile.profile import profile as run_profile
+
+    if "json" in options:
+        raise ConfigError("json is for the command line; a profile's .model_dump() gives more")
+    names, given = _given(model, dataset, layers=layers, transform=transform)
+    flags = {**_flags(dataset, options), "quiet": quiet, **({"model": names} if names else {})}
+    models, settings = read_profile_request(flags=flags | ({} if out is None else {"out": Path(out)}))
+    talk = Stderr(quiet=quiet)
+    command = _spelled(names, dataset, (), options, function="profile")
+    with talk.job():
+        profiled = run_profile(models, settings, talk, given=given, write=out is not None, command=command)
+    return [entry.profile for entry in profiled]
+
+
 def search(
     images: str | Path | NDArray[np.uint8] | Sequence[str | Path | NDArray[np.uint8]],
     model: Model | None = None,
@@ -184,12 +225,20 @@ def read_records(paths: str | Path | Sequence[str | Path]) -> list[Record]:
     return [entry.record for entry in locate([Path(path) for path in several])]
 
 
-def _spelled(names: Sequence[str], dataset: Dataset | None, probes: Sequence[str], options: Mapping[str, Any]) -> str:
+def _spelled(
+    names: Sequence[str],
+    dataset: Dataset | None,
+    probes: Sequence[str],
+    options: Mapping[str, Any],
+    *,
+    function: str = "evaluate",
+) -> str:
     """Return the call as records say it."""
     model = "" if not names else repr(names[0]) if len(names) == 1 else repr(list(names))
     data = repr(str(dataset)) if isinstance(dataset, str | Path) else "" if dataset is None else "dataset=..."
-    given = [f"probes={list(probes)!r}", *(f"{name}={value!r}" for name, value in options.items())]
-    return f"hjepa_eval.evaluate({', '.join(part for part in (model, data, *given) if part)})"
+    named = [f"probes={list(probes)!r}"] if probes else []
+    given = [*named, *(f"{name}={value!r}" for name, value in options.items())]
+    return f"hjepa_eval.{function}({', '.join(part for part in (model, data, *given) if part)})"
 
 
 def _flags(dataset: Dataset | None, options: Mapping[str, Any]) -> dict[str, Any]:

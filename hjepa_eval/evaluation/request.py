@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from hjepa_eval.config import Settings, build, build_together, given_values
 from hjepa_eval.errors import ConfigError, EncoderError
 from hjepa_eval.evaluation.probe import Probe, load_probe
-from hjepa_eval.evaluation.settings import DATA, EvalSettings, ProbeSettings, option
+from hjepa_eval.evaluation.settings import DATA, EvalSettings, ProbeSettings, ProfileSettings, option
 
 # Not split at commas: `?layers=blocks.1,blocks.3` is part of a name.
 _Models = Annotated[
@@ -82,6 +82,21 @@ def read_request(
     if twice:
         raise ConfigError(f"--probes has two probes of the name {sorted(twice)[0]}; a record tells them apart by name")
     return Request(expand_models(models), common, tuple(zip(probes, options, strict=True)))
+
+
+def read_profile_request(
+    *, config: Path | None = None, assignments: Iterable[str] = (), flags: Mapping[str, Any] | None = None
+) -> tuple[tuple[str, ...], ProfileSettings]:
+    """Return the models to profile and what to measure.
+
+    Raises:
+        ConfigError: anything does not fit; the message lists all problems.
+        EncoderError: a glob of runs names none, or one that is not finished.
+    """
+    given = given_values(ProfileSettings, config=config, assignments=assignments, flags=flags)
+    source = f"{config} and options" if config is not None else "options"
+    models = build(Models, {"model": given.pop("model")} if "model" in given else {}, source).model
+    return expand_models(models), build(ProfileSettings, given, source)
 
 
 def expand_models(models: Sequence[str]) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class JoinedFeatures:
         return np.concatenate(scaled, axis=1)
 
 
-def root_mean_square_norm(features: StoredFeatures) -> float:
+def root_mean_square_norm(features: Bank) -> float:
     """Return the square root of the mean squared norm of all rows, 1 where all are zero."""
     count, width = features.shape
     total = 0.0

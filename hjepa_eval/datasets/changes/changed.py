@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # As large as images of ImageNet-C are; larger ones would cost more without another answer.
 MOST_PIXELS = 224
-_BLOCK = 64
+_BLOCK, _KEPT = 64, 16
 
 
 @cache
@@ -47,7 +47,7 @@ class ChangedImages(ImageDataset):
         words = f"{parent.fingerprint}|{count}|{self.size}|{said}|{seed}|{_code_hash()}"
         self.fingerprint = hashlib.sha256(words.encode()).hexdigest()
         self._lock = Lock()
-        self._start, self._block = -1, None
+        self._blocks: dict[int, Tensor] = {}
 
     def square(self, index: int) -> Tensor:
         """Return image `index` unchanged, uint8 `[3, size, size]`."""
@@ -74,11 +74,14 @@ class ChangedImages(ImageDataset):
 
         start = index - index % _BLOCK
         with self._lock:
-            if self._start != start or self._block is None:
+            if start not in self._blocks:
                 rows = np.arange(start, min(start + _BLOCK, len(self)))
                 squares = torch.stack([self.square(int(row)) for row in rows])
-                self._start, self._block = start, self.change.apply(squares, rows)
-            return self._block[index - start]
+                # Threads that decode ahead may ask for several blocks in turn.
+                while len(self._blocks) >= _KEPT:
+                    del self._blocks[next(iter(self._blocks))]
+                self._blocks[start] = self.change.apply(squares, rows)
+            return self._blocks[start][index - start]
 
     def source_name(self, index: int) -> str:
         """Return where the unchanged image lies in its source."""

@@ -13,7 +13,7 @@ from hjepa_eval.datasets.protocol import check_class_numbers, check_every_class,
 from hjepa_eval.errors import ConfigError, DataError, ProbeError, StoreError, did_you_mean, first_few, unknown
 from hjepa_eval.evaluation.features import FeatureSet
 from hjepa_eval.evaluation.job import Talk
-from hjepa_eval.evaluation.settings import ProbeSettings
+from hjepa_eval.evaluation.settings import ProbeSettings, ProfileSettings
 from hjepa_eval.extraction.extract import ExtractedStores
 from hjepa_eval.features.arrays import LABELS, Arrays, read_arrays
 from hjepa_eval.features.cache import default_cache_dir
@@ -121,7 +121,7 @@ def _split(split: str, arrays: Arrays, labels: np.ndarray) -> Split:
     return Split(arrays.levels, order, labels[order], names, places, arrays.ids is not None)
 
 
-def check_imported(models: Iterable[str], settings: ProbeSettings) -> None:
+def check_imported(models: Iterable[str], settings: ProbeSettings | ProfileSettings) -> None:
     """Check, before any work, that what is asked of imported features can be had.
 
     Raises:
@@ -141,7 +141,7 @@ def check_imported(models: Iterable[str], settings: ProbeSettings) -> None:
 
 
 def imported_features(
-    settings: ProbeSettings, talk: Talk, *, readouts: Sequence[str], views: int, needs_test: str = ""
+    settings: ProbeSettings | ProfileSettings, talk: Talk, *, readouts: Sequence[str], views: int, needs_test: str = ""
 ) -> FeatureSet:
     """Return what probes read of imported features.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from hjepa_eval.errors import ProbeError
 from hjepa_eval.evaluation.features import Filling
 from hjepa_eval.evaluation.rows import LevelRow
 from hjepa_eval.extraction.extract import ExtractedStores
+from hjepa_eval.features.store import FeatureStore
 from hjepa_eval.metrics.paired import Paired, adjusted, compare, holm
 from hjepa_eval.probes.holdout import stratified_holdout
 from hjepa_eval.probes.knn import knn
@@ -76,9 +77,7 @@ class CleanProbe:
 
     def judge(self, features: NDArray[np.float32]) -> tuple[Right, Right]:
         """Return which images kNN and the linear classifier get right."""
-        found = knn(
-            self.train, Samples(features, self.labels), num_classes=self.classes, ks=(K,), device=self.device
-        )
+        found = knn(self.train, Samples(features, self.labels), num_classes=self.classes, ks=(K,), device=self.device)
         scaled = (features - self._scaled.mean) * self._scaled.scale
         guesses = (scaled @ self._weight.T + self._bias).argmax(axis=1)
         return next(iter(found.predictions.values())) == self.labels, guesses == self.labels
@@ -113,8 +112,6 @@ def measure_changes(
     """
     parent = rows[0].features.images["test"]
     number = min(count, rows[0].features.splits["test"].limit, len(parent))
-    how = replace(fill.how, max_samples=None)
-    fill = Filling(fill.encoder, fill.readouts, how, fill.cache, fill.talk, fill.repair)
     clean = fill(ChangedImages(parent, None, count=number))[readout]
     labels, places = clean.store.labels(), clean.store.index()
     probes = {
@@ -142,7 +139,7 @@ def measure_changes(
     )
 
 
-def _same(stores: ExtractedStores, places: NDArray[np.int64], change: Change) -> object:
+def _same(stores: ExtractedStores, places: NDArray[np.int64], change: Change) -> FeatureStore:
     if not np.array_equal(stores.store.index(), places):
         raise ProbeError(f"under {change} other images could be read than before; mend the images that cannot be")
     return stores.store

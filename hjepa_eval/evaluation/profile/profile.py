@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hjepa_eval.datasets import load_dataset
-from hjepa_eval.errors import ConfigError, ProbeError
+from hjepa_eval.datasets.protocol import ImageDataset
+from hjepa_eval.errors import ConfigError
 from hjepa_eval.evaluation.evaluate import models_and_baselines
 from hjepa_eval.evaluation.features import NOTHING_GIVEN, FeatureSet, Filling, Given, collect_features
 from hjepa_eval.evaluation.job import Talk
@@ -87,8 +88,11 @@ def profile(
     if write:
         check_folder(settings.out)
     resolved = models_and_baselines(models, settings, talk, given)
-    named = [str(own.model) for own in resolved.values()][: len(resolved)]
-    own_models = set(models) or {named[0]}
+    # What cannot be read ends here, before any work.
+    superclass_name(settings.superclasses)
+    if settings.ood is not None:
+        _other_images(settings)
+    own_models = set(list(resolved)[: max(1, len(set(models)))])
     order = sorted(resolved, key=lambda spec: spec in own_models)
     work = _Work(settings, talk, given, command)
     profiled: dict[str, Profiled] = {}
@@ -105,7 +109,8 @@ def _profile(own: ProfileSettings, work: _Work, *, baseline: bool) -> Profile:
     rows = level_rows(features, fuse=True)
     single = [row for row in rows if not row.fused]
     knowledge = _knowledge(own, features, work)
-    parts, left_out, level_parts = own.all_parts, [], {row.level: _empty(row) for row in rows}
+    parts, left_out = own.all_parts, list[LeftOut]()
+    level_parts = {row.level: _empty(row) for row in rows}
     made: dict[str, Any] = {}
     model = features.encoder.name
     if "factors" in parts:
@@ -186,17 +191,19 @@ def _neighbours(
         }
 
 
+def _other_images(own: ProfileSettings) -> ImageDataset:
+    memo = memo_dir(own.cache_dir or default_cache_dir())
+    return load_dataset(str(own.ood), "test", root=own.root, download=own.download, memo=memo)
+
+
 def _strangers(own: ProfileSettings, rows: Sequence[LevelRow], work: _Work) -> dict[int, Stranger]:
     """Return the test images of another data set by level; the encoder's own transform brings them to its size."""
-    memo = memo_dir(own.cache_dir or default_cache_dir())
-    images = load_dataset(str(own.ood), "test", root=own.root, download=own.download, memo=memo)
+    images = _other_images(own)
     if images.fingerprint == rows[0].features.images["test"].fingerprint:
         raise ConfigError(f"--ood {own.ood} is the dataset itself; name one of another kind")
     fill = Filling(work.given.encoder(own), (own.readout,), own, work.talk, True)
     stores = fill(images)[own.readout]
-    return {
-        row.level: Stranger(images.name, stores.store.features(row.level, limit=stores.limit)) for row in rows
-    }
+    return {row.level: Stranger(images.name, stores.store.features(row.level, limit=stores.limit)) for row in rows}
 
 
 def _map(
@@ -214,7 +221,9 @@ def _map(
     work.views += views
     same = [pair for pair in made["level_map"] if pair.identical and not pair.other_model]
     for pair in same:
-        work.talk.note(f"{own.model}: levels {pair.first} and {pair.second} are identical; one of them says nothing new")
+        work.talk.note(
+            f"{own.model}: levels {pair.first} and {pair.second} are identical; one of them says nothing new"
+        )
     return made
 
 
@@ -264,13 +273,3 @@ def _parameters(own: ProfileSettings, knowledge: Knowledge) -> dict[str, Any]:
         "superclasses": superclass_name(own.superclasses),
         "factors": knowledge.identity,
     }
-
-
-def check_profiled(features: FeatureSet) -> None:
-    """Check that there is something to profile.
-
-    Raises:
-        ProbeError: no test images.
-    """
-    if not len(features.splits["test"].store.index(limit=features.splits["test"].limit)):
-        raise ProbeError("a profile is measured on test images, and there are none")
