@@ -17,7 +17,7 @@ from hjepa_eval.evaluation.settings import ProfileSettings
 if TYPE_CHECKING:
     from hjepa_eval.results.profiles import Profile
 
-_HELP = """What each level knows: factors, geometry, neighbours, how alike levels are.
+_HELP = """What each level knows: factors, geometry, neighbours, changes.
 
 Factors are properties of images: those that the data set brings, classes, and facts of the pixels, each told by a
 linear probe. The heat-map shows what rises and what falls with the level; --changes adds what corruptions break.
