@@ -22,7 +22,7 @@ from hjepa_eval.encoders.handle import EncoderHandle
 from hjepa_eval.encoders.readouts import check_readout, get_readout
 from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
 from hjepa_eval.extraction.passes import Compute, Pass, Progress
-from hjepa_eval.features.cache import store_folder
+from hjepa_eval.features.cache import has_store_of_before, store_folder
 from hjepa_eval.features.claims import Say, filling, finishing, present, stay
 from hjepa_eval.features.manifest import MANIFEST, Manifest, StoredLevel, read_manifest, shard_span, write_manifest
 from hjepa_eval.features.names import write_names
@@ -143,6 +143,7 @@ def extract(
         finished = [_complete(mode, repair) for mode in modes]
         complete, images = next((part for part in finished if part.keys() == modes[0].manifests.keys()), None), 0
         if complete is None:
+            _say_if_of_before(modes[0])
             complete, images = _make(modes, finished)
         seconds = time.perf_counter() - started
         for store in complete.values():
@@ -153,6 +154,15 @@ def extract(
             # Others may not remove it, or a shard of it, as long as it is read.
             weakref.finalize(store, _part_from, store.folder, stay(store.folder))
     return {name: ExtractedStores(named[name], limit, images, seconds) for name in readouts}
+
+
+def _say_if_of_before(work: Pass) -> None:
+    """Say why stored features are not used that only the preparation of images tells from these."""
+    if any(has_store_of_before(work.folders[name], manifest) for name, manifest in work.manifests.items()):
+        work.say(
+            f"{work.encoder.name}, {work.dataset.name} {work.dataset.split}: features of before are not used, since "
+            "images are now resized as torchvision does; hjepa cache ls shows them, hjepa cache rm KEY removes them"
+        )
 
 
 def _silent(*_: object) -> None:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hjepa_eval.errors import StoreError, first_few
 from hjepa_eval.features.claims import filling, finishing, is_free
@@ -36,6 +37,27 @@ def store_folder(cache_dir: Path, manifest: Manifest) -> Path:
     """Return the folder of the store that `manifest` describes: `features/<dataset>/<split>/<key>`."""
     dataset = re.sub(r"[^A-Za-z0-9._-]+", "-", manifest.dataset).strip("-.") or hash_json(manifest.dataset)[:16]
     return cache_dir / "features" / dataset / manifest.split / manifest.key[:16]
+
+
+def has_store_of_before(folder: Path, manifest: Manifest) -> bool:
+    """Return whether beside a store's folder lies one of the same images and encoder from before its key had the crop.
+
+    Then the long side of images was rounded where it is truncated now, so its features are not these.
+    """
+
+    def without_transform(identity: dict[str, Any]) -> str:
+        encoder = {name: value for name, value in identity.get("encoder", {}).items() if name != "transform"}
+        return hash_json({**identity, "encoder": encoder})
+
+    for other in folder.parent.glob("*/manifest.json"):
+        try:
+            identity = read_manifest(other.parent).identity
+        except StoreError:
+            continue  # A damaged neighbour says nothing.
+        old = "crop" not in identity.get("encoder", {}).get("transform", {"crop": ""})
+        if old and without_transform(identity) == without_transform(manifest.identity):
+            return True
+    return False
 
 
 def memo_dir(cache_dir: Path) -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +214,24 @@ def test_extract__failed_compilation_is_said_once_and_ends_eager(
     assert len(list((tmp_path / "features").glob("*/*/*"))) == 1, "no empty store is left"
     with pytest.raises(CompileError, match="no compiler"):
         run(encoder, cifar10_sample, tmp_path, Compute("cpu", "fp32", compile="on"))
+
+
+def test_extract__says_why_a_store_of_before_is_not_used(
+    encoder: Encoder, cifar10_sample: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    few = Compute(CPU, "fp32", max_samples=20)
+    store = run(encoder, cifar10_sample, tmp_path, few, say=said.append)["mean"].store
+    assert said == []
+    # As its manifest was when the long side of images was rounded and the key knew no crop.
+    described = store.manifest.identity["encoder"]
+    old = {name: value for name, value in described["transform"].items() if name in ("size", "resize", "mean", "std")}
+    identity = {**store.manifest.identity, "encoder": {**described, "transform": old}}
+    before = store.folder.with_name("0123456789abcdef")
+    store.folder.rename(before)
+    ranges.write_manifest(before, replace(store.manifest, identity=identity))
+    run(encoder, cifar10_sample, tmp_path, few, say=said.append)
+    assert len(said) == 1
+    assert "features of before are not used, since images are now resized as torchvision does" in said[0]
+    run(encoder, cifar10_sample, tmp_path, few, say=said.append)
+    assert len(said) == 1
