@@ -31,6 +31,10 @@ class Models(Settings):
     )
 
 
+# Named among probes, but no probe: it has no single score.
+PROFILE = "profile"
+
+
 @dataclass(frozen=True)
 class Request:
     """An evaluation to be made.
@@ -40,12 +44,14 @@ class Request:
         common: what all probes share; its `model` is filled in for each model.
         probes: each with its own options.
         command: what asked for it, as records say it; empty for the program's own command line.
+        profile: what to profile beside the probes; None where nobody named it among them.
     """
 
     models: tuple[str, ...]
     common: ProbeSettings
     probes: tuple[tuple[Probe[Any], Settings], ...]
     command: str = ""
+    profile: ProfileSettings | None = None
 
 
 def read_request(
@@ -73,15 +79,27 @@ def read_request(
     given = given_values(schema, config=config, assignments=assignments, flags=flags)
     source = f"{config} and options" if config is not None else "options"
     models = build(Models, {"model": given.pop("model")} if "model" in given else {}, source).model
+    profiled = False
     if probes is None:
         named = {"probes": given["probes"]} if "probes" in given else {}
-        probes = [load_probe(name) for name in dict.fromkeys(build(EvalSettings, named, source).probes)]
+        names = dict.fromkeys(build(EvalSettings, named, source).probes)
+        profiled = PROFILE in names
+        probes = [load_probe(name) for name in names if name != PROFILE]
+        if not probes:
+            raise ConfigError("--probes profile alone has no table; run hjepa profile, or name probes beside it")
     common, *options = build_together([schema, *(probe.settings for probe in probes)], given, source)
     assert isinstance(common, ProbeSettings)
     twice = {probe.name for probe in probes if [other.name for other in probes].count(probe.name) > 1}
     if twice:
         raise ConfigError(f"--probes has two probes of the name {sorted(twice)[0]}; a record tells them apart by name")
-    return Request(expand_models(models), common, tuple(zip(probes, options, strict=True)))
+    profile = _profile_settings(common) if profiled else None
+    return Request(expand_models(models), common, tuple(zip(probes, options, strict=True)), profile=profile)
+
+
+def _profile_settings(common: ProbeSettings) -> ProfileSettings:
+    """Return a profile of the same images, with what was said of them; its own options are those of `hjepa profile`."""
+    shared = {name for name in common.model_fields_set if name in ProfileSettings.model_fields} - {"as_json"}
+    return ProfileSettings(**{name: getattr(common, name) for name in shared})
 
 
 def read_profile_request(

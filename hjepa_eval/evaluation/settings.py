@@ -242,7 +242,7 @@ class EvalSettings(ProbeSettings):
 
     probes: Names = option(
         ("knn", "linear", "fewshot"),
-        "repeatable: knn, linear, fewshot, lowshot, or FILE.py:PROBE with one of your own",
+        "repeatable: knn, linear, fewshot, lowshot, profile, or FILE.py:PROBE with one of your own",
         group=PROBE,
     )
     # 192 numbers per image, whatever the images: raw pixels at ImageNet's size would be 150,528.

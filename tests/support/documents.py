@@ -15,7 +15,7 @@ from folders import ROOT
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # Its blocks are files, and have a test of their own: test_docs_extending.py.
 COMPLETE_FILES = "extending.md"
-ON_IMAGES = {"eval", "knn", "linear", "fewshot", "lowshot", "extract", "finetune"}
+ON_IMAGES = {"eval", "knn", "linear", "fewshot", "lowshot", "extract", "finetune", "profile"}
 
 
 def blocks(text: str, *languages: str) -> list[tuple[str, str]]:

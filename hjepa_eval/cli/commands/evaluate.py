@@ -19,6 +19,7 @@ from hjepa_eval.evaluation.request import Models, Request, read_request
 from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings
 
 if TYPE_CHECKING:
+    from hjepa_eval.results.profiles import Profile
     from hjepa_eval.results.records import Record
 
 # The probes whose options are this command's, too; those of others come by --config and --set.
@@ -46,6 +47,7 @@ def evaluate_and_report(request: Request, talk: Talk, *, folder: Path, notes: Se
     common = request.common
     images = isinstance(common, EvalSettings) and common.gallery
     records: list[Record] = []
+    profiles: list[Profile] = []
     more = ""
     try:
         with talk.job():
@@ -57,6 +59,7 @@ def evaluate_and_report(request: Request, talk: Talk, *, folder: Path, notes: Se
                 say_deviations=not is_brief(common),
             )
             records += [entry.record for entry in evaluated]
+            profiles += _profiles(request, talk)
             with talk.progress(REPORT, "", stage=REPORT):
                 paths = write_report(records, folder, results=common.out, images=images)
         more = f"{folder / 'report.md'}, or "
@@ -64,18 +67,31 @@ def evaluate_and_report(request: Request, talk: Talk, *, folder: Path, notes: Se
             talk.note(note)
     finally:
         if records:
-            _show(records, common, more=more)
+            _show(records, profiles, common, more=more)
     if isinstance(common, EvalSettings) and common.open:
         open_page(paths[0])
 
 
-def _show(records: Sequence[Record], common: ProbeSettings, *, more: str) -> None:
-    """Print the table, or with `--json` a summary and the records."""
+def _profiles(request: Request, talk: Talk) -> list[Profile]:
+    """Return the profiles of the models and baselines where they were asked for; features come from the cache."""
+    if request.profile is None:
+        return []
+    from hjepa_eval.evaluation.profile.profile import profile
+
+    return [entry.profile for entry in profile(request.models, request.profile, talk)]
+
+
+def _show(records: Sequence[Record], profiles: Sequence[Profile], common: ProbeSettings, *, more: str) -> None:
+    """Print the profiles and the table, or with `--json` a summary and the records."""
     from hjepa_eval.cli.commands.probes import show
+    from hjepa_eval.cli.commands.profile import show_profiles
 
     if common.as_json:
-        print_json({"summary": summary(records), "records": [record.model_dump(mode="json") for record in records]})
+        content = {"summary": summary(records), "records": [record.model_dump(mode="json") for record in records]}
+        print_json(content | ({"profiles": [entry.model_dump(mode="json") for entry in profiles]} if profiles else {}))
     else:
+        if profiles:
+            show_profiles(profiles, as_json=False)
         show(records, common, more=more)
 
 

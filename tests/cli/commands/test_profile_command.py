@@ -68,3 +68,14 @@ def test_terminal__is_readable_without_colour_in_80_columns() -> None:
 def test_terminal__names_from_data_move_no_cursor() -> None:
     profile = profile_of("evil\x1b[2J")
     assert "\x1b" not in profiles_text([profile])
+
+
+def test_eval__takes_profile_among_the_probes(hjepa: Callable[..., Any]) -> None:
+    shown = hjepa("eval", *SHORT, "--probes", "knn,profile", "--no-gallery", "--json", "--quiet")
+    assert shown.code == 0, shown.err
+    content = json.loads(shown.out)
+    assert [record["probe"] for record in content["records"]] == ["knn"]
+    assert [profile["model"]["name"] for profile in content["profiles"]] == ["facts:32"]
+    assert len(list(Path("results").glob("*.profile.json"))) == 1
+    alone = hjepa("eval", *SHORT, "--probes", "profile")
+    assert (alone.code, "hjepa profile" in alone.err) == (2, True)
