@@ -125,7 +125,7 @@ def record_files(paths: Sequence[Path]) -> list[Path]:
         files += sorted(listed) if path.is_dir() else [path]
     if not files:
         raise ResultError(f"no result records in {', '.join(map(str, paths))}{_below(paths)}")
-    return files
+    return list({file.resolve(): file for file in reversed(files)}.values())[::-1]  # A file named twice is one record.
 
 
 def _record_folder(path: Path) -> Path:

@@ -51,6 +51,15 @@ def test_probes__every_accuracy_has_an_interval_and_a_count(hjepa, probe: str) -
     assert top > (0.6 if probe == "fewshot" else 0.95)
 
 
+def test_quiet__says_what_numbers_mean_and_not_what_to_run_next(hjepa, digits_run: Path) -> None:
+    arguments = ("knn", "--model", digits_run, "--dataset", "digits", "--max-samples", 40, "--k", 3)
+    assert "no baseline is in view" in hjepa(*arguments).out
+    quiet = hjepa(*arguments, "--quiet")
+    assert (quiet.code, quiet.err) == (0, "")
+    assert "no baseline" not in quiet.out
+    assert "95 % interval" in quiet.out
+
+
 def test_knn__k_larger_than_the_train_set_is_clipped_and_said(hjepa, cifar10_sample: Path) -> None:
     done = hjepa("knn", "--model", "pixels:8", "--dataset", "cifar10", "--root", cifar10_sample, "--k", "20,1000")
     assert done.code == 0

@@ -36,9 +36,10 @@ def show(records: Sequence[Record], common: ProbeSettings, *, more: str = "") ->
 
         print(brief(select_records(records), more=f"costs, tests and notes: {more}--verbose"), end="")
     else:
-        from hjepa_eval.report.formats.named import FORMATS
+        from hjepa_eval.report.formats.named import FORMATS, quiet_table
 
-        print(FORMATS["table"](records), end="")
+        table = quiet_table if common.quiet else FORMATS["table"]
+        print(table(records), end="")
 
 
 def register(app: typer.Typer, name: str) -> None:

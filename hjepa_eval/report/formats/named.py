@@ -21,6 +21,11 @@ def brief_table(records: Sequence[Record], *, more: str) -> str:
     return _per_dataset(partial(brief, more=more))(records)
 
 
+def quiet_table(records: Sequence[Record]) -> str:
+    """Return a table per dataset and what its numbers mean, without advice on what to run next."""
+    return _per_dataset(partial(terminal, advice=False))(records)
+
+
 def _per_dataset(table: Callable[[Selection], str]) -> Callable[[Sequence[Record]], str]:
     """Return a function that gives one table per dataset, one below the other."""
     return lambda records: "\n".join(table(select_records(part)) for part in by_data(records))

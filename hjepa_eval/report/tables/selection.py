@@ -281,7 +281,8 @@ def models_to_compare(
             and dataset in (None, each.record.dataset.name)
         )
     if len(sides) != len(sources) or len(sources) != 2:  # Two files of one model are compared as they are given.
-        sides = _by_variant(each for side in sides for each in side)
+        # A file named twice is one record: tests made twice would count twice in Holm's p.
+        sides = _by_variant({each.path or id(each): each for side in sides for each in side}.values())
     if models:
         sides.sort(key=lambda side: list(models).index(side[0].record.model.name))
     if len(sides) < 2:

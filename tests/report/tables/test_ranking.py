@@ -100,6 +100,12 @@ def test_models_to_compare__baselines_are_aside_unless_named(located: list[Locat
     assert [side[0].record.key for side in models_to_compare([located[:1], located[:1]])] == [located[0].record.key] * 2
 
 
+def test_models_to_compare__a_folder_named_twice_is_one(located: list[Located], tmp_path: Path) -> None:
+    kept = [Located(each.record, tmp_path, tmp_path / f"{number}.json") for number, each in enumerate(located)]
+    once, twice = models_to_compare([kept]), models_to_compare([kept, list(kept)])
+    assert [len(side) for side in twice] == [len(side) for side in once]
+
+
 def test_commands__report_ranks_and_compare_takes_what_report_takes(
     located: list[Located], monkeypatch: pytest.MonkeyPatch
 ) -> None:
