@@ -115,6 +115,8 @@ def test_options__flags_beat_environment_beats_yaml(hjepa, cifar10_sample: Path,
         (["pretrain", "--config", "digts"], "did you mean 'digits'"),
         (["pretrain", "--set", "train.mintues=5"], "did you mean 'minutes'"),
         (["pretrain", "--resume", "absent"], "no run to go on with"),
+        (["pretrain", "--show-settings", "--out", "x"], "--show-settings prints and stops; leave --out x out"),
+        (["eval", "--model", "pixels", "--no-gallery", "--map", "umap"], "that --no-gallery leaves out"),
     ],
 )
 def test_mistakes__one_clear_line_and_exit_2(hjepa, arguments: list[str], part: str) -> None:

@@ -11,6 +11,7 @@ import typer
 from hjepa_eval.cli.console import print_json, told_errors
 from hjepa_eval.cli.options import add_command, given_flags, option_parameters
 from hjepa_eval.config import Settings
+from hjepa_eval.errors import ConfigError
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.live.stages import REPORT
@@ -131,6 +132,8 @@ def register(app: typer.Typer) -> None:
     def run(config_file: Path | None = None, assignments: list[str] | None = None, **options: Any) -> None:
         with told_errors():
             flags = given_flags(options)
+            if flags.get("gallery") is False and flags.get("map_method", flags.get("map")) is not None:
+                raise ConfigError("--map lays out the gallery that --no-gallery leaves out; give one of them")
             request = read_request(EvalSettings, config=config_file, assignments=assignments or (), flags=flags)
             talk = Stderr(quiet=request.common.quiet)
             evaluate_and_report(request, talk, folder=request.common.out)

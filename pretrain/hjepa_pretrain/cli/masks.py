@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +14,9 @@ import typer
 from hjepa_eval.cli.console import guarded, print_json
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.evaluation.live.display import Stderr
+from hjepa_eval.report.formats.terminal import groups_that_fit
 
+_UNLIMITED = 10_000
 _COLUMNS = (
     "masks",
     "context",
@@ -47,13 +52,16 @@ def table_rows(kind: str, statistics: Mapping[str, Mapping[str, Any]]) -> list[t
     return rows
 
 
-def print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print rows under their headings, the first column to the left and numbers to the right."""
+def print_table(rows: list[tuple[str, ...]], *, width: int) -> None:
+    """Print rows under their headings in tables of at most `width` signs, the first column to the left in all."""
     rows = [_COLUMNS, *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    for name, *cells in rows:
-        numbers = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        print("  ".join([name.ljust(widths[0]), *numbers]))
+    groups = groups_that_fit([size + 2 for size in widths[1:]], width - widths[0])
+    for number, group in enumerate(groups):
+        if number:
+            print()
+        for row in rows:
+            print("  ".join([row[0].ljust(widths[0]), *(row[1 + at].rjust(widths[1 + at]) for at in group)]))
 
 
 def register(app: typer.Typer) -> None:
@@ -111,7 +119,9 @@ def masks(
         Stderr(quiet=False).note("masking.saliency needs a network and its images; these masks are drawn without it")
     rows, columns = geometry.grid
     print(f"{rows}x{columns} tokens; training sees {tokens} random ones of each image's context\n")
-    print_table([row for preview in previews for row in table_rows(preview.kind, preview.statistics)])
+    # A log is as wide as its lines.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else _UNLIMITED
+    print_table([row for preview in previews for row in table_rows(preview.kind, preview.statistics)], width=width)
     print()
     for preview in previews:
         print(f"{preview.kind}: {', '.join(map(str, preview.files))}")

@@ -155,6 +155,8 @@ def pretrain(
     }
     with leader_first():
         settings, run_dir = _asked(config, list(assignments or []), flags, out=out, resume=resume)
+        if show_settings and out is not None:
+            raise ConfigError(f"--show-settings prints and stops; leave --out {out} out")
         if not show_settings:
             _check_start(run_dir, new=resume is None, download=download)
     if show_settings:

@@ -21,9 +21,12 @@ def grid_of(input_size: int | tuple[int, int], patch_size: int) -> Grid:
     """Return rows and columns of the patches of an image.
 
     Raises:
-        ConfigError: the patch does not divide the image.
+        ConfigError: the size is no side and no pair, or the patch does not divide the image.
     """
-    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    sides = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    if len(sides) != 2:
+        raise ConfigError(f"input_size is {input_size}; expected a side in pixels, or (height, width)")
+    height, width = sides
     if height % patch_size or width % patch_size:
         raise ConfigError(f"the patch size {patch_size} does not divide the image of {height}x{width} pixels")
     return height // patch_size, width // patch_size

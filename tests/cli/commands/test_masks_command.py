@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 
-def test_masks__writes_every_kind_and_prints_what_they_cover(hjepa: Callable, tmp_path: Path) -> None:
+def test_masks__writes_every_kind_and_prints_what_they_cover(
+    hjepa: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     folder = tmp_path / "new" / "pictures"
     out = folder / "masks.png"
     done = hjepa("masks", "--config", "digits", "--out", out, "--count", 2)
@@ -20,6 +23,19 @@ def test_masks__writes_every_kind_and_prints_what_they_cover(hjepa: Callable, tm
     rows = [line for line in done.out.splitlines() if "level" in line and "/" in line]
     assert len(rows) == 6
     assert len({len(row) for row in rows}) == 1
+
+
+def test_masks__tables_are_no_wider_than_the_terminal(
+    hjepa: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = hjepa("masks", "--config", "digits", "--out", tmp_path / "masks.png", "--count", 1)
+    table = [
+        line for line in done.out.splitlines() if not line.startswith(("multi_block:", "hierarchical:", "random:"))
+    ]
+    assert done.code == 0, done.err
+    assert max(map(len, table)) <= 80
+    assert all(word in done.out for word in ("overlap", "long/short", "whole cells per level"))
 
 
 def test_masks__the_configured_kind_takes_the_given_name(hjepa: Callable, tmp_path: Path) -> None:

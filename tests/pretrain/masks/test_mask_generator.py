@@ -199,3 +199,9 @@ def test_saliency__its_unit_and_its_absence_do_not_matter() -> None:
     assert torch.equal(one.target_flags, other.target_flags)
     without = create(settings()).sample(16, "cpu", saliency=saliency, **options)
     assert torch.equal(masks.sample(16, "cpu", **options).target_flags, without.target_flags)
+
+
+@pytest.mark.parametrize("size", [(224,), (224, 224, 3)])
+def test_generator__a_size_that_is_no_pair_is_refused(size: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="expected a side in pixels, or"):
+        MultiBlockMaskGenerator(input_size=size)
