@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hjepa_pretrain.checks import build_settings
+from hjepa_pretrain.cli.pretrain import is_early
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.loop import Progress, pretrain
 from hjepa_pretrain.runs.checkpoint import list_checkpoints
@@ -175,6 +177,9 @@ def test_pretrain__patience_ends_a_run_early_and_well(tmp_path: Path, monkeypatc
     summary = pretrain(early, digits, run_dir=tmp_path / "run", say=said.append)
     assert (summary.steps, summary.best["step"]) == (4, 2)
     assert "stopped early: no better kNN" in said[-1]
+    assert is_early(summary, early)
+    steps = round(summary.steps * early.train.epochs / summary.epochs)
+    assert not is_early(replace(summary, steps=steps, epochs=early.train.epochs), early)
     assert (tmp_path / "run" / "encoder.safetensors").is_file()
 
 

@@ -169,7 +169,8 @@ def pretrain(
     if as_json and leader:
         print_json(summary.to_json())
     elif leader:
-        print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s{_best(summary)}")
+        early = ", stopped early" if is_early(summary, settings) else ""
+        print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s{early}{_best(summary)}")
         unjudged = summary.measures and not any(score is not None for score in summary.measures["knn"])
         print(f"next: hjepa eval --model {run_dir}{' --dataset NAME, of images with classes' if unjudged else ''}")
 
@@ -204,6 +205,17 @@ def _check_start(run_dir: Path, *, new: bool, download: bool) -> None:
         raise ConfigError(f"{run_dir} holds a run; go on with --resume {run_dir}, or name another --out")
     if download and started_ranks()[1] > 1:
         raise ConfigError("--download is for one process; fetch the data before torchrun or srun")
+
+
+def is_early(summary: Summary, settings: PretrainSettings) -> bool:
+    """Return whether `diagnostics.patience` ended a run before its last step."""
+    if settings.diagnostics.patience is None:
+        return False
+    train = settings.train
+    if train.epochs is None:
+        return summary.seconds < 60 * (train.minutes or 0)
+    # The steps of a run are a rounded number.
+    return summary.steps < round(train.epochs * summary.steps / summary.epochs)
 
 
 def _best(summary: Summary) -> str:
