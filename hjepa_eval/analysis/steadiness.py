@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hjepa_eval.analysis.factors import FactorFit, Standardised, ridge_factors
 from hjepa_eval.analysis.sphere import unit_rows
 from hjepa_eval.errors import ProbeError
-from hjepa_eval.metrics.intervals import Interval, bootstrap_interval
+from hjepa_eval.metrics.intervals import Interval, t_interval
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,7 @@ def invariance(clean: NDArray[np.floating], changed: NDArray[np.floating]) -> In
     # The sum over all pairs is the product of the sums; the pairs of one image are taken out.
     between = float((before.sum(axis=0) @ after.sum(axis=0) - own.sum()) / (count * (count - 1)))
     room = 1 - between
-    return Invariance(
-        bootstrap_interval(own - between), between, float(own.mean() - between) / room if room > 0 else 0.0
-    )
+    return Invariance(t_interval(own - between), between, float(own.mean() - between) / room if room > 0 else 0.0)
 
 
 def equivariance(

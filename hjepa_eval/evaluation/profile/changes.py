@@ -14,6 +14,7 @@ from hjepa_eval.analysis.steadiness import equivariance, invariance, mean_corrup
 from hjepa_eval.datasets.changes.changed import ChangedImages
 from hjepa_eval.datasets.changes.changes import MOVEMENTS, Change
 from hjepa_eval.datasets.changes.corruptions import CORRUPTIONS, SEVERITIES
+from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.errors import ProbeError
 from hjepa_eval.evaluation.features import Filling
 from hjepa_eval.evaluation.rows import LevelRow
@@ -27,6 +28,8 @@ from hjepa_eval.probes.samples import Samples
 from hjepa_eval.results.profiles import ChangeScore, ChangeVerdict, Drop, Measure
 
 K = 20
+# Of the features' spread: what bf16 and other batches make of the same images is less.
+_ROUNDING = 0.05
 Right = NDArray[np.bool_]
 
 
@@ -39,12 +42,14 @@ class Changed:
         alignment: level -> mean squared distance of two views, an image and its shifted self.
         errors: level -> corruption -> kNN error at each severity.
         verdict: whether the level chosen on clean images holds; None of a single level.
+        notes: what a reader must know of the encoder.
     """
 
     scores: dict[int, tuple[ChangeScore, ...]]
     alignment: dict[int, Measure]
     errors: dict[int, dict[str, list[float]]]
     verdict: ChangeVerdict | None
+    notes: tuple[str, ...] = ()
 
     def corruption_error(self, level: int, reference: Mapping[str, Sequence[float]]) -> float | None:
         """Return the mean corruption error of a level relative to k-means'; None where that makes no error."""
@@ -136,7 +141,28 @@ def measure_changes(
         aligned,
         {level: _errors(changes, pairs) for level, pairs in outcomes.items()},
         _verdict(probes, changes, outcomes, seed) if len(rows) > 1 else None,
+        _wavering(rows, clean.store, parent),
     )
+
+
+def _wavering(rows: Sequence[LevelRow], clean: FeatureStore, parent: ImageDataset) -> tuple[str, ...]:
+    """Return a note where the same images gave other features in another pass: such an encoder has no one answer."""
+    squares = ChangedImages(parent, None, count=1)
+    if tuple(parent.image(0).shape[1:]) != (squares.size, squares.size):
+        return ()  # They were cut or resized: other images.
+    places = clean.index()
+    for row in rows:
+        known = row.index("test")
+        both, first, second = np.intersect1d(known, places, return_indices=True)
+        before = row.samples("test").features[first]
+        after = clean.features(row.level)[second]
+        apart = float(np.sqrt(((before - after) ** 2).mean())) / (float(before.std()) or 1.0)
+        if len(both) and apart > _ROUNDING:
+            return (
+                f"the encoder is not deterministic: at level {row.level} two passes over the same images differ by "
+                f"{100 * apart:.0f} % of the features' spread; drops and invariance hold that noise too",
+            )
+    return ()
 
 
 def _same(stores: ExtractedStores, places: NDArray[np.int64], change: Change) -> FeatureStore:

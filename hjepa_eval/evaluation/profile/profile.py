@@ -39,6 +39,19 @@ class Profiled:
     path: Path | None = None
 
 
+class _Inside(Talk):
+    """Says what a user must know, and shows no stages: those of 77 extractions are one stage, the changes."""
+
+    def __init__(self, outer: Talk) -> None:
+        """Say it through `outer`."""
+        super().__init__(quiet=outer.quiet, leader=outer.leader)
+        self._outer = outer
+
+    def alert(self, message: str) -> None:
+        """Say one line."""
+        self._outer.alert(message)
+
+
 @dataclass
 class _Work:
     """What the profiles of one command share, and what earlier ones leave to later ones."""
@@ -239,7 +252,7 @@ def _changes(
     if is_imported(str(own.model)):
         left_out.append(LeftOut(name="changes", reason="features have no images to change"))
         return {}
-    fill = Filling(work.given.encoder(own), (own.readout,), own, work.talk, True)
+    fill = Filling(work.given.encoder(own), (own.readout,), own, _Inside(work.talk), True)
     with work.part("changes", str(own.model)) as report:
         changed = measure_changes(
             rows,
@@ -259,7 +272,9 @@ def _changes(
         geometry = (*levels[row.level].geometry, changed.alignment[row.level])
         update = {"changes": changed.scores[row.level], "corruption_error": error, "geometry": geometry}
         levels[row.level] = levels[row.level].model_copy(update=update)
-    return {"verdict": changed.verdict}
+    for note in changed.notes:
+        work.talk.note(f"{own.model}: {note}")
+    return {"verdict": changed.verdict, "notes": changed.notes}
 
 
 def _parameters(own: ProfileSettings, knowledge: Knowledge) -> dict[str, Any]:

@@ -165,3 +165,34 @@ def test_changes__errors_relative_to_kmeans(tmp_path: Path, monkeypatch: pytest.
     knn = {profile.model.name: 1 - profile.levels[0].changes[0].knn.value for profile in made}
     assert errors["pixels"] == pytest.approx(knn["pixels:8"] / knn[made[1].model.name])
     assert np.isfinite(list(errors.values())).all()
+
+
+def test_changes__an_encoder_that_is_not_deterministic_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hjepa_eval.datasets.changes.changes import Change
+    from hjepa_eval.evaluation.profile import changes
+
+    monkeypatch.setattr(changes, "all_changes", lambda seed: [Change("shift")])
+    model = tmp_path / "noisy.py"
+    model.write_text(
+        "import torch\n"
+        "from hjepa_eval.encoders.kinds.pixels import Pixels\n"
+        "class Noisy(Pixels):\n"
+        "    calls = 0\n"
+        "    def forward(self, images):\n"
+        "        Noisy.calls += 1\n"
+        "        return [level + 0.5 * torch.sin(level * 1000 * Noisy.calls) for level in super().forward(images)]\n"
+        "def build():\n"
+        "    return Noisy(8)\n"
+    )
+    made = hjepa.profile(
+        *(f"{model}:build", "digits"),
+        baselines=["none"],
+        parts=["changes"],
+        change_images=40,
+        max_samples=100,
+        cache_dir=tmp_path / "cache",
+    )
+    assert "not deterministic" in made[0].notes[0]
+    assert "not deterministic" in capsys.readouterr().err
