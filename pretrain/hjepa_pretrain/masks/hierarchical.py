@@ -4,7 +4,8 @@ What document 001 asks for holds after targets are taken out of the context, whi
 
 - *Scale.* Level l draws blocks of `base_scale` times 2^l (geometric: 5-15, 10-30, 20-60 %) or times l + 1 (linear, for
   which the document gives no numbers: 5-15, 10-30, 15-45 %), never above 60 %. They lie on the level's own
-  cells; where those are too large for the scale, on the coarsest finer lattice that has such a block.
+  cells; where those are too large for the scale, on the coarsest finer lattice that has such a block. Where the lattice
+  does not divide the grid, the last cells are hidden no less than the first ones (`gathering`).
 - *Gathering.* Four blocks of 20-60 % apart would hide nearly everything. The blocks of an image and level share one
   size, as in I-JEPA, and are placed so that their union leaves the level's share of context wherever that is possible.
 - *Context.* That share rises from the finest to the coarsest level (`context_share`). The context block of an image
@@ -14,12 +15,16 @@ What document 001 asks for holds after targets are taken out of the context, whi
 
 Aspects are drawn from `aspect_ratio_range` to a power that doubles with the level (1/2, 1, 2 for three): fine blocks
 are squarer. On a lattice sizes are few, so the aspect decides between them before the area does. Tests assert both
-orders for three levels on 8x8 and 14x14 tokens; a fourth level may have a single size (a square on 24x24).
+orders for three geometric levels on 8x8 and 14x14 tokens; a fourth level may have a single size (a square on 24x24),
+and on small grids linear levels have too few sizes to become longer (8x8: 1.01, 1.07, 1.00).
+
+`sample` of 8 images, 3 levels, 14x14 tokens takes 1.6 ms on one core, and 0.07 ms an image in batches of 256.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,10 +43,11 @@ from hjepa_pretrain.masks.blocks import (
     paint,
     sizes_in_scale,
 )
+from hjepa_pretrain.masks.gathering import gathered_blocks
 from hjepa_pretrain.masks.generator import Device, MaskGenerator, Regions
 from hjepa_pretrain.masks.indices import separate
 from hjepa_pretrain.masks.inspection import mask_statistics
-from hjepa_pretrain.masks.placement import gathered_blocks, roll, roll_places, unroll
+from hjepa_pretrain.masks.placement import roll, roll_places, unroll
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,6 +120,9 @@ class HierarchicalMaskGenerator(MaskGenerator[LevelMasks]):
         self.context_shares = [high - (high - low) * (num_hierarchies - 1 - level) / steps for level in self.levels]
         self.cells = [level_lattice(self.grid, level, self.scales[level]) for level in self.levels]
         self._sizes = [self._table(level) for level in self.levels]
+        least = [math.ceil(self.scales[level][0] * self.num_patches - 1e-6) for level in self.levels]
+        most = [math.floor((1 - share) * self.num_patches) for share in self.context_shares]
+        self._limits = (self.cells, least, most)
 
     @property
     def levels(self) -> range:
@@ -138,28 +147,29 @@ class HierarchicalMaskGenerator(MaskGenerator[LevelMasks]):
         return SizeTable(allowed, grid=self.grid, scale=scale, aspect=aspect, aspect_weight=_ASPECT_WEIGHT)
 
     def _drawn(self, batch: int, device: Device, step: int, saliency: Tensor | None) -> LevelMasks:
+        salient = [saliency] * self.num_levels
+        boxes, targets = self._blocks([batch] * self.num_levels, device, step, salient)
         masks = {}
-        for level in self.levels:
-            box, targets = self._blocks(batch, device, step, level, saliency)
+        for level, box, blocks in zip(self.levels, torch.split(boxes, batch), torch.split(targets, batch), strict=True):
             generator = seeded_generator(self.seed, step, f"kept {level}", device)
-            context, targets = separate(box, targets, keep=self.min_keep, generator=generator)
-            masks[f"level_{level}"] = {"context": context, "targets": targets}
+            context, blocks = separate(box, blocks, keep=self.min_keep, generator=generator)
+            masks[f"level_{level}"] = {"context": context, "targets": blocks}
         return masks
 
     def _regions(
         self, batch: int, device: Device, step: int, saliency: Tensor | None, *, context_tokens: int
     ) -> Regions:
         level = (torch.arange(batch, device=device) + step) % self.num_levels
+        images = [slice((number - step) % self.num_levels, None, self.num_levels) for number in self.levels]
+        counts = [len(range(batch)[part]) for part in images]
+        salient = [None if saliency is None else saliency[part] for part in images]
+        boxes, targets = self._blocks(counts, device, step, salient)
         box = torch.empty(batch, self.num_patches, dtype=torch.bool, device=device)
         union = torch.empty_like(box)
-        for number in self.levels:
-            images = slice((number - step) % self.num_levels, None, self.num_levels)
-            count = len(range(batch)[images])
-            if not count:
-                continue
-            salient = None if saliency is None else saliency[images]
-            context, targets = self._blocks(count, device, step, number, salient)
-            box[images], union[images] = context, targets.any(dim=1)
+        for part, context, hidden in zip(
+            images, torch.split(boxes, counts), torch.split(targets.any(dim=1), counts), strict=True
+        ):
+            box[part], union[part] = context, hidden
         return Regions(box, union, level)
 
     def get_hierarchical_statistics(self, masks: LevelMasks) -> dict[str, dict[str, Any]]:
@@ -181,33 +191,77 @@ class HierarchicalMaskGenerator(MaskGenerator[LevelMasks]):
         return draw_combined(masks, self.grid, count=count, save_path=save_path)
 
     def _blocks(
-        self, batch: int, device: Device, step: int, level: int, saliency: Tensor | None
+        self, counts: Sequence[int], device: Device, step: int, saliency: Sequence[Tensor | None]
     ) -> tuple[Tensor, Tensor]:
-        """Return the context block `[B, N]` and the target blocks `[B, M, N]`, which may share tokens."""
-        generator = seeded_generator(self.seed, step, f"masks {level}", device)
-        cell = torch.full((batch,), self.cells[level], dtype=torch.int64, device=generator.device)
-        places = roll_places(self.grid, cell, share=self.roll, seed=self.seed, step=step, stream=f"roll {level}")
-        if saliency is not None:
-            saliency = unroll(saliency, places) if self.saliency else None
+        """Return context blocks `[B, N]` and target blocks `[B, M, N]`, which may share tokens.
+
+        Every level draws for itself, so that its masks do not depend on other levels; all are placed together.
+
+        Args:
+            counts: images of every level, which follow each other.
+            device: of the masks.
+            step: as in `sample`.
+            saliency: that of every level's images, `[B_l, N]`, or None.
+        """
+        drawn = [self._draws(count, device, step, level) for level, count in enumerate(counts)]
+        sizes, corners, context = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        cell, least, most = (self._per_image(numbers, counts, device) for numbers in self._limits)
+        places = self._rolled(counts, device, step)
+        salient = None
+        if self.saliency and saliency[0] is not None:
+            salient = unroll(torch.cat([part for part in saliency if part is not None]), places)
         targets = gathered_blocks(
             self.grid,
-            self._sizes[level].draw(batch, generator=generator),
+            sizes,
             cell,
-            count=self.num_target_masks,
-            least=math.ceil(self.scales[level][0] * self.num_patches - 1e-6),
-            most=math.floor((1 - self.context_shares[level]) * self.num_patches),
-            generator=generator,
-            saliency=saliency,
+            draws=corners,
+            least=least,
+            most=most,
+            saliency=salient,
             strength=self.saliency,
         ).flatten(2)
-        box = self._context_block(targets, level, generator).flatten(1)
+        share = torch.cat([context.new_full((count,), self.context_shares[i]) for i, count in enumerate(counts)])
+        box = self._context_block(targets, share, context).flatten(1)
         return roll(box, places), roll(targets, places)
 
-    def _context_block(self, targets: Tensor, level: int, generator: torch.Generator) -> Tensor:
-        """Return bool `[B, rows, columns]`: a block with the proportions of the grid that leaves the level's share."""
+    def _draws(self, count: int, device: Device, step: int, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a level's block sizes `[B, 2]`, draws for the corners `[B, M, rows, columns]`, and `[B, 4]` more."""
+        generator = seeded_generator(self.seed, step, f"masks {level}", device)
+        sizes = self._sizes[level].draw(count, generator=generator)
+        shape = (count, *self.grid)
+        corners = [
+            torch.rand(shape, generator=generator, device=generator.device) for _ in range(self.num_target_masks)
+        ]
+        return sizes, torch.stack(corners, dim=1), torch.rand(count, 4, generator=generator, device=generator.device)
+
+    @staticmethod
+    def _per_image(numbers: Sequence[int], counts: Sequence[int], device: Device) -> Tensor:
+        """Return int64 `[B]`, the number of every image's level, without a copy that would wait for the device."""
+        parts = zip(numbers, counts, strict=True)
+        return torch.cat([torch.full((count,), number, dtype=torch.int64, device=device) for number, count in parts])
+
+    def _rolled(self, counts: Sequence[int], device: Device, step: int) -> Tensor | None:
+        """Return which token comes to each place, int64 `[B, N]`; None where no image is rolled."""
+        if not self.roll:
+            return None
+        rolled = []
+        for level, count in enumerate(counts):
+            cell = torch.full((count,), self.cells[level], dtype=torch.int64, device=device)
+            rolled.append(
+                roll_places(self.grid, cell, share=self.roll, seed=self.seed, step=step, stream=f"roll {level}")
+            )
+        return torch.cat([places for places in rolled if places is not None])
+
+    def _context_block(self, targets: Tensor, share: Tensor, draws: Tensor) -> Tensor:
+        """Return bool `[B, rows, columns]`: blocks with the proportions of the grid that leave a `share` `[B]` of it.
+
+        Args:
+            targets: bool `[B, M, N]`.
+            share: of the grid that is context once the targets are taken out, if these lie anywhere.
+            draws: `[B, 4]` in [0, 1).
+        """
         free = (~targets.any(dim=1)).float().mean(dim=1)
-        share = (self.context_shares[level] / free.clamp(min=1e-6)).clamp(max=1)
-        draws = torch.rand(len(targets), 4, generator=generator, device=generator.device)
+        share = (share / free.clamp(min=1e-6)).clamp(max=1)
         sides, corners = [], []
         for axis, side in enumerate(self.grid):
             length = (side * share.sqrt() + draws[:, axis]).long().clamp(min=1, max=side)

@@ -1,4 +1,4 @@
-"""Where blocks go: anywhere, where it is salient, apart from each other, gathered, or rolled around the grid.
+"""Where blocks go: anywhere, where it is salient, apart from each other, or rolled around the grid.
 
 Corners lie on each image's own lattice, `cell` int64 `[B]` tokens apart. One draw decides every corner: a Gumbel
 number plus the logarithm of its weight, the greatest wins, so that no image waits for another. Rolling is for edges:
@@ -6,6 +6,8 @@ without it a block covers the centre more often than a corner.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -42,54 +44,9 @@ def salient_corners(
     batch, blocks, _ = sizes.shape
     flat = sizes.reshape(-1, 2)
     image = torch.arange(batch * blocks, device=sizes.device) // blocks
-    weights = _log_saliency(saliency.view(-1, *grid)[image], flat, strength)
+    weights = _weights(saliency.view(-1, *grid)[image], flat, strength)
     allowed = lattice_places(grid, flat, cell[image])
     return _draw(grid, allowed, weights, generator=generator).view(batch, blocks, 2)
-
-
-def gathered_blocks(
-    grid: Grid,
-    size: Tensor,
-    cell: Tensor,
-    *,
-    count: int,
-    least: int,
-    most: int,
-    generator: torch.Generator,
-    saliency: Tensor | None = None,
-    strength: float = 0.0,
-) -> Tensor:
-    """Return blocks `[B, count, rows, columns]` whose union holds at most `most` tokens, where the size allows that.
-
-    One block after another goes to a corner that keeps the union small enough; when there is none, to where it
-    adds the fewest tokens.
-
-    Args:
-        grid: rows and columns.
-        size: int64 `[B, 2]`, the same for all blocks of an image.
-        cell: int64 `[B]`.
-        count: blocks per image.
-        least: tokens of a block that lie on the grid at least, unless no corner has so many.
-        most: tokens of the union.
-        generator: draws.
-        saliency: `[B, N]`, or None.
-        strength: of the preference for saliency.
-    """
-    taken = torch.zeros(len(size), *grid, device=size.device)
-    whole = inside_sums(torch.ones_like(taken), size)
-    places = lattice_places(grid, size, cell)
-    fullest = whole.masked_fill(~places, 0).amax(dim=(1, 2), keepdim=True)
-    places &= whole >= fullest.clamp(max=least)
-    weights = None if saliency is None else _log_saliency(saliency.view(-1, *grid), size, strength)
-    painted = []
-    for _ in range(count):
-        added = (whole - inside_sums(taken, size)).masked_fill(~places, torch.inf)
-        room = most - taken.sum(dim=(1, 2), keepdim=True)
-        allowed = added <= torch.maximum(room, added.amin(dim=(1, 2), keepdim=True))
-        block = paint(grid, _draw(grid, allowed, weights, generator=generator), size)
-        taken = torch.maximum(taken, block.to(taken.dtype))
-        painted.append(block)
-    return torch.stack(painted, dim=1)
 
 
 def separate_blocks(
@@ -128,7 +85,7 @@ def separate_blocks(
             longer = F.one_hot(size.argmax(dim=1), 2) * cell.unsqueeze(1)
             size = size - longer * stuck.unsqueeze(1)
             places = _free_places(grid, taken, size, cell)
-        weights = None if saliency is None else _log_saliency(saliency.view(-1, *grid), size, strength)
+        weights = None if saliency is None else _weights(saliency.view(-1, *grid), size, strength)
         block = paint(grid, _draw(grid, places, weights, generator=generator), size)
         block &= places.any(dim=(1, 2)).view(-1, 1, 1)
         taken = torch.maximum(taken, block.to(taken.dtype))
@@ -161,20 +118,33 @@ def _free_places(grid: Grid, taken: Tensor, size: Tensor, cell: Tensor) -> Tenso
     return lattice_places(grid, size, cell) & (inside_sums(taken, size) == 0)
 
 
-def _log_saliency(saliency: Tensor, size: Tensor, strength: float) -> Tensor:
+def _weights(saliency: Tensor, size: Tensor, strength: float) -> Tensor:
+    return log_saliency(saliency, lambda values: inside_sums(values, size), strength)
+
+
+def log_saliency(saliency: Tensor, sums: Callable[[Tensor], Tensor], strength: float) -> Tensor:
+    """Return log-weights of blocks: `strength` times the logarithm of what `sums` adds up of `saliency` inside them."""
     # Relative to the image's mean, so that the floor means the same for every unit.
     saliency = saliency.float().clamp(min=0)
     relative = saliency / saliency.mean(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-    return strength * inside_sums(relative, size).clamp(min=1e-6).log()
+    return strength * sums(relative).clamp(min=1e-6).log()
 
 
 def _draw(grid: Grid, allowed: Tensor, weights: Tensor | None, *, generator: torch.Generator) -> Tensor:
     """Return int64 `[B, 2]`, a corner among the `allowed` `[B, rows, columns]`, by log-weights or uniformly."""
     draws = torch.rand(allowed.shape, generator=generator, device=generator.device)
+    corner = drawn_corner(draws, allowed, weights)
+    return torch.stack((corner // grid[1], corner % grid[1]), dim=1)
+
+
+def drawn_corner(draws: Tensor, allowed: Tensor, weights: Tensor | None) -> Tensor:
+    """Return int64 `[B]`, row by row the corner among the `allowed` `[B, rows, columns]` that `draws` in [0, 1) favour.
+
+    Log-weights `[B, rows, columns]` make some more probable than others; without them all are alike.
+    """
     if weights is not None:
         draws = weights - (-draws.clamp(min=1e-12).log()).clamp(min=1e-12).log()
-    place = draws.masked_fill(~allowed, -torch.inf).flatten(1).argmax(dim=1)
-    return torch.stack((place // grid[1], place % grid[1]), dim=1)
+    return draws.masked_fill(~allowed, -torch.inf).flatten(1).argmax(dim=1)
 
 
 def _on_device(grid: Grid, device: torch.device) -> Tensor:

@@ -128,3 +128,22 @@ def test_hierarchical__what_cannot_be_is_an_error() -> None:
     ]:
         with pytest.raises(ConfigError, match=message):
             generator((8, 8), **options)
+
+
+@pytest.mark.parametrize("grid", [(5, 5), (6, 6), (6, 9), (7, 7), (9, 9), (14, 14)])
+def test_hierarchical__the_last_row_column_and_corner_are_hidden_as_often_as_the_first(grid: tuple[int, int]) -> None:
+    masks = generator(grid)
+    for drawn in masks(2000, step=0).values():
+        often = drawn["targets"].any(dim=1).float().mean(dim=0).view(grid)
+        # 2,000 images: the rate of a corner of level 0, 0.04, is known to a tenth of itself.
+        assert often.min() > 0.7 * often[0, 0] > 0.02
+        assert often[-1].mean() > 0.75 * often[0].mean()
+        assert often[:, -1].mean() > 0.75 * often[:, 0].mean()
+        assert often[-1, -1] > 0.7 * often[0, 0]
+
+
+@pytest.mark.parametrize("grid", [(5, 5), (7, 7), (9, 9), (14, 14)])
+def test_hierarchical__blocks_at_a_ragged_edge_keep_their_level_s_smallest_share(grid: tuple[int, int]) -> None:
+    masks = generator(grid)
+    for drawn, (low, _) in zip(masks(500, step=0).values(), masks.scales, strict=True):
+        assert drawn["targets"].float().mean(dim=2).min() >= low - 1e-6
