@@ -6,6 +6,7 @@ each level's features, and, of a pretraining run, its curves and masks. Parts th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -19,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hjepa_eval.errors import ResultError
-from hjepa_eval.features.fingerprint import parse_json, write_atomically
+from hjepa_eval.features.fingerprint import canonical_json, parse_json, write_atomically
 
-GALLERY_VERSION = 1
+# 2: with a checksum.
+GALLERY_VERSION = 2
 SUFFIX = ".gallery.safetensors"
 # (split, place in the dataset's order)
 ImageKey = tuple[str, int]
@@ -173,10 +175,9 @@ def write_gallery(gallery: Gallery, folder: Path) -> Path:
         "no_masks": gallery.no_masks,
         "notes": gallery.notes,
     }
-    packed = save(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        {"about": json.dumps(about, allow_nan=False)},
-    )
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    text = json.dumps(about, allow_nan=False)
+    packed = save(arrays, {"about": text, "sha256": _checksum(text, arrays)})
     try:
         write_atomically(path, packed)
     except OSError as error:
@@ -188,11 +189,12 @@ def read_gallery(path: Path) -> Gallery:
     """Return the gallery in a file.
 
     Raises:
-        ResultError: the file cannot be read, is no gallery, or is newer than this program.
+        ResultError: the file cannot be read, is no gallery, is newer than this program, or not as it was written.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            about = parse_json((file.metadata() or {}).get("about", "null"))
+            metadata = file.metadata() or {}
+            about = parse_json(metadata.get("about", "null"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ResultError(f"cannot read the gallery {path}: {error}; hjepa eval writes it anew") from None
@@ -203,6 +205,8 @@ def read_gallery(path: Path) -> Gallery:
         raise ResultError(
             f"{path} has gallery version {version}, this program reads up to {GALLERY_VERSION}; update hjepa"
         )
+    if (version > 1 or "sha256" in metadata) and metadata.get("sha256") != _checksum(metadata["about"], arrays):
+        raise ResultError(f"the gallery {path} is damaged: its checksum differs; hjepa eval writes it anew")
     try:
         gallery = _assemble(about, arrays)
         wrong = mismatches(gallery)
@@ -211,6 +215,15 @@ def read_gallery(path: Path) -> Gallery:
     if wrong:
         raise ResultError(f"the gallery {path} is damaged: {'; '.join(wrong)}; hjepa eval writes it anew")
     return gallery
+
+
+def _checksum(about: str, arrays: Mapping[str, NDArray]) -> str:
+    """Return the sha256 of what a gallery says and of all its arrays, in the order of their names."""
+    content = hashlib.sha256(about.encode())
+    for name, array in sorted(arrays.items()):
+        content.update(canonical_json([name, str(array.dtype), list(array.shape)]).encode())
+        content.update(array)
+    return content.hexdigest()
 
 
 def _assemble(about: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Gallery:

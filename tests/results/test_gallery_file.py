@@ -83,6 +83,7 @@ def test_gallery__of_before_says_no_reason_for_having_no_masks(gallery: Gallery,
         about = json.loads(file.metadata()["about"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     del about["no_masks"], about["names"]
+    about["gallery_version"] = 1
     save_file(arrays, path, {"about": json.dumps(about)})
     assert read_gallery(path).no_masks == ""
     assert read_gallery(path).names == {}
@@ -111,10 +112,11 @@ def test_gallery__folder_that_cannot_be_written_keeps_the_old_one(gallery: Galle
 
 
 def rewrite(path: Path, arrays: dict | None = None, *, without: str = "", **about) -> None:
+    """Change what a gallery holds, as one of version 1, which had no checksum."""
     with safe_open(path, framework="numpy") as file:
         old = json.loads(file.metadata()["about"])
         kept = {name: file.get_tensor(name) for name in file.keys() if name != without}  # noqa: SIM118
-    save_file({**kept, **(arrays or {})}, path, {"about": json.dumps({**old, **about})})
+    save_file({**kept, **(arrays or {})}, path, {"about": json.dumps({**old, "gallery_version": 1, **about})})
 
 
 @pytest.mark.parametrize("size", [0, 7, 300, -1])
@@ -123,6 +125,17 @@ def test_gallery__truncated_file_is_one_line(gallery: Gallery, tmp_path: Path, s
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ResultError, match=r"cannot read the gallery .*hjepa eval writes it anew"):
         read_gallery(path)
+
+
+def test_gallery__one_flipped_bit_anywhere_is_one_line(gallery: Gallery, tmp_path: Path) -> None:
+    path = write_gallery(gallery, tmp_path)
+    content = path.read_bytes()
+    for place in range(8, len(content), 7):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ResultError, match=path.name):
+            read_gallery(path)
 
 
 def test_gallery__foreign_file_is_no_gallery(tmp_path: Path) -> None:
@@ -141,7 +154,7 @@ def test_gallery__foreign_file_is_no_gallery(tmp_path: Path) -> None:
 def test_gallery__newer_file_asks_for_a_newer_program(gallery: Gallery, tmp_path: Path) -> None:
     path = write_gallery(gallery, tmp_path)
     rewrite(path, gallery_version=GALLERY_VERSION + 1, levels="of another kind")
-    with pytest.raises(ResultError, match=r"has gallery version 2, this program reads up to 1; update hjepa"):
+    with pytest.raises(ResultError, match=r"has gallery version 3, this program reads up to 2; update hjepa"):
         read_gallery(path)
 
 
