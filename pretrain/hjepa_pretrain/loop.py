@@ -329,6 +329,6 @@ class _Run:
             image_size=self.transform.size,
         )
         if self.ranks.leader:
-            write_finished(self.run_dir, checkpoint, summary)
+            write_finished(self.run_dir, checkpoint, summary, config=self.config)
         self.ranks.wait_for_all()  # The run is finished on no rank before its files are.
         return self.ranks.share(summary)

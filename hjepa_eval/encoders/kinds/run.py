@@ -73,8 +73,8 @@ def weights_folder(run: Path) -> Path:
     if (run / "encoder.safetensors").is_file():
         if (run / "summary.json").is_file() and not _as_written(run, "summary.json", needed=False):
             raise CheckpointError(
-                f"{run}: encoder.safetensors or summary.json is damaged (the sha256 differs); take the files of the "
-                "run again, or name a checkpoint under its checkpoints/"
+                f"{run}: encoder.safetensors, config.json or summary.json is damaged (the sha256 differs); take the "
+                "files of the run again, or name a checkpoint under its checkpoints/"
             )
         return run
     checkpoints = sorted(run.glob("checkpoints/step-*/encoder.safetensors"))
@@ -89,16 +89,24 @@ def weights_folder(run: Path) -> Path:
 
 
 def _as_written(folder: Path, witness: str, *, needed: bool = True) -> bool:
-    """Tell whether the weights in a folder have the sha256 that the JSON file `witness` gives, if one is `needed`."""
-    path = folder / "encoder.safetensors"
+    """Tell whether weights and settings in a folder have the sha256 that the JSON file `witness` gives, if `needed`.
+
+    Summaries of before have none of the settings.
+    """
     try:
         told = parse_json((folder / witness).read_bytes())
         if not needed and "steps" in told and "sha256" not in told:
             return True
-        expected, status = told["sha256"]["encoder.safetensors"], path.stat()
-        return bool(_sha256(path, status.st_mtime_ns, status.st_ctime_ns, status.st_size) == expected)
+        sums = told["sha256"]
+        named = ("encoder.safetensors", *(["config.json"] if "config.json" in sums else []))
+        return all(_current_sha256(folder / name) == sums[name] for name in named)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def _current_sha256(path: Path) -> str:
+    status = path.stat()
+    return _sha256(path, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
 
 
 @lru_cache(maxsize=64)

@@ -101,15 +101,23 @@ def _write(path: Path, content: bytes) -> None:
         raise CheckpointError(f"cannot write {path}: {error.strerror}; make room, or name another --out") from None
 
 
-def write_finished(run_dir: Path, checkpoint: Checkpoint, summary: Summary) -> None:
-    """Write the weights and, last of all, `summary.json`, which carries their sha256 for whoever loads them.
+def write_finished(run_dir: Path, checkpoint: Checkpoint, summary: Summary, *, config: dict[str, Any]) -> None:
+    """Write the weights and, last of all, `summary.json`, which carries the sha256 of them and of `config.json`.
+
+    Args:
+        run_dir: where `config` was written when the run began or went on.
+        checkpoint: whose weights are taken.
+        summary: of the run.
+        config: content of `config.json`.
 
     Raises:
         CheckpointError: the folder cannot be written or the disk is full; the checkpoints stay.
     """
     weights = tensor_bytes(checkpoint.encoder)
     _write(run_dir / WEIGHTS, weights)
-    _write(run_dir / SUMMARY, to_json({**summary.to_json(), "sha256": {WEIGHTS: hashlib.sha256(weights).hexdigest()}}))
+    contents = {WEIGHTS: weights, "config.json": to_json(config)}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    _write(run_dir / SUMMARY, to_json({**summary.to_json(), "sha256": hashes}))
 
 
 def read_summary(run_dir: Path, *, say: Callable[[str], None]) -> Summary | None:

@@ -39,6 +39,13 @@ def test_load_run__a_flipped_bit_of_the_weights_is_refused(finished: Path, place
         load_run(finished, {})
 
 
+def test_load_run__settings_that_were_changed_are_refused(finished: Path) -> None:
+    path = finished / "config.json"
+    path.write_bytes(path.read_bytes().replace(b"0.5", b"0.7", 1))
+    with pytest.raises(CheckpointError, match=r"config\.json .*is damaged"):
+        load_run(finished, {})
+
+
 def test_load_run__a_summary_without_a_sum_or_no_summary_at_all_is_taken_as_it_is(finished: Path) -> None:
     path = finished / "summary.json"
     summary = json.loads(path.read_bytes())
@@ -123,5 +130,6 @@ def test_load_run__a_size_that_no_encoder_has_is_refused_before_anything_is_buil
     config = json.loads(path.read_bytes())
     config["encoder"]["arguments"][name] = value
     path.write_text(json.dumps(config))
+    (finished / "summary.json").unlink()  # It has the sum of the settings as they were.
     with pytest.raises(CheckpointError, match=rf"config\.json: {name} is .* no encoder has more than"):
         load_run(finished, {})
