@@ -195,6 +195,33 @@ def _percent(score: dict[str, float] | None) -> str:
     return "" if score is None else f"{score['value']:.1f} ({score['low']:.1f}-{score['high']:.1f})"
 
 
+def faults() -> str:
+    """Return the section about `faults.py`: what was tried, how often, and how it held."""
+    file = HERE / "results" / "faults.json"
+    if not file.is_file():
+        return ""
+    found = json.loads(file.read_text())
+    lines = [
+        f"| {family} | {kind['what']} | {kind['tries']} | {kind['held']} | {kind['failed']} | {kind['silent']} | "
+        + ", ".join(f"{count} {outcome}" for outcome, count in kind["outcomes"].items())
+        + " |"
+        for family, kinds in found["families"].items()
+        for kind in kinds
+    ]
+    return f"""
+
+## `faults.py`
+
+Each try disturbs one run of the program: it holds when that is refused in one line with exit 2, or gives the very same
+numbers, files or bytes. {found["tries"]} tries, {found["failed"]} failed, {found["silent"]} numbers that differed
+without a word; seed {found["seed"]}, {found["seconds"] / 60:.0f} minutes with a load of {found["load"]:.1f} on
+{found["machine"]["cpus"]} CPUs; {versions(found)}.
+
+| family | what | tries | held | failed | silent | how it held |
+|---|---|---|---|---|---|---|
+""" + "\n".join(lines)
+
+
 def versions(found: dict[str, Any]) -> str:
     """Return the versions of torch, FAISS, scikit-learn and the peers in a result."""
     wanted = ("torch", "faiss-gpu", "faiss-cpu", "scikit-learn", "lightly", "easyfsl")
@@ -203,5 +230,13 @@ def versions(found: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     (HERE / "README.md").write_text(
-        HEAD + parity() + pretrain_quality() + pretrain_speed() + extract_speed() + probe_speed() + stream_bank() + "\n"
+        HEAD
+        + parity()
+        + pretrain_quality()
+        + pretrain_speed()
+        + extract_speed()
+        + probe_speed()
+        + stream_bank()
+        + faults()
+        + "\n"
     )
