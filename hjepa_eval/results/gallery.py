@@ -222,7 +222,7 @@ def _checksum(about: str, arrays: Mapping[str, NDArray]) -> str:
     content = hashlib.sha256(about.encode())
     for name, array in sorted(arrays.items()):
         content.update(canonical_json([name, str(array.dtype), list(array.shape)]).encode())
-        content.update(array)
+        content.update(array.tobytes())
     return content.hexdigest()
 
 
