@@ -116,6 +116,8 @@ _FEWEST, _MOST, _LEVEL_SECONDS = 5, 20, 0.25
 _UNSTEADY, _JITTER = 0.25, 1e-3
 # How often an unsteady measurement is begun anew.
 _TRIES = 3
+# One that took so many seconds is not: nobody waits minutes for a column of a table.
+_LONG = 20.0
 # Rounding of bfloat16; a level whose numbers differ by more was not taken apart rightly.
 _SAME = 0.01
 # What a dispatch mode or a replay raises on operations that cannot be written down.
@@ -169,7 +171,8 @@ def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, ba
 
     One forward pass is written down (`tape`); a level is timed by running the operations that it needs, and nothing
     that only other levels need. Levels and the whole encoder take turns, so that a slow moment of the machine meets
-    all of them; where passes differ much, all is measured again, three times at most. Eager, without torch.compile,
+    all of them; where passes differ much, all is measured again, three times at most and for 20 seconds.
+    Eager, without torch.compile,
     decoding, normalisation and readouts.
 
     Args:
@@ -193,7 +196,7 @@ def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, ba
             for _ in range(_TRIES):
                 turns = _take_turns(calls, device)
                 *levels, together = (_summary(seconds, batch) for seconds in turns)
-                if all(spent.steady for spent in (*levels, together)):
+                if all(spent.steady for spent in (*levels, together)) or sum(map(sum, turns)) > _LONG:
                     break
     finally:
         encoder.to(home)

@@ -162,3 +162,18 @@ def test_encoder_timing__is_the_median_with_its_spread_and_unlike_passes_are_not
     assert not busy.steady
     # Passes that are quicker than the clock's jitter are never called unsteady.
     assert timing_of([1e-6, 9e-6, 3e-6, 8e-6, 1e-5]).steady
+
+
+def test_encoder_timing__a_long_measurement_that_is_not_steady_is_not_begun_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+
+    def passes(*slow: float) -> int:
+        turns = itertools.cycle(slow)
+        asked.clear()
+        monkeypatch.setattr(timing_module, "_seconds", lambda call, device: asked.append(next(turns)) or asked[-1])
+        assert not encoder_timing(load_encoder("pixels:8"), device=CPU, precision="fp32", batch=8).steady
+        return len(asked)
+
+    assert passes(1.0, 2.0, 4.0, 1.0, 3.0) * 3 == passes(0.1, 0.2, 0.4, 0.1, 0.3)
