@@ -53,7 +53,7 @@ def write_located(located: Sequence[Located], paths: Sequence[Path], out: Path, 
 
     Args:
         located: the records.
-        paths: folders and files where their galleries lie.
+        paths: folders and files where their galleries and profiles lie.
         out: the page.
         images: show the galleries of these records, if there are any.
 
@@ -62,6 +62,7 @@ def write_located(located: Sequence[Located], paths: Sequence[Path], out: Path, 
     """
     from hjepa_eval.report.page.page import write_page
     from hjepa_eval.results.files import find_galleries
+    from hjepa_eval.results.profile_files import find_profiles
 
     records = [each.record for each in located]
     galleries = find_galleries(paths, records, damaged=_say_left_out) if images else []
@@ -71,7 +72,8 @@ def write_located(located: Sequence[Located], paths: Sequence[Path], out: Path, 
                 _ = each.samples
             except ResultError as error:
                 _say_left_out(error)
-    return write_page(located, galleries, out)
+    profiles = find_profiles(paths, damaged=_say_left_out)
+    return write_page(located, galleries, out, profiles=profiles)
 
 
 def _say_left_out(error: ResultError) -> None:

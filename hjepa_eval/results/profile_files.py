@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +75,15 @@ def read_profile(path: Path) -> Profile:
     return profile
 
 
-def find_profiles(paths: Sequence[Path]) -> list[Profile]:
+def find_profiles(paths: Sequence[Path], *, damaged: Callable[[ResultError], None] | None = None) -> list[Profile]:
     """Return the profiles in folders, those of a folder by name, and in files that are profiles; there may be none.
 
+    Args:
+        paths: folders and files.
+        damaged: told about each that cannot be read, which is then left out.
+
     Raises:
-        ResultError: one cannot be read.
+        ResultError: one cannot be read, and nobody is to be told.
     """
     files: list[Path] = []
     for path in paths:
@@ -88,7 +92,15 @@ def find_profiles(paths: Sequence[Path]) -> list[Profile]:
             files += sorted(folder.glob(f"*{PROFILE_SUFFIX}"))
         elif path.name.endswith(PROFILE_SUFFIX):
             files.append(path)
-    return [read_profile(file) for file in dict.fromkeys(files)]
+    profiles = []
+    for file in dict.fromkeys(files):
+        try:
+            profiles.append(read_profile(file))
+        except ResultError as error:
+            if damaged is None:
+                raise
+            damaged(error)
+    return profiles
 
 
 def profile_problems(profile: Profile) -> Iterator[str]:

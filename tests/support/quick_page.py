@@ -14,7 +14,7 @@ from typing import Any
 NAME = "hjepa_eval.report.page.page"
 
 
-def write_page(located: Sequence[Any], galleries: Sequence[Any], path: Path) -> Path:
+def write_page(located: Sequence[Any], galleries: Sequence[Any], path: Path, *, profiles: Sequence[Any] = ()) -> Path:
     from hjepa_eval.features.fingerprint import write_atomically
 
     lines = [f"{source.record.model.name} {source.record.probe} {source.folder}" for source in located]

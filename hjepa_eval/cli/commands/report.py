@@ -85,6 +85,28 @@ def _write_html(located: Sequence[Located], paths: Sequence[Path], out: Path | N
     return write_located(located, paths, out or folder / PAGE)
 
 
+def _deliver_profiles(
+    paths: Sequence[Path],
+    chosen: str,
+    *,
+    out: Path | None,
+    dataset: str | None,
+    models: Sequence[str],
+    rank: bool,
+    open_it: bool,
+) -> None:
+    from hjepa_eval.report.written import profile_report
+
+    if rank:
+        raise ConfigError("profiles have no ranking; leave out --rank")
+    if chosen == "html" and out is None:
+        folder = paths[0] if paths[0].is_dir() else paths[0].parent
+        out = folder / "profile.html"
+    deliver(profile_report(paths, chosen, dataset=dataset, models=models), out)
+    if open_it and out is not None:
+        open_page(out)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
@@ -109,6 +131,9 @@ def register(app: typer.Typer) -> None:
         rank: Annotated[
             bool, typer.Option("--rank", help="one row per model and probe, the best first, each tested against it")
         ] = False,
+        profile: Annotated[
+            bool, typer.Option("--profile", help="what hjepa profile wrote there, instead of records of probes")
+        ] = False,
         verbose: Annotated[
             bool, typer.Option("--verbose", help="on a terminal: costs, all tests and notes too")
         ] = False,
@@ -120,12 +145,15 @@ def register(app: typer.Typer) -> None:
         """
         from hjepa_eval.report.formats.named import FORMATS
         from hjepa_eval.report.tables.selection import check_versions, keep, locate
-        from hjepa_eval.report.written import choose_format
+        from hjepa_eval.report.written import choose_format, profiles_alone
 
         chosen = choose_format(format_name, out, (*FORMATS, "html"))
         if open_it and chosen != "html":
             raise ConfigError(f"--open shows an HTML page, the format is {chosen}; add --format html")
         paths = results or [Path("results")]
+        if profile or profiles_alone(paths):
+            _deliver_profiles(paths, chosen, out=out, dataset=dataset, models=model or (), rank=rank, open_it=open_it)
+            return
         located = keep(locate(paths), dataset=dataset, models=model or ())
         check_versions([each.record for each in located], [each.path or each.folder for each in located])
         if chosen != "html":

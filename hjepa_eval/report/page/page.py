@@ -11,14 +11,18 @@ from hjepa_eval.report.figures.svg import Picture
 from hjepa_eval.report.formats.named import write_output
 from hjepa_eval.report.formats.ranks import texts
 from hjepa_eval.report.page.models import PageModel, page_levels
+from hjepa_eval.report.page.neighbours import collect_thumbnails
 from hjepa_eval.report.page.pairs import headlines
 from hjepa_eval.report.page.parts import PARTS, Contents, collect
+from hjepa_eval.report.page.profile import show_profiles
 from hjepa_eval.report.page.template import page_parts, template_environment
 from hjepa_eval.report.tables.model_pairs import Located
+from hjepa_eval.report.tables.profile import profile_caption
 from hjepa_eval.report.tables.rounding import gain_within, p_text, percent, points
 from hjepa_eval.report.tables.selection import select
 from hjepa_eval.report.tables.table import caption
 from hjepa_eval.results.gallery import Gallery
+from hjepa_eval.results.profiles import Profile
 from hjepa_eval.results.provenance import __version__
 from hjepa_eval.results.text import visible
 
@@ -30,15 +34,17 @@ READING = (
 MOST_HEADLINES = 8
 
 
-def build_page(located: Sequence[Located], galleries: Sequence[Gallery]) -> str:
-    """Return the page of records of one dataset, and of the galleries that belong to them.
+def build_page(located: Sequence[Located], galleries: Sequence[Gallery], *, profiles: Sequence[Profile] = ()) -> str:
+    """Return the page of records of one dataset, and of the galleries and profiles of the same images.
 
-    What records or galleries lack is said where it would stand, with the command that adds it.
+    What records or galleries lack is said where it would stand, with the command that adds it. Of profiles alone the
+    page has their part and no other.
 
     Raises:
-        ResultError: there are no records, they do not belong in one table, or a gallery is damaged.
+        ResultError: there is nothing to show, it does not belong in one table, or a gallery is damaged.
     """
-    selection = select(located)
+    alone = profiles and not located
+    content = _profiles_alone(profiles) if alone else _content(collect(select(located), galleries, profiles))
     environment = template_environment()
     environment.filters |= {
         "svg": _svg,
@@ -49,20 +55,22 @@ def build_page(located: Sequence[Located], galleries: Sequence[Gallery]) -> str:
         "rank_texts": texts,
     }
     return environment.get_template("report.html").render(
-        **_content(collect(selection, galleries)),
+        **content,
         **page_parts(style="style.css", script="report.js"),
         palette={"light": css_variables("light"), "dark": css_variables("dark")},
         version=__version__,
     )
 
 
-def write_page(located: Sequence[Located], galleries: Sequence[Gallery], path: Path) -> Path:
+def write_page(
+    located: Sequence[Located], galleries: Sequence[Gallery], path: Path, *, profiles: Sequence[Profile] = ()
+) -> Path:
     """Write the page and return its path.
 
     Raises:
         ResultError: it cannot be built, or not be written; no part of a file is left.
     """
-    return write_output(path, build_page(located, galleries))
+    return write_output(path, build_page(located, galleries, profiles=profiles))
 
 
 def _svg(picture: Picture) -> Any:
@@ -95,6 +103,23 @@ def _content(page: Contents) -> Mapping[str, Any]:
         "notes": _notes(models, page.thumbnails.left_out),
         "thumbnails": page.thumbnails,
         "data": {"classes": [visible(name) for name in page.names], "points": points, "used_by": used},
+    }
+
+
+def _profiles_alone(profiles: Sequence[Profile]) -> Mapping[str, Any]:
+    """Return what the template shows of profiles without records."""
+    levels = {level.level: level.name for profile in profiles for level in profile.levels if not level.fused}
+    return {
+        **show_profiles(profiles, ()),
+        "title": ", ".join(dict.fromkeys(profile.model.name for profile in profiles if not profile.baseline)),
+        "caption": profile_caption(profiles[0].dataset),
+        "parts": {"profile": PARTS["profile"]},
+        "reading": "",
+        **dict.fromkeys(("models", "probes", "headlines", "more_headlines", "notes"), ()),
+        "several": False,
+        "levels": levels,
+        "thumbnails": collect_thumbnails([]),
+        "data": {"classes": [], "points": {}, "used_by": {"level": ["profile"], "model": [], "probe": []}},
     }
 
 

@@ -10,12 +10,14 @@ from hjepa_eval.report.formats.ranks import HEADER
 from hjepa_eval.report.page.models import PageModel, class_names, page_models
 from hjepa_eval.report.page.neighbours import Thumbnails, collect_thumbnails, queries, unshown
 from hjepa_eval.report.page.pairs import Compared, compare_all
+from hjepa_eval.report.page.profile import fitting_profiles, show_profiles
 from hjepa_eval.report.page.provenance import sources
 from hjepa_eval.report.page.table import table_view
 from hjepa_eval.report.tables.ranking import ABOUT, rankings
 from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.report.tables.table import Table, build_table
 from hjepa_eval.results.gallery import Gallery
+from hjepa_eval.results.profiles import Profile
 
 NO_GALLERY = (
     "There are no images of this model beside its records; running hjepa eval again, without --no-gallery, writes "
@@ -38,6 +40,8 @@ class Contents:
         thumbnails: the small images, each once.
         compared: the models against each other.
         uncompared: how many more pairs of models there are.
+        profiles: of the same images and models.
+        profiles_left: what to say of others beside them.
     """
 
     selection: Selection
@@ -50,10 +54,12 @@ class Contents:
     thumbnails: Thumbnails
     compared: Sequence[Compared]
     uncompared: int
+    profiles: Sequence[Profile]
+    profiles_left: Sequence[str]
 
 
-def collect(selection: Selection, galleries: Sequence[Gallery]) -> Contents:
-    """Return what a page of a selection and the galleries beside it is made of."""
+def collect(selection: Selection, galleries: Sequence[Gallery], profiles: Sequence[Profile] = ()) -> Contents:
+    """Return what a page of a selection, and of the galleries and profiles beside it, is made of."""
     from hjepa_eval.report.page.budget import fit
     from hjepa_eval.report.page.images import thinned
 
@@ -63,6 +69,7 @@ def collect(selection: Selection, galleries: Sequence[Gallery]) -> Contents:
     thin = iter(thinned([model.gallery for model in fitting.models if model.gallery is not None]))
     shown = [model if model.gallery is None else replace(model, gallery=next(thin)) for model in fitting.models]
     compared, uncompared = compare_all(shown)
+    beside, left = fitting_profiles(profiles, selection.located)
     return Contents(
         selection=selection,
         table=build_table(selection),
@@ -74,6 +81,8 @@ def collect(selection: Selection, galleries: Sequence[Gallery]) -> Contents:
         thumbnails=collect_thumbnails([model.gallery for model in shown if model.gallery is not None]),
         compared=compared,
         uncompared=uncompared,
+        profiles=beside,
+        profiles_left=left,
     )
 
 
@@ -102,6 +111,10 @@ def _overview(page: Contents) -> dict[str, Any]:
         "pictures": level_pictures(page.table),
         "costs": {measure: cost_pictures(page.table, measure) for measure in ("gflop", "milliseconds")},
     }
+
+
+def _profile(page: Contents) -> Mapping[str, Any]:
+    return show_profiles(page.profiles, page.models, page.profiles_left)
 
 
 def _classes(page: Contents) -> dict[str, Any]:
@@ -151,6 +164,7 @@ def _provenance(page: Contents) -> dict[str, Any]:
 
 PARTS = {
     "overview": Part("Overview", _overview, ("level",)),
+    "profile": Part("Profile", _profile, ("level", "model")),
     "classes": Part("Classes", _classes, ("level", "model", "probe")),
     "neighbours": Part("Neighbours", _neighbours, ("level", "model")),
     "map": Part("Map", _map, ("level", "model")),

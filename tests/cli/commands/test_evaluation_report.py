@@ -79,7 +79,7 @@ def test_eval__quiet_prints_the_result_and_nothing_else(hjepa, page) -> None:
 
 
 def test_eval__a_report_that_cannot_be_written_loses_no_record_and_no_table(hjepa, page, monkeypatch) -> None:
-    def write_page(located: Sequence, galleries: Sequence, path: Path) -> Path:
+    def write_page(located: Sequence, galleries: Sequence, path: Path, *, profiles: Sequence) -> Path:
         raise ResultError(f"cannot write {path}: it is a folder; choose another folder with --out")
 
     monkeypatch.setattr(page, "write_page", write_page)

@@ -20,6 +20,8 @@ from hjepa_eval.report.figures.masks import mask_pictures
 from hjepa_eval.report.figures.per_class import class_difference_picture
 from hjepa_eval.report.figures.svg import Picture
 from hjepa_eval.report.figures.training import training_pictures
+from hjepa_eval.report.figures.what_where import what_where_picture
+from hjepa_eval.report.tables.curves import Curve, Point
 from hjepa_eval.results.records import CostEntry
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -36,6 +38,7 @@ def _pictures() -> list[Picture]:
     many = [f"{name}{place}" for place in range(8) for name in HOSTILE]
     right = labels == guesses
     on_map = gallery(plane([[[0.0, 1.0], [2.0, 1.0]]], [0, 5]), HOSTILE)
+    points = (Point(0, 0.5, 0.4, 0.6), Point(1, -3.0, -4.0, -2.0))
     run = [{"step": step, "losses": {"loss": 1.0, "level_0": 0.5}, "knn": [0.5], "lr": 1e-4} for step in (1, 2)]
     return [
         *level_pictures(made),
@@ -51,6 +54,7 @@ def _pictures() -> list[Picture]:
         ),
         map_picture(on_map, 0, prefix="map-"),
         *training_pictures(run),
+        what_where_picture([Curve(name, points) for name in HOSTILE[:4]], title=HOSTILE[0], prefix="curves-"),
         *mask_pictures(masks(), {("train", 7): png((1, 2, 3)), ("train", 3): png((4, 5, 6))}),
     ]
 
@@ -61,7 +65,7 @@ def pictures() -> list[Picture]:
 
 
 def test_pictures__are_well_formed_with_one_title_and_words(pictures: list[Picture]) -> None:
-    assert len(pictures) == 12
+    assert len(pictures) == 13
     for picture in pictures:
         root = ElementTree.fromstring(picture.svg)
         assert [each.text for each in root.iter(f"{SVG}title")] == [picture.title]

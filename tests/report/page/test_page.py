@@ -129,6 +129,7 @@ def test_page__says_what_old_records_lack_and_how_to_add_it() -> None:
     read = Reader(build_page([Located(read_record(folder / "schema_1_knn.json"), folder)], []))
     for part, expected in {
         "overview": "running the same command again",
+        "profile": "hjepa profile",
         "classes": "--predictions",
         "neighbours": "hjepa eval",
         "map": "hjepa eval",

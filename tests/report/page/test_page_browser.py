@@ -111,8 +111,8 @@ def test_tabs__show_one_part_by_mouse_by_keyboard_and_by_address(report: Path, v
     assert shown_part(page) == ["provenance"]
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
-    assert shown_part(page) == ["classes"]
-    assert page.evaluate("document.activeElement.id") == "tab-classes"
+    assert shown_part(page) == ["profile"]
+    assert page.evaluate("document.activeElement.id") == "tab-profile"
     assert page.locator("[role=tab][aria-selected=true]").count() == 1
     assert page.locator("[role=tab][tabindex='0']").count() == 1
     assert shown_part(visit(report, "#map")) == ["map"]

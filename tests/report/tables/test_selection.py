@@ -170,7 +170,7 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """Stand in for the page: keep what it is called with, write one line."""
     called: list[tuple] = []
 
-    def write_page(located, galleries, path: Path) -> Path:
+    def write_page(located, galleries, path: Path, *, profiles=()) -> Path:
         called.append((list(located), list(galleries), path))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("<!doctype html>")

@@ -158,6 +158,7 @@
     const text = `${data.classes[about.label[place]]}, test image ${about.place[place]}`;
     tip.querySelector(".text").textContent = text;
     const thumb = about.thumb[place];
+    tip.firstElementChild.hidden = false;
     tip.firstElementChild.className = `thumb large ${thumb || "none"}`;
     tip.hidden = false;
     const [x, y] = centre(map.points[place]);
@@ -215,7 +216,51 @@
       if (place >= 0) showPoint(map, place, true);
     });
   }
-  addEventListener("scroll", hideTip, { passive: true });
+  // Heat-maps: what a cell is made of, under the pointer or the focus; the arrow keys go from cell to cell.
+  const showAbout = (cell) => {
+    hideTip();
+    tip.querySelector(".text").textContent = cell.dataset.about;
+    tip.firstElementChild.hidden = true;
+    tip.hidden = false;
+    const box = cell.getBoundingClientRect();
+    const size = tip.getBoundingClientRect();
+    const left = Math.min(Math.max(8, box.left), root.clientWidth - size.width - 8);
+    const top = box.bottom + 6 + size.height > innerHeight ? box.top - 6 - size.height : box.bottom + 6;
+    tip.style.transform = `translate(${left}px, ${Math.max(8, top)}px)`;
+  };
+  for (const heat of all(".heat")) {
+    const rows = all("tbody tr", heat).map((row) => all("[data-about]", row)).filter((row) => row.length);
+    for (const cell of rows.flat()) {
+      cell.tabIndex = cell === rows[0][0] ? 0 : -1;
+      cell.addEventListener("pointerenter", () => showAbout(cell));
+      cell.addEventListener("pointerleave", hideTip);
+      cell.addEventListener("blur", hideTip);
+      cell.addEventListener("focus", () => {
+        for (const other of rows.flat()) other.tabIndex = other === cell ? 0 : -1;
+        showAbout(cell);
+        said.textContent = cell.dataset.about;
+      });
+    }
+    heat.addEventListener("keydown", (event) => {
+      const move = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+      if (event.key === "Escape") hideTip();
+      const down = rows.findIndex((row) => row.includes(event.target));
+      if (!move || down < 0) return;
+      event.preventDefault();
+      const row = rows[Math.min(Math.max(0, down + move[0]), rows.length - 1)];
+      row[Math.min(Math.max(0, rows[down].indexOf(event.target) + move[1]), row.length - 1)].focus();
+    });
+  }
+  addEventListener(
+    "scroll",
+    () => {
+      // Moving the focus scrolls, too: what is said of its cell goes along.
+      const cell = document.activeElement;
+      if (cell?.dataset.about && !tip.hidden) showAbout(cell);
+      else hideTip();
+    },
+    { passive: true },
+  );
 
   // The legend filters: nothing pressed shows every class.
   for (const legend of all(".legend.classes")) {

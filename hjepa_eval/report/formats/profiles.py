@@ -1,0 +1,214 @@
+"""Profiles as text for documents, papers and programs: Markdown, LaTeX, tidy CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from hjepa_eval.report.formats.latex import PACKAGES, heading, label, notes
+from hjepa_eval.report.formats.markdown import table_lines
+from hjepa_eval.report.formats.terminal import groups_that_fit
+from hjepa_eval.report.formats.tidy import csv_text
+from hjepa_eval.report.tables.curves import sentences
+from hjepa_eval.report.tables.profile import Grid, GridCell, grids, profile_caption
+from hjepa_eval.results.profiles import Drop, LevelProfile, Profile
+from hjepa_eval.results.text import latex_text, markdown_text
+
+STARS = (
+    "* the highest level of a line; ** told from the runner-up, or of changes from the chosen level, by a paired test "
+    "(Holm)."
+)
+# Characters beside the names in the line of an article, and between columns.
+_ROOM = 54
+_GAP = 2
+# What a row of CSV says of a number beyond what it is, where it is known.
+_KNOWN = (
+    *("low", "high", "chance", "control", "strength", "p_value", "p_holm", "null_mean", "threshold", "calibrated"),
+    *("train_images", "num_samples", "note"),
+)
+
+
+def markdown(profiles: Sequence[Profile]) -> str:
+    """Return a heading per profile and a Markdown table per grid."""
+    lines: list[str] = []
+    for profile in profiles:
+        lines += [f"## {markdown_text(profile.model.name)} on {markdown_text(profile_caption(profile.dataset))}", ""]
+        for grid in grids(profile):
+            header = [markdown_text(grid.corner), *map(markdown_text, grid.columns)]
+            rows = [[_named(line.name, line.reads), *map(_markdown_cell, line.cells)] for line in grid.lines]
+            lines += [f"**{markdown_text(grid.title)}**", "", *table_lines(header, rows, left=1), ""]
+            lines += [f"- {markdown_text(line)}" for line in (grid.lede, *grid.notes)] + [""]
+        lines += [f"- {markdown_text(line)}" for line in _below(profile)] + [""]
+    return "\n".join(lines)
+
+
+def latex(profiles: Sequence[Profile]) -> str:
+    """Return a LaTeX table per grid; it needs only the package booktabs."""
+    lines = [PACKAGES]
+    for profile in profiles:
+        tables = grids(profile)
+        for place, grid in enumerate(tables):
+            about = f"{grid.title}. {profile.model.name} on {profile_caption(profile.dataset)}."
+            name = label(f"{grid.title} {profile.model.name} {profile.dataset.name}").lower()
+            last = _below(profile) if place == len(tables) - 1 else []
+            lines += [
+                r"\begin{table}",
+                r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
+                rf"  \caption{{{latex_text(about)}}}",
+                rf"  \label{{tab:profile-{name}}}",
+                *_tabulars(grid),
+                *notes([grid.lede, *grid.notes, *last]),
+                r"\end{table}",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(profiles: Sequence[Profile]) -> str:
+    """Return tidy CSV: one row per number."""
+    return csv_text(tidy(profiles))
+
+
+def as_json(profiles: Sequence[Profile]) -> str:
+    """Return the profiles as they were written, and the tidy numbers."""
+    whole = [profile.model_dump(mode="json") for profile in profiles]
+    return json.dumps({"profiles": whole, "numbers": tidy(profiles)}, indent=2) + "\n"
+
+
+PROFILE_FORMATS: dict[str, Callable[[Sequence[Profile]], str]] = {
+    "table": markdown,
+    "md": markdown,
+    "csv": as_csv,
+    "json": as_json,
+    "latex": latex,
+}
+
+
+def tidy(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
+    """Return one flat row per number: `part` and `name` say what it is, `level` and `other` of which levels."""
+    return [
+        {
+            "model": profile.model.name,
+            "weights": profile.model.weights,
+            "baseline": profile.baseline,
+            "dataset": profile.dataset.name,
+            "test_fingerprint": profile.dataset.test_fingerprint,
+            "readout": profile.extraction.readout,
+            "seed": profile.provenance.seed,
+            **row,
+        }
+        for profile in profiles
+        for row in _numbers(profile)
+    ]
+
+
+def _numbers(profile: Profile) -> Iterator[dict[str, Any]]:
+    for level in profile.levels:
+        yield from _of_level(level)
+    for test in profile.factor_tests:
+        yield _row("factor test", test.factor, test.difference, test, level=test.first, other=test.second)
+    for pair in profile.level_map:
+        where = {"level": pair.first, "other": pair.second, "other_model": pair.other_model}
+        count = {"num_samples": pair.num_samples}
+        ends = {"low": pair.low, "high": pair.high}
+        yield {**_row("map", "mutual kNN", pair.mutual_knn.value, pair.mutual_knn, **where), **count, **ends}
+        within = pair.within_classes
+        yield {**_row("map", "mutual kNN within classes", within.value, within, **where), **count}
+        for name in ("cka", "forward", "backward"):
+            words = {"cka": "CKA", "forward": "R2 forward", "backward": "R2 backward"}[name]
+            yield {**_row("map", words, getattr(pair, name), None, **where), **count}
+    for joining in profile.joining:
+        yield _row("joining", "adds", joining.difference, joining, level=joining.level)
+        for name in ("alone", "others", "together"):
+            yield _row("joining", name, getattr(joining, name), None, level=joining.level)
+
+
+def _of_level(level: LevelProfile) -> Iterator[dict[str, Any]]:
+    where: dict[str, Any] = {"level": level.level, "level_name": level.name, "fused": ";".join(map(str, level.fused))}
+    for score in level.factors:
+        row = _row("factors", score.factor, score.value, score, **where, kind=f"{score.kind}, {score.origin}")
+        yield {**row, "num_samples": score.test_images}
+    for part in ("geometry", "neighbours"):
+        for measure in getattr(level, part):
+            yield _row(part, measure.name, measure.value, measure, **where, kind=_words(measure.parameters))
+    for change in level.changes:
+        count = {"num_samples": change.num_samples}
+        for probe in ("knn", "linear"):
+            drop: Drop = getattr(change, probe)
+            yield {**_row("changes", change.name, drop.value, None, **where, kind=probe), **count}
+            yield {**_row("changes", change.name, drop.drop, drop, **where, kind=f"{probe} drop"), **count}
+        for name in ("invariance", "invariance_share", "equivariance"):
+            if getattr(change, name) is not None:
+                ends = {end: getattr(change, f"{name}_{end}", None) for end in ("low", "high")}
+                row = _row("changes", change.name, getattr(change, name), None, **where, kind=name)
+                yield {**row, **count, **ends}
+    if level.corruption_error is not None:
+        yield _row("changes", "mean corruption error", level.corruption_error, None, **where)
+
+
+def _row(part: str, name: str, value: float | None, entry: Any, **where: Any) -> dict[str, Any]:
+    """Return a row of the same keys for every number; what an entry does not know is None."""
+    empty = {"level": None, "level_name": "", "fused": "", "other": None, "other_model": "", "kind": ""}
+    known = {key: getattr(entry, key, None) for key in _KNOWN}
+    return {"part": part, "name": name, "value": value, **empty, **where, **known}
+
+
+def _words(parameters: dict[str, Any]) -> str:
+    return ";".join(f"{name}={value}" for name, value in parameters.items())
+
+
+def _below(profile: Profile) -> list[str]:
+    """Return the lines below the tables of a profile."""
+    of_levels = [f"{level.name}: {note}" for level in profile.levels for note in level.notes]
+    return [STARS, *sentences(profile), *profile.notes, *of_levels]
+
+
+def _named(name: str, reads: str) -> str:
+    return f"{markdown_text(name)} ({markdown_text(reads)})" if reads else markdown_text(name)
+
+
+def _markdown_cell(cell: GridCell | None) -> str:
+    if cell is None:
+        return ""
+    shown = f"{markdown_text(cell.text)}{markdown_text(cell.mark)}"
+    below = f" ({markdown_text(cell.below)})" if cell.below else ""
+    return f"{f'**{shown}**' if cell.mark else shown}{below}"
+
+
+def _tabulars(grid: Grid) -> Iterator[str]:
+    """Yield the lines of a tabular per group of columns."""
+    for place, columns in enumerate(_groups(grid)):
+        yield from [r"  \par\medskip"] * bool(place)
+        yield from (f"  {line}" for line in _tabular(grid, columns))
+
+
+def _groups(grid: Grid) -> list[list[int]]:
+    """Return the columns in groups that fit into a line."""
+    shown = [[cell for line in grid.lines if (cell := line.cells[place])] for place in range(len(grid.columns))]
+    sizes = [
+        _GAP + max(len(title), *(len(f"{cell.text}{cell.mark} {cell.below}") for cell in cells), 0)
+        for title, cells in zip(grid.columns, shown, strict=True)
+    ]
+    return groups_that_fit(sizes, _ROOM)
+
+
+def _tabular(grid: Grid, columns: Sequence[int]) -> Iterator[str]:
+    yield rf"\begin{{tabular}}{{p{{0.3\linewidth}}{'r' * len(columns)}}}"
+    yield r"  \toprule"
+    yield rf"  {' & '.join(map(heading, (grid.corner, *(grid.columns[place] for place in columns))))} \\"
+    yield r"  \midrule"
+    for line in grid.lines:
+        reads = rf" {{\scriptsize {latex_text(line.reads)}}}" if line.reads else ""
+        # In braces: a name that begins with [ or * would be read as an option of the line's end before it.
+        cells = " & ".join(_latex_cell(line.cells[place]) for place in columns)
+        yield rf"  {{{latex_text(line.name)}{reads}}} & {cells} \\"
+    yield r"  \bottomrule"
+    yield r"\end{tabular}"
+
+
+def _latex_cell(cell: GridCell | None) -> str:
+    if cell is None:
+        return ""
+    shown = latex_text(cell.text)
+    marked = rf"\textbf{{{shown}}}$^{{{cell.mark}}}$" if cell.mark else shown
+    return marked + (rf" {{\scriptsize {latex_text(cell.below)}}}" if cell.below else "")
