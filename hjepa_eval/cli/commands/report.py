@@ -85,6 +85,13 @@ def _write_html(located: Sequence[Located], paths: Sequence[Path], out: Path | N
     return write_located(located, paths, out or folder / PAGE)
 
 
+def _deliver_page(located: Sequence[Located], paths: Sequence[Path], out: Path | None, *, open_it: bool) -> None:
+    page = _write_html(located, paths, out)
+    print(f"written: {page}", file=sys.stderr)
+    if open_it:
+        open_page(page)
+
+
 def _deliver_profiles(
     paths: Sequence[Path],
     chosen: str,
@@ -156,14 +163,11 @@ def register(app: typer.Typer) -> None:
             return
         located = keep(locate(paths), dataset=dataset, models=model or ())
         check_versions([each.record for each in located], [each.path or each.folder for each in located])
-        if chosen != "html":
-            short = chosen == "table" and out is None and sys.stdout.isatty() and not verbose
-            deliver(_text(located, chosen, rank=rank, short=short), out)
+        if chosen == "html":
+            _deliver_page(located, paths, out, open_it=open_it)
             return
-        page = _write_html(located, paths, out)
-        print(f"written: {page}", file=sys.stderr)
-        if open_it:
-            open_page(page)
+        short = chosen == "table" and out is None and sys.stdout.isatty() and not verbose
+        deliver(_text(located, chosen, rank=rank, short=short), out)
 
 
 def _text(located: Sequence[Located], chosen: str, *, rank: bool, short: bool) -> str:

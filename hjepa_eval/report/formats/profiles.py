@@ -1,4 +1,4 @@
-"""Profiles as text for documents, papers and programs: Markdown, LaTeX, tidy CSV and JSON."""
+"""The formats of profiles by name; those for documents, papers and programs: Markdown, LaTeX, tidy CSV and JSON."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 from hjepa_eval.report.formats.latex import PACKAGES, heading, label, notes
 from hjepa_eval.report.formats.markdown import table_lines
+from hjepa_eval.report.formats.profile_terminal import profiles_text
 from hjepa_eval.report.formats.terminal import groups_that_fit
 from hjepa_eval.report.formats.tidy import csv_text
 from hjepa_eval.report.tables.curves import sentences
-from hjepa_eval.report.tables.profile import Grid, GridCell, grids, profile_caption
+from hjepa_eval.report.tables.grid import Grid, GridCell
+from hjepa_eval.report.tables.profile import grids, profile_caption
 from hjepa_eval.results.profiles import Drop, LevelProfile, Profile
 from hjepa_eval.results.text import latex_text, markdown_text
 
@@ -76,7 +78,7 @@ def as_json(profiles: Sequence[Profile]) -> str:
 
 
 PROFILE_FORMATS: dict[str, Callable[[Sequence[Profile]], str]] = {
-    "table": markdown,
+    "table": profiles_text,
     "md": markdown,
     "csv": as_csv,
     "json": as_json,

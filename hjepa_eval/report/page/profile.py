@@ -10,8 +10,9 @@ from hjepa_eval.report.figures.svg import Picture
 from hjepa_eval.report.figures.what_where import what_where_picture
 from hjepa_eval.report.page.models import PageModel
 from hjepa_eval.report.tables.curves import NO_CURVES, curves, sentences
+from hjepa_eval.report.tables.grid import Grid
 from hjepa_eval.report.tables.model_pairs import Located
-from hjepa_eval.report.tables.profile import Grid, grids, profile_caption
+from hjepa_eval.report.tables.profile import grids, profile_caption
 from hjepa_eval.report.tables.standing import is_twin_of_another
 from hjepa_eval.results.profiles import Profile
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hjepa_eval.report.tables.profile import Grid, GridCell, GridLine, column_of, level_grid
+from hjepa_eval.report.tables.grid import Grid, GridCell, GridLine, column_of, level_grid
 from hjepa_eval.results.profiles import LevelProfile, Measure, Profile
 
 

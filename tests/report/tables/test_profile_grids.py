@@ -8,8 +8,9 @@ from made_profiles import FACTORS, profile_of
 from hjepa_eval.report.tables import curves as curves_module
 from hjepa_eval.report.tables.changes import change_grid, severity_grid
 from hjepa_eval.report.tables.curves import curves, sentences
+from hjepa_eval.report.tables.grid import Grid
 from hjepa_eval.report.tables.measures import geometry_grid, neighbour_grid
-from hjepa_eval.report.tables.profile import Grid, factor_grid, grids, joining_grid, map_grid, pair_grid
+from hjepa_eval.report.tables.profile import factor_grid, grids, joining_grid, map_grid, pair_grid
 from hjepa_eval.results.profiles import Profile
 
 
