@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hjepa_eval.datasets.factors import Factor
 from hjepa_eval.datasets.files.decoding import decode
-from hjepa_eval.datasets.huggingface_tables import choose_columns, choose_split, open_tables
+from hjepa_eval.datasets.huggingface_tables import choose_columns, choose_split, open_tables, read_factors
 from hjepa_eval.datasets.protocol import (
     ImageDataset,
     check_class_numbers,
@@ -35,6 +37,7 @@ OPTIONS = {
     "label": "name of the label column",
     "train": "name of the train split",
     "test": "name of the test split",
+    "factors": "columns for 'hjepa profile' to ask for, such as weather,hour",
 }
 
 
@@ -71,6 +74,7 @@ class TableImages(ImageDataset):
         self.name = name
         self.split = split
         self.class_names = class_names
+        self.row_factors: Mapping[str, Factor] = {}
         self.where = f"the {split} split of {name}"
         check_class_numbers(labels, class_names, sample=lambda row: f"{self.where}: row {row}")
         self._order = interleave(labels)
@@ -105,6 +109,11 @@ class TableImages(ImageDataset):
         """Return the name of image `index` as `<class>/<file>`, or None if the table has no file names."""
         path = self._paths[int(self._order[index])]
         return None if path is None else f"{self.class_names[self.labels[index]]}/{path.rpartition('/')[2]}"
+
+    @property
+    def factors(self) -> dict[str, Factor]:
+        """The columns that `?factors=` names."""
+        return {name: replace(factor, values=factor.values[self._order]) for name, factor in self.row_factors.items()}
 
     def source_name(self, index: int) -> str:
         """Return the path of image `index` that its table gives, of a file outside only its name, else its row."""
@@ -205,7 +214,8 @@ def load_table(
     Args:
         argument: a folder, or a name on the hub.
         split: `train` or `test`, which falls back to `validation`.
-        options: `image` and `label` name columns, `train` and `test` splits, `config` a configuration.
+        options: `image` and `label` name columns, `factors` further ones, `train` and `test` splits, `config` a
+            configuration.
         download: fetch what is not on this machine.
         memo: folder for remembered fingerprints.
 
@@ -231,6 +241,9 @@ def load_table(
         )
     labels = _labels(table, label, f"the {split} split of {name}")
     dataset = TableImages(name, table, split=split, image=image, labels=labels, class_names=classes, memo=memo)
+    asked = [column for column in options.get("factors", "").split(",") if column]
+    where = f"the split {chosen[split]} of {name}"
+    dataset.row_factors = read_factors([table, *tables.values()], asked, where=where)
     if "label" not in options:
         dataset.check_nesting(tables[chosen["train"]])
     dataset.notes = (f"the label is column {label}: {len(classes):,} classes, {first_few(classes)}",)

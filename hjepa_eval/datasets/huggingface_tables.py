@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from hjepa_eval.datasets.factors import Factor
 from hjepa_eval.errors import DataError, NoSplitError, did_you_mean, first_few
 
 # Names under which published tables hold their classes.
@@ -125,6 +129,52 @@ def _choose(
     if wanted not in fitting:
         raise DataError(f"column {wanted} of {name} is {_kind(features[wanted])}; expected {expected}; {columns}")
     return wanted
+
+
+def read_factors(tables: Sequence[Any], columns: Sequence[str], *, where: str) -> dict[str, Factor]:
+    """Return columns of the first table as factors, in the order of its rows; categories are those of all tables.
+
+    Numbers are numeric; a ClassLabel, text and bool are categorical; null is missing.
+
+    Args:
+        tables: the split, then all splits: one category has one number in all of them.
+        columns: which.
+        where: how messages call the table.
+
+    Raises:
+        DataError: there is no such column, or it is of another type.
+    """
+    factors = {}
+    for column in columns:
+        features = tables[0].features
+        if column not in features:
+            raise DataError(
+                f"{where} has no column {column!r} for ?factors={did_you_mean(column, features)}; "
+                f"its columns are {first_few(features, 10)}"
+            )
+        factors[column] = _factor([table for table in tables if column in table.features], column, where)
+    return factors
+
+
+def _factor(tables: Sequence[Any], column: str, where: str) -> Factor:
+    feature = tables[0].features[column]
+    dtype = str(getattr(feature, "dtype", ""))
+    values = tables[0].select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
+    names = getattr(feature, "names", None)
+    if names is not None:
+        # The library writes -1 for a label that is not known.
+        indices = [math.nan if value is None or value < 0 else float(value) for value in values]
+        return Factor(column, "categorical", np.array(indices), tuple(names))
+    if dtype.startswith(("int", "uint", "float")):
+        return Factor(column, "numeric", np.array([math.nan if value is None else float(value) for value in values]))
+    if dtype not in ("string", "large_string", "bool"):
+        raise DataError(
+            f"column {column} of {where} is {_kind(feature)}; a factor is numbers, text, bool or ClassLabel"
+        )
+    known = {str(value) for table in tables for value in table.unique(column) if value is not None}
+    number = {name: float(index) for index, name in enumerate(sorted(known))}
+    indices = [math.nan if value is None else number[str(value)] for value in values]
+    return Factor(column, "categorical", np.array(indices), tuple(sorted(known)))
 
 
 def _kind(feature: Any) -> str:

@@ -294,3 +294,27 @@ def test_hf__a_number_for_test_is_a_share_and_a_word_a_split(tmp_path: Path) -> 
     with pytest.raises(NoSplitError, match=r"has no split test .*or test on a fifth of each class with \?test=0\.2"):
         load_dataset(spec, "test")
     assert [len(load_dataset(f"{spec}?test=0.2", split)) for split in ("train", "test")] == [8, 2]
+
+
+def test_factors__are_the_columns_named_with_one_number_for_a_category_of_all_splits(tmp_path: Path) -> None:
+    def table(weather: list[Any], hour: list[Any]) -> Dataset:
+        made = small([0, 1, 0, 1])
+        return made.add_column("weather", weather).add_column("hour", hour)  # type: ignore[no-any-return]
+
+    name = saved(
+        tmp_path / "made",
+        train=table(["sun", "rain", None, "sun"], [1.5, None, 3.0, 4.0]),
+        test=table(["snow", "rain", "sun", "sun"], [1.0, 2.0, 3.0, 4.0]),
+    )
+    train, test = (load_dataset(f"{name}?factors=weather,hour", split) for split in ("train", "test"))
+    assert train.factors["weather"].categories == test.factors["weather"].categories == ("rain", "snow", "sun")
+    assert train.factors["hour"].kind == "numeric"
+    by_row = {train.source_name(place): train.factors["weather"].values[place] for place in range(4)}
+    assert by_row["train/0"] == 2
+    assert by_row["train/1"] == 0
+    assert np.isnan(by_row["train/2"])
+    assert load_dataset(name, "train").factors == {}
+    with pytest.raises(DataError, match=r"no column 'wether' for \?factors= \(did you mean 'weather'\?\)"):
+        load_dataset(f"{name}?factors=wether", "train")
+    with pytest.raises(DataError, match="a factor is numbers, text, bool or ClassLabel"):
+        load_dataset(f"{name}?factors=img", "train")

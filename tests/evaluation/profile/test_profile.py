@@ -196,3 +196,20 @@ def test_changes__an_encoder_that_is_not_deterministic_is_said(
     )
     assert "not deterministic" in made[0].notes[0]
     assert "not deterministic" in capsys.readouterr().err
+
+
+def test_imported_features__have_classes_but_no_facts_and_no_changes(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 80), ("test", 40)):
+        labels = np.arange(count) % 4
+        features = generator.normal(size=(count, 6)) + 3 * np.eye(6)[labels]
+        arrays |= {f"{split}_level0": features.astype(np.float32), f"{split}_labels": labels}
+    np.savez(tmp_path / "made.npz", **arrays)
+    hjepa.import_features([tmp_path / "made.npz"], name="made", cache_dir=tmp_path / "cache")
+    made = hjepa.profile("features:made", changes=True, cache_dir=tmp_path / "cache", quiet=True)[0]
+    assert made.factors == ("class",)
+    assert made.levels[0].factors[0].value > 0.6
+    assert {entry.name for entry in made.left_out} == {"changes", "joining"}
+    with pytest.raises(ConfigError, match="--ood digits: features:made has features only"):
+        hjepa.profile("features:made", parts=["neighbours"], ood="digits", cache_dir=tmp_path / "cache", quiet=True)
