@@ -95,13 +95,14 @@ def describe_layers(settings: ImageSettings) -> list[dict[str, str]]:
     """Return name, class and what it gives of every layer of the network in an encoder, as `?layers=` takes them.
 
     Raises:
-        HjepaError: there is no such encoder, or what it is made of is missing.
+        HjepaError: there is no such encoder, what it is made of is missing, or it fails on images of its size.
     """
+    from hjepa_eval.encoders.kinds.user_file import user_frames
     from hjepa_eval.encoders.networks.layers import list_layers
 
     resolved = resolve(settings)
     model, shape = find_network(str(resolved.model), seed=resolved.seed, download=resolved.download)
-    with torch.no_grad():
+    with torch.no_grad(), user_frames(str(resolved.model), images=shape):
         rows = list_layers(model, torch.zeros(2, 3, *shape))
     return [{"layer": name, "class": kind, "gives": given} for name, kind, given in rows]
 

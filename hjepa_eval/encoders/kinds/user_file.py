@@ -129,7 +129,8 @@ def _hooked(model: nn.Module, ours: Mapping[str, str], *, spec: str) -> HookedEn
         )
     layers = [layer.strip() for layer in ours["layers"].split(",") if layer.strip()]
     transform, note = module_transform(model, size=ours.get("size"))
-    encoder = HookedEncoder(model, spec, layers=layers, transform=transform)
+    with user_frames(spec, images=transform.shape):
+        encoder = HookedEncoder(model, spec, layers=layers, transform=transform)
     encoder.notes = (*((note,) if note else ()), *encoder.notes)
     return encoder
 
@@ -222,8 +223,12 @@ def _hash_sources(files: Mapping[str, Path]) -> str:
 
 
 @contextmanager
-def user_frames(spec: str) -> Iterator[None]:
+def user_frames(spec: str, *, images: tuple[int, int] | None = None) -> Iterator[None]:
     """Turn an error of the user's own code into three lines: what failed, in which line of it, and that line.
+
+    Args:
+        spec: what failed.
+        images: rows and columns of the images that it was given, in pixels; the message says how to give others.
 
     Raises:
         UserCodeError: anything that is no `HjepaError` was raised.
@@ -234,15 +239,18 @@ def user_frames(spec: str) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - a user's code may raise anything
         text = " ".join(str(error).split())
-        what = f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
+        what = f"{spec} failed{_on(images)}: {type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
         frames = [
             frame
             for frame in traceback.extract_tb(error.__traceback__)
             if not frame.filename.startswith("<") and _is_own(Path(frame.filename))
         ]
         if not frames:
-            raise UserCodeError(f"{spec} failed: {what}") from None
+            raise UserCodeError(what) from None
         frame = frames[-1]
-        raise UserCodeError(
-            f"{spec} failed: {what}\n  {frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}"
-        ) from None
+        where = f"  {frame.filename}, line {frame.lineno}, in {frame.name}\n    {frame.line}"
+        raise UserCodeError(f"{what}\n{where}") from None
+
+
+def _on(images: tuple[int, int] | None) -> str:
+    return f" on images of {images[0]}x{images[1]} pixels (?size= sets others)" if images else ""

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 # Where ms/image begins in the table of a ViT.
 LAST_COLUMN = len("    0  block 4, 1x1 cells    8x8      65    192            1.80        0.244")
 
@@ -56,6 +58,21 @@ def test_models__layers_of_a_users_module_are_listed_with_what_they_give(hjepa) 
         "2       Linear   [B, 5]",
         "output  Net      [B, 5]",
     ]
+
+
+@pytest.mark.parametrize("asked", [["net.py:Net", "--layers"], ["net.py:Net?layers=0"]])
+def test_models__network_of_another_image_size_is_told_how_to_say_it(hjepa, asked: list[str]) -> None:
+    Path("net.py").write_text(
+        "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+        "        super().__init__(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(16, 5))\n\n"
+        "    def forward(self, images):\n        return super().forward(images)\n"
+    )
+    refused = hjepa("models", *asked)
+    first, where, _ = refused.err.splitlines()
+    assert refused.code == 2
+    assert "failed on images of 224x224 pixels (?size= sets others): RuntimeError:" in first
+    assert where.endswith("net.py, line 9, in forward")
+    assert hjepa("models", f"{asked[0]}?size=16", *asked[1:]).code == 0
     rows = json.loads(hjepa("models", "random:resnet10t", "--layers", "--json").out)
     assert {"layer": "layer1", "class": "Sequential", "gives": "[B, 64, 44, 44]"} in rows
     done = hjepa("models", "net.py:Net?layers=7")
