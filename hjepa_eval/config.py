@@ -107,7 +107,7 @@ def parse_yaml(text: str, source: str) -> Any:
     except RecursionError:
         raise ConfigError(f"{source}: it is nested deeper than {_DEEPEST} levels") from None
     except ValueError as error:  # Of the constructor: a day that no month has, a number of thousands of digits.
-        raise ConfigError(f"{source}: a value cannot be read: {error}") from None
+        raise ConfigError(f"{source}: a value cannot be read: {str(error).partition(';')[0]}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""

@@ -121,11 +121,14 @@ def expand_models(models: Sequence[str]) -> tuple[str, ...]:
     """Return the models, each once, with the runs that a glob such as `runs/*` means in its place.
 
     Raises:
-        EncoderError: a glob names no run, or one that is not finished.
+        EncoderError: a glob names no run, or one that is not finished; or a name is two, with a comma between.
     """
     expanded: list[str] = []
     for model in models:
         name, *options = model.split("?")
+        if ":" in name.partition(",")[2]:
+            several = " ".join(f"--model {part.strip()}" for part in name.split(","))
+            raise EncoderError(f"--model {model} is several names; give each its own: {several}")
         expanded += ["?".join([run, *options]) for run in _runs(name)] if "*" in name else [model]
     return tuple(dict.fromkeys(expanded))
 

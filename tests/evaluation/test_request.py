@@ -25,6 +25,11 @@ def test_models__are_kept_in_order_each_once_and_commas_stay() -> None:
     assert expand_models(models) == ("pixels:8", "mine.py:build?layers=blocks.1,blocks.3")
 
 
+def test_models__two_in_one_name_are_told_how_to_be_two() -> None:
+    with pytest.raises(EncoderError, match="give each its own: --model random:resnet18 --model pixels:8"):
+        expand_models(["random:resnet18,pixels:8"])
+
+
 def test_models__a_glob_is_all_runs_by_name_with_its_options() -> None:
     for name in ("b", "a"):
         made_run(f"runs/{name}")
