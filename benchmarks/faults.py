@@ -14,6 +14,7 @@ import os
 import platform
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -76,6 +77,25 @@ def campaign(names: list[str], seed: int, share: float, folder: Path) -> dict[st
     return rows
 
 
+def side_by_side(names: list[str], options: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Run every family in a process of its own, some at a time; return their summaries."""
+    waiting, working, failed = list(names), {}, []
+    while waiting or working:
+        while waiting and len(working) < options.jobs:
+            name = waiting.pop(0)
+            part = folder / f"{name}.json"
+            words = ["--family", name, "--seed", str(options.seed), "--out", str(part), *["--quick"] * options.quick]
+            working[name] = (subprocess.Popen([sys.executable, __file__, *words]), part)
+        for name, (process, part) in list(working.items()):
+            if process.poll() is not None:
+                del working[name]
+                failed += [] if part.is_file() else [name]
+        time.sleep(0.2)
+    if failed:
+        raise SystemExit(f"no results of {', '.join(failed)}")
+    return {name: json.loads((folder / f"{name}.json").read_text())["families"][name] for name in names}
+
+
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return for every kind of try of a family how many there were, and how they ended."""
     kinds: dict[str, list[dict[str, Any]]] = {}
@@ -100,22 +120,25 @@ def main() -> int:
     parser.add_argument("--family", choices=FAMILIES, action="append", help="repeatable; all by default")
     parser.add_argument("--seed", type=int, default=0, help="of moments, bits and values")
     parser.add_argument("--quick", action="store_true", help="a tenth of the tries; writes no file")
+    parser.add_argument("--jobs", type=int, default=1, help="families at a time, each in a process of its own")
     parser.add_argument("--out", type=Path, help=f"the JSON; {RESULTS} when all families run")
     options = parser.parse_args()
     names = options.family or list(FAMILIES)
     started = time.monotonic()
-    prepare()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        rows = campaign(names, options.seed, 0.1 if options.quick else 1.0, Path(folder))
+        if options.jobs > 1:
+            families = side_by_side(names, options, Path(folder))
+        else:
+            prepare()
+            rows = campaign(names, options.seed, 0.1 if options.quick else 1.0, Path(folder))
+            families = {name: summary(tries) for name, tries in rows.items()}
     from hjepa_eval.results.provenance import package_versions
 
-    families = {name: summary(tries) for name, tries in rows.items()}
-    everything = [row for tries in rows.values() for row in tries]
+    kinds = [kind for family in families.values() for kind in family]
     result = {
-        "tries": len(everything),
-        "failed": sum(not row["held"] for row in everything),
-        "silent": sum(row["silent"] for row in everything),
+        **{name: sum(kind[name] for kind in kinds) for name in ("tries", "held", "failed", "silent")},
         "seed": options.seed,
+        "jobs": options.jobs,
         "seconds": round(time.monotonic() - started),
         "load": os.getloadavg()[2],
         "families": families,
