@@ -15,7 +15,7 @@ from hjepa_eval.evaluation.evaluate import evaluate as run_request
 from hjepa_eval.evaluation.features import SPLITS, FeatureSet, Given, collect_features, resolve
 from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.probe import Probe, load_probe
-from hjepa_eval.evaluation.request import read_profile_request, read_request
+from hjepa_eval.evaluation.request import PROFILE, read_profile_request, read_request
 from hjepa_eval.evaluation.result import Compared, Result
 from hjepa_eval.evaluation.settings import EvalSettings, ExtractCommandSettings, SearchSettings
 from hjepa_eval.report.tables.model_pairs import compare_models
@@ -74,6 +74,8 @@ def evaluate(
         if name in options:
             raise ConfigError(f"{name} is for the command line; result.save('report.html') or .to_pandas() gives more")
     names, given = _given(model, dataset, layers=layers, transform=transform)
+    if PROFILE in probes:
+        raise ConfigError("a profile is no probe with a score; hjepa.profile(model, dataset) returns it")
     declared = [probe if isinstance(probe, Probe) else load_probe(probe) for probe in probes]
     if not declared:
         raise ConfigError("probes is empty; give at least one, such as probes=['knn']")

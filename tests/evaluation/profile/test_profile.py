@@ -213,3 +213,8 @@ def test_imported_features__have_classes_but_no_facts_and_no_changes(tmp_path: P
     assert {entry.name for entry in made.left_out} == {"changes", "joining"}
     with pytest.raises(ConfigError, match="--ood digits: features:made has features only"):
         hjepa.profile("features:made", parts=["neighbours"], ood="digits", cache_dir=tmp_path / "cache", quiet=True)
+
+
+def test_evaluate__leads_from_profile_to_the_function() -> None:
+    with pytest.raises(ConfigError, match=r"hjepa\.profile\(model, dataset\)"):
+        hjepa.evaluate(MODEL, SCENES, probes=["knn", "profile"])
