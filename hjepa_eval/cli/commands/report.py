@@ -138,9 +138,7 @@ def register(app: typer.Typer) -> None:
         rank: Annotated[
             bool, typer.Option("--rank", help="one row per model and probe, the best first, each tested against it")
         ] = False,
-        profile: Annotated[
-            bool, typer.Option("--profile", help="what hjepa profile wrote there, instead of records of probes")
-        ] = False,
+        profile: Annotated[bool, typer.Option("--profile", help="what hjepa profile wrote there, not probes")] = False,
         verbose: Annotated[
             bool, typer.Option("--verbose", help="on a terminal: costs, all tests and notes too")
         ] = False,
