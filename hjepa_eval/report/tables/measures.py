@@ -42,9 +42,11 @@ def _grid(
     profile: Profile, of_level: Callable[[LevelProfile], Sequence[Measure]], *, title: str, lede: str
 ) -> Grid | None:
     levels = [level for level in profile.levels if of_level(level)]
-    names = dict.fromkeys(heading(measure) for level in levels for measure in of_level(level))
-    lines, notes = [], []
-    for name in names:
+    headings = dict.fromkeys(heading(measure) for level in levels for measure in of_level(level))
+    lines = []
+    # Several measures may be biased alike.
+    said: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name in headings:
         measures = [next((m for m in of_level(level) if heading(m) == name), None) for level in levels]
         chances = {measure.chance for measure in measures if measure is not None and measure.chance is not None}
         reads = f"chance {number(chances.pop())}" if len(chances) == 1 else ""
@@ -53,11 +55,11 @@ def _grid(
             for measure, level in zip(measures, levels, strict=True)
         )
         lines.append(GridLine(name, reads, tuple(cells)))
-        said: dict[str, list[str]] = {}
-        for measure, level in zip(measures, levels, strict=True):
-            if measure is not None and measure.note:
-                said.setdefault(measure.note, []).append(str(level.level))
-        notes += [f"{name}, level {', '.join(where)}: {note}" for note, where in said.items()]
+        noted = [(m.note, str(level.level)) for m, level in zip(measures, levels, strict=True) if m and m.note]
+        for note in dict.fromkeys(note for note, _ in noted):
+            where = tuple(number for other, number in noted if other == note)
+            said.setdefault((note, where), []).append(name)
+    notes = [f"{', '.join(names)}, level {', '.join(where)}: {note}" for (note, where), names in said.items()]
     return level_grid(levels, lines, title=title, lede=lede, corner="measure", notes=notes)
 
 

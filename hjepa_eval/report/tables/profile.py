@@ -53,7 +53,8 @@ def factor_grid(profile: Profile) -> Grid | None:
 
 def score_text(score: FactorScore, value: float) -> str:
     """Return an accuracy in percent, or R2 with two places."""
-    return percent(value) if score.kind == "categorical" else f"{value:.2f}"
+    # What rounds to zero has no sign.
+    return percent(value) if score.kind == "categorical" else f"{round(value, 2) + 0.0:.2f}"
 
 
 def _factor_cell(score: FactorScore, column: str, mark: str) -> GridCell:

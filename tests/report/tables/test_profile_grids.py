@@ -53,6 +53,7 @@ def test_factors__shares_are_in_percent_and_r2_in_its_own_unit() -> None:
     assert line(grid, "class") == ["40.0", "60.0", "80.0*", "80.0"]
     assert line(grid, "contrast") == ["0.95*", "0.90", "-0.10", "-0.10"]
     assert [each.name for each in grid.lines] == list(FACTORS)
+    assert line(factor_grid(with_values(profile_of(), "x", (-0.001, 0.0, 0.1))), "x")[0] == "0.00"
     assert grid.notes == ("photographer is left out: it is the same for all images",)
 
 
