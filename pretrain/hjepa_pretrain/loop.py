@@ -180,6 +180,8 @@ class _Run:
                 f"images of about {width}x{height} pixels are read at {size}x{size}; to see more of them choose "
                 "another preset with --config, or set model.encoder_type and data.image_size"
             )
+        if self.settings.train.parallel == "fsdp" and self.ranks.count == 1:
+            self.say("train.parallel fsdp shards nothing in a single process; for several start them with torchrun")
         if self.settings.diagnostics.bank and len(set(self.dataset.labels.tolist())) < 2:
             self.say(
                 f"the images have no {'two ' if self.dataset.labelled else ''}classes, so no kNN is measured and no "

@@ -220,13 +220,15 @@ def is_early(summary: Summary, settings: PretrainSettings) -> bool:
 
 def _best(summary: Summary) -> str:
     """Return what the best measurement of a run was, with its interval, to stand at the end of a line."""
-    from hjepa_pretrain.diagnostics.progress import accuracy_text
+    from hjepa_pretrain.diagnostics.progress import accuracy_text, ties_text
 
     best = summary.best
     if best is None:
         return ""
     score = accuracy_text(best["knn"], summary.measures.get("knn_images"))
-    return f"; best kNN on held-out train images {score} (level {best['level']}, step {best['step']:,})"
+    return (
+        f"; best kNN on held-out train images {score} (level {best['level']}, step {best['step']:,}{ties_text(best)})"
+    )
 
 
 def _given(**values: Any) -> dict[str, Any]:

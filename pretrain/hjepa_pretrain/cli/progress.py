@@ -17,7 +17,7 @@ from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.display import PLAIN_SECONDS
 from hjepa_eval.evaluation.live.view import clock
 from hjepa_pretrain.cli.view import TrainingView, number
-from hjepa_pretrain.diagnostics.progress import accuracy_text
+from hjepa_pretrain.diagnostics.progress import accuracy_text, ties_text
 
 if TYPE_CHECKING:
     from hjepa_pretrain.diagnostics.progress import Progress
@@ -36,7 +36,7 @@ def plain_line(progress: Progress) -> str:
         parts.append("kNN " + "/".join("-" if score is None else f"{100 * score:.1f}" for score in scores))
     if progress.best is not None:
         score = accuracy_text(progress.best["knn"], progress.diagnosis.get("knn_images"))
-        parts.append(f"best {score} (level {progress.best['level']})")
+        parts.append(f"best {score} (level {progress.best['level']}{ties_text(progress.best)})")
     parts.append(f"{progress.images_per_second:,.0f} images/s")
     if progress.eta_seconds is not None:
         parts.append(f"{clock(progress.eta_seconds)} left")

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hjepa_eval.evaluation.live.view import clock
-from hjepa_pretrain.diagnostics.progress import accuracy_text
+from hjepa_pretrain.diagnostics.progress import accuracy_text, ties_text
 
 if TYPE_CHECKING:
     from hjepa_pretrain.diagnostics.progress import Progress
@@ -204,7 +204,7 @@ def _judged(progress: Progress) -> Text:
     images = progress.diagnosis.get("knn_images")
     if progress.best is None or not images:
         return Text()
-    text = f"best kNN {accuracy_text(progress.best['knn'], images)} images"
+    text = f"best kNN {accuracy_text(progress.best['knn'], images)} images{ties_text(progress.best)}"
     return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
 
 

@@ -22,8 +22,9 @@ class Mode(NamedTuple):
     unread: tuple[str, ...]
 
 
-# Not listed, because they still decide something: sizes of a predictor that predicts nothing (memory, checkpoints),
-# interval and held_out without a bank (which images are trained on), and what `masking.type` leaves (`checks`).
+# Not listed: what `masking.type` leaves unread (`checks`); what presets give and a single changed weight must not make
+# wrong, sizes of a predictor that predicts nothing (memory, checkpoints) and the interval of no measurements;
+# `train.parallel`, which the number of processes decides; `data.root`, which HJEPA_DATA gives to all data.
 MODES = (
     Mode("data.augmentation none", lambda s: s.data.augmentation == "none", ("data.crop_scale", "data.flip")),
     Mode(
@@ -53,12 +54,20 @@ MODES = (
     Mode("train.loss mse", lambda s: s.train.loss == "mse", ("train.loss_beta",)),
     Mode("train.schedule constant", lambda s: s.train.schedule == "constant", ("train.final_lr",)),
     Mode("a train.schedule other than cooldown", lambda s: s.train.schedule != "cooldown", ("train.cooldown",)),
+    Mode(
+        "no term on projections",
+        lambda s: not s.train.whole_image.projected,
+        ("train.whole_image.hidden_dim", "train.whole_image.out_dim"),
+    ),
     Mode("no contrast", lambda s: not s.train.whole_image.contrast, ("train.whole_image.temperature",)),
     Mode("no sigreg", lambda s: not s.train.whole_image.sigreg, ("train.whole_image.sigreg_slices",)),
     Mode(
         "diagnostics.bank 0",
         lambda s: not s.diagnostics.bank,
-        tuple(f"diagnostics.{name}" for name in ("smallest_std", "smallest_rank", "largest_mean_energy", "rank_drop")),
+        tuple(
+            f"diagnostics.{name}"
+            for name in ("held_out", "smallest_std", "smallest_rank", "largest_mean_energy", "rank_drop")
+        ),
     ),
 )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hjepa_eval.errors import TrainingError
+from hjepa_eval.metrics.intervals import wilson
 from hjepa_pretrain.config.settings import DiagnosticsSettings
 
 _AGAINST_COLLAPSE = "lower train.lr, raise model.ema.momentum, or add train.whole_image.variance or sigreg"
@@ -49,6 +50,8 @@ class Alarms:
         self.best_per_level: list[float] = []
         self.warnings: list[str] = []
         self._waited = 0
+        self._measured: list[tuple[int, list[float | None]]] = []
+        self._judged = 0
         self._losses: dict[str, float] = {}
         self._ranks: list[float] = []
         self._best_ranks: list[BestRank] = []
@@ -80,6 +83,7 @@ class Alarms:
         self._check_drop(step, losses, diagnosis["rankme"])
         self._check_creep(step, losses, diagnosis["rankme"])
         self._losses, self._ranks = dict(losses), list(diagnosis["rankme"])
+        self._judged = int(diagnosis.get("knn_images") or 0)
         self._rank_scores(step, diagnosis["knn"])
         self._check_milestones(step, progress)
 
@@ -168,6 +172,7 @@ class Alarms:
         top = max(known, default=-math.inf)
         if top == -math.inf:
             return
+        self._measured.append((step, list(scores)))
         past = self.best_per_level or known
         self.best_per_level = [max(pair) for pair in zip(past, known, strict=True)]
         better = self.best is None or top > self.best
@@ -202,14 +207,33 @@ class Alarms:
 
     @property
     def best_so_far(self) -> dict[str, Any] | None:
-        """The best kNN as JSON values: `knn`, `step`, `level`, and `per_level`; None before the first."""
+        """The best kNN as JSON values; None before the first.
+
+        `knn`, `step`, `level`, and `per_level`, the best of every level; where the number of held-out images is known,
+        `interval` too, 95 %, and what lies within it, which these images cannot tell from the best: `tied_levels` of
+        the same step, and `tied_steps`, other measurements.
+        """
         if self.best is None:
             return None
-        return {
+        best = {
             "knn": self.best,
             "step": self.best_step,
             "level": self.best_level,
             "per_level": list(self.best_per_level),
+        }
+        return {**best, **self._ties(self.best)} if self._judged else best
+
+    def _ties(self, best: float) -> dict[str, Any]:
+        """Return the interval of the best score, and which levels and steps have scores within it."""
+        interval = wilson(round(best * self._judged), self._judged)
+        within = {
+            step: [level for level, score in enumerate(scores) if score is not None and score >= interval.low]
+            for step, scores in self._measured
+        }
+        return {
+            "interval": [round(interval.low, 6), round(interval.high, 6)],
+            "tied_levels": [level for level in within.get(self.best_step, []) if level != self.best_level],
+            "tied_steps": [step for step, levels in within.items() if levels and step != self.best_step],
         }
 
     def state(self) -> dict[str, Any]:
@@ -217,6 +241,8 @@ class Alarms:
         return {
             "best": self.best_so_far,
             "waited": self._waited,
+            "measured": [[step, scores] for step, scores in self._measured],
+            "judged": self._judged,
             "losses": dict(self._losses),
             "ranks": list(self._ranks),
             "best_ranks": [list(best) for best in self._best_ranks],
@@ -231,6 +257,9 @@ class Alarms:
         self.best_step, self.best_level = (0, 0) if best is None else (int(best["step"]), int(best["level"]))
         self.best_per_level = [] if best is None else [float(score) for score in best["per_level"]]
         self._waited = int(state["waited"])
+        # Checkpoints of older versions do not say what was measured: ties are those since then.
+        self._measured = [(int(step), list(scores)) for step, scores in state.get("measured", [])]
+        self._judged = int(state.get("judged", 0))
         self._losses, self._ranks = dict(state["losses"]), list(state["ranks"])
         # Checkpoints of older versions have none.
         self._best_ranks = [

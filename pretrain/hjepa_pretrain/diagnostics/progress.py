@@ -50,6 +50,15 @@ def accuracy_text(score: float, images: int | None) -> str:
     return f"{100 * score:.1f} [{100 * interval.low:.1f}-{100 * interval.high:.1f}] of {images:,}"
 
 
+def ties_text(best: Mapping[str, Any]) -> str:
+    """Return what images cannot tell from the best: `; tied with level 0, 3 other measurements`, or nothing."""
+    levels, steps = best.get("tied_levels", []), best.get("tied_steps", [])
+    tied = [f"level {level}" for level in levels]
+    if steps:
+        tied.append(f"{len(steps)} other measurement{'s' if len(steps) > 1 else ''}")
+    return f"; tied with {', '.join(tied)}" if tied else ""
+
+
 class RunStory:
     """Found at the last log and the last measurement; goes into checkpoints and comes back from them.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hjepa_pretrain.checks import build_settings, load_settings
+from hjepa_pretrain.diagnostics.progress import ties_text
 
 from hjepa_eval.cli import main
 from hjepa_eval.config import parse_yaml
@@ -57,8 +58,9 @@ def test_pretrain__ends_with_what_was_measured(tmp_path: Path, capsys: pytest.Ca
     images = summary["measures"]["knn_images"]
     interval = wilson(round(best["knn"] * images), images)
     score = f"{100 * best['knn']:.1f} [{100 * interval.low:.1f}-{100 * interval.high:.1f}] of {images}"
-    end = f"best kNN on held-out train images {score} (level {best['level']}, step {best['step']})"
+    end = f"best kNN on held-out train images {score} (level {best['level']}, step {best['step']}{ties_text(best)})"
     assert f"{summary['steps']} steps" in said.out
+    assert best["interval"][0] <= best["knn"] <= best["interval"][1]
     assert end in said.out
     assert "pretraining on digits, 160 of 1,442 images at 8x8 pixels, vit_tiny_patch2_8, into" in said.err
     last = [line for line in said.err.splitlines() if line.startswith("pretrain: 100.0%")]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hjepa_pretrain.config.settings import DiagnosticsSettings
 from hjepa_pretrain.diagnostics.alarms import AlarmError, Alarms
+from hjepa_pretrain.diagnostics.progress import ties_text
 
 from hjepa_eval.errors import TrainingError
 
@@ -113,6 +114,23 @@ def test_best__is_that_of_the_best_level_and_levels_keep_their_own() -> None:
     assert not watch.improved
     watch.check(6, 0.1, {}, diagnosis(knn=[0.3, 0.3]))
     assert not watch.improved
+
+
+def test_best__names_what_its_images_cannot_tell_from_it() -> None:
+    watch = alarms()
+    measured = ((1, [0.5, 0.6]), (2, [0.79, 0.6]), (3, [0.78, 0.8]), (4, [0.2, None]))
+    for step, scores in measured:
+        watch.check(step, 0.1, {}, {**diagnosis(knn=scores), "knn_images": 100})
+    best = watch.best_so_far
+    assert best is not None
+    # Wilson's interval of 80 of 100.
+    assert best["interval"] == pytest.approx([0.711170, 0.866633], abs=1e-5)
+    assert (best["step"], best["level"], best["tied_levels"], best["tied_steps"]) == (3, 1, [0], [2])
+    assert ties_text(best) == "; tied with level 0, 1 other measurement"
+    again = alarms()
+    again.restore(json.loads(json.dumps(watch.state())))
+    assert again.best_so_far == best
+    assert ties_text({**best, "tied_levels": [], "tied_steps": []}) == ""
 
 
 def test_patience__counts_measurements_without_a_better_one_and_says_why() -> None:
