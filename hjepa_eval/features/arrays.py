@@ -113,6 +113,8 @@ def _meaning(path: Path, key: str) -> tuple[str, str]:
     kind = last if _LEVEL.fullmatch(last) else _ENDINGS.get(last, "level0" if last in SPLITS else None)
     if local[-2:] == ["class", "names"]:
         kind = CLASSES
+    if local[:1] == ["y"] and last in SPLITS:  # scikit-learn's X_train and y_train.
+        kind = LABELS
     split = next((SPLITS[word] for word in local if word in SPLITS), None) or _split_in(path)
     if kind is None or (split is None and kind not in (CLASSES, "")):
         what = f"the array {key!r} of {path}" if key else str(path)

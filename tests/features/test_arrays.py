@@ -32,6 +32,7 @@ def same(splits: dict, *, levels: tuple[int, ...] = (0,)) -> None:
         ("train", "train_labels", "test", "test_labels"),
         ("train_level0", "train_labels", "val_level0", "val_labels"),
         ("train/level0", "train/label", "test/features", "test/labels"),
+        ("X_train", "y_train", "X_test", "y_test"),
     ],
 )
 @pytest.mark.parametrize("ending", [".npz", ".safetensors"])
