@@ -96,9 +96,10 @@ def deliver(text: str, out: Path | None) -> None:
         ResultError: it cannot be written.
     """
     from hjepa_eval.report.formats.named import write_output
+    from hjepa_eval.results.text import visible
 
     if out is None:
         print(text, end="")
     else:
         # A table is drawn for stdout, which may be a terminal with colours; a file is none.
-        print(f"written: {write_output(out, _COLOURS.sub('', text))}", file=sys.stderr)
+        print(f"written: {visible(str(write_output(out, _COLOURS.sub('', text))))}", file=sys.stderr)

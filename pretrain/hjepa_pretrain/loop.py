@@ -20,6 +20,7 @@ from hjepa_eval.encoders.kinds.run import read_run_config
 from hjepa_eval.errors import TrainingError
 from hjepa_eval.features.claims import alone_in_run
 from hjepa_eval.features.fingerprint import hash_json
+from hjepa_eval.results.text import visible
 from hjepa_pretrain.checks import check_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
@@ -89,7 +90,7 @@ def pretrain(
 
 
 def _to_stderr(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(visible(message), file=sys.stderr)
 
 
 def _nothing(_: object) -> None:

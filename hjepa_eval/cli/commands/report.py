@@ -86,8 +86,10 @@ def _write_html(located: Sequence[Located], paths: Sequence[Path], out: Path | N
 
 
 def _deliver_page(located: Sequence[Located], paths: Sequence[Path], out: Path | None, *, open_it: bool) -> None:
+    from hjepa_eval.results.text import visible
+
     page = _write_html(located, paths, out)
-    print(f"written: {page}", file=sys.stderr)
+    print(f"written: {visible(str(page))}", file=sys.stderr)
     if open_it:
         open_page(page)
 
@@ -173,11 +175,12 @@ def _text(located: Sequence[Located], chosen: str, *, rank: bool, short: bool) -
     from hjepa_eval.report.formats.named import FORMATS, brief_table
     from hjepa_eval.report.formats.ranks import RANK_FORMATS
     from hjepa_eval.report.tables.selection import left_out
+    from hjepa_eval.results.text import visible
 
     records = [each.record for each in located]
     if chosen in _WITHOUT_NOTES:
         for note in left_out(records):
-            print(note, file=sys.stderr)
+            print(visible(note), file=sys.stderr)
     if rank:
         return RANK_FORMATS[chosen](located)
     return brief_table(records, more="costs, tests and notes: --verbose") if short else FORMATS[chosen](records)

@@ -123,7 +123,7 @@ class _Lines:
     def _say(self, stage: Stage, text: str) -> None:
         stages = [one for one in self.job.stages if one.state != "skipped"]
         place = f"[{stages.index(stage) + 1}/{len(stages)}] " if len(stages) > 1 else ""
-        print(place + text, file=sys.stderr, flush=True)
+        print(visible(place + text), file=sys.stderr, flush=True)
 
 
 def _gone(stage: Stage) -> str:

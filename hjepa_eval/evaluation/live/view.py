@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from hjepa_eval.evaluation.job import Job, Left, Stage, stage_left
+from hjepa_eval.results.text import visible
 
 _WIDEST = 100
 _LONGEST_NAME = 30
@@ -200,6 +201,7 @@ def spent(seconds: float) -> str:
 
 def shortened(name: str, width: int) -> str:
     """Return a name with its middle left out where it is too long: both its kind and its end tell models apart."""
+    name = visible(name)
     if len(name) <= width:
         return name
     head = max(0, (width - 1) // 2)

@@ -55,6 +55,12 @@ def test_lines__of_a_single_stage_have_no_number_and_say_what_was_spared(capsys:
     assert capsys.readouterr().err == "extract a, digits train: from the cache, no forward pass\n"
 
 
+def test_lines__names_from_data_move_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    with Stderr(quiet=False).progress("extract a, folder:\x1b[2J\x9bb\bs\u202e train", "images") as report:
+        report(4, 4)
+    assert capsys.readouterr().err.startswith(r"extract a, folder:\x1b[2J\x9bb\x08s\u202e train: 4 images")
+
+
 @pytest.mark.parametrize("how", [{"quiet": True}, {"quiet": False, "leader": False}])
 def test_quiet__says_nothing(how: dict, capsys: pytest.CaptureFixture[str]) -> None:
     talk = Stderr(**how)
