@@ -14,19 +14,19 @@ from fault_families.kills import same_run
 def flips(ground: Ground, draw: random.Random, share: float) -> Iterator[Try]:
     """One bit of one file, then the command that reads it: a refusal, or the very same numbers."""
     kinds: dict[str, tuple[int, Callable[[Ground, Path, random.Random], str]]] = {
-        "bits of shards": (30, _shard),
-        "bits of manifests": (30, _manifest),
-        "bits of fitted k-means": (20, _kmeans),
-        "bits of memos of fingerprints": (30, _fingerprints),
-        "bits of memos of encoders, costs": (30, _encoders),
-        "bits of predictions": (20, _predictions),
-        "bits of galleries": (20, _galleries),
-        "bits of records": (40, _records),
-        "bits of RUN/encoder.safetensors": (30, _encoder),
-        "bits of RUN/config.json, summary.json": (20, _run_files),
-        "bits of checkpoints": (20, _checkpoints),
-        "bits of exports": (15, _export),
-        "bits of fine-tuned weights": (15, _tuned),
+        "bits of shards": (20, _shard),
+        "bits of manifests": (20, _manifest),
+        "bits of fitted k-means": (10, _kmeans),
+        "bits of memos of fingerprints": (20, _fingerprints),
+        "bits of memos of encoders, costs": (20, _encoders),
+        "bits of predictions": (15, _predictions),
+        "bits of galleries": (15, _galleries),
+        "bits of records": (30, _records),
+        "bits of RUN/encoder.safetensors": (20, _encoder),
+        "bits of RUN/config.json, summary.json": (10, _run_files),
+        "bits of checkpoints": (10, _checkpoints),
+        "bits of exports": (10, _export),
+        "bits of fine-tuned weights": (10, _tuned),
     }
     for what, (number, act) in kinds.items():
         for place in counted(number, share):

@@ -42,6 +42,7 @@ NAMES = (
     "cr\rback",
     "b\bs",
 )
+PLACES = ("class", "file", "path", "record")
 FORMATS = ("table", "md", "csv", "json", "latex", "html")
 
 
@@ -109,7 +110,7 @@ def hostile_data(ground: Ground, draw: random.Random, share: float) -> Iterator[
     """Hostile images in class folders and tars; hostile names of classes, files, models, checkpoints, tar keys."""
     tries = [_image_try(ground, name, skip) for name in IMAGES for skip in (False, True)]
     tries += [_tar_try(ground, name) for name in TARS]
-    tries += [_name_try(ground, name, where) for name in NAMES for where in ("class", "file", "path", "record")]
+    tries += [_name_try(ground, name, where) for name in NAMES for where in draw.sample(PLACES, 2)]
     yield from draw.sample(tries, len(counted(len(tries), share)))
 
 

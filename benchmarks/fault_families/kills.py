@@ -46,7 +46,7 @@ def extract_kills(ground: Ground, draw: random.Random, share: float) -> Iterator
     words = ("extract", "--model", "run", "--dataset", ground.dataset)
     copied(ground.run, only / "run")
     ground.do(*words, folder=only)
-    for number in counted(60, share):
+    for number in counted(40, share):
         signals = [draw.choice(SIGNALS) for _ in range(1 + number % 2)]
         moments = [draw.random() * ground.seconds_of_extract for _ in signals]
         pair = number % 4 == 3
@@ -93,7 +93,7 @@ def pretrain_kills(ground: Ground, draw: random.Random, share: float) -> Iterato
     """Kills of pretrain, then --resume until it is finished; weights, checkpoints and metrics bit for bit."""
     ground.run  # noqa: B018 - its seconds
     words = ("pretrain", "--config", "settings.yaml", "--out", "run")
-    for number in counted(16, share):
+    for number in counted(10, share):
         kinds = [draw.choice(SIGNALS) for _ in range(1 + number % 2)]
         moments = [draw.random() * ground.seconds_of_run for _ in kinds]
 
@@ -121,10 +121,10 @@ def other_kills(ground: Ground, draw: random.Random, share: float) -> Iterator[T
     data = ("--dataset", ground.dataset)
     commands: dict[str, tuple[int, tuple[str, ...]]] = {
         "linear": (8, ("linear", "--model", "run", *data, "--out", "out")),
-        "eval": (6, (*ground.eval_words[:-1], "out")),
+        "eval": (4, (*ground.eval_words[:-1], "out")),
         "report": (8, ("report", "results", "--format", "html", "--out", "out/report.html")),
         "export": (8, ("export", "run", "--out", "out")),
-        "finetune": (6, ("finetune", "--model", "run", *data, "--epochs", "1", "--run", "tuned", "--out", "out")),
+        "finetune": (4, ("finetune", "--model", "run", *data, "--epochs", "1", "--run", "tuned", "--out", "out")),
     }
     for name, (count, words) in commands.items():
         undisturbed = ground.folder / f"undisturbed-{name}"
