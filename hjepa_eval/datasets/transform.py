@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from hjepa_eval.datasets.randomness import derive_seed, uniform_rows
 
@@ -46,6 +43,10 @@ def crop_and_flip(images: Tensor, crops: Crops, *, draws: Tensor, size: int | No
         crops: which crops.
         draws: uniform numbers in [0, 1), `[5, B]`: area, ratio, column, row, mirror.
     """
+    # Two seconds, which who reads a complete store does not wait.
+    import torch
+    import torch.nn.functional as F
+
     low, high = crops.scale
     area = low + draws[0] * (high - low)
     ratio_low, ratio_high = (math.log(ratio) for ratio in crops.ratio)
@@ -86,6 +87,8 @@ class View:
 
     def apply(self, images: Tensor, indices: Sequence[int]) -> Tensor:
         """Return the view of uint8 images `[B, 3, S, S]`, which stand at `indices` of the dataset, as uint8."""
+        import torch
+
         key = derive_seed(self.seed, self.number, "crops of a view")
         rows = uniform_rows(key, np.asarray(indices, dtype=np.int64), columns=DRAWS)
         draws = torch.from_numpy(rows).T.to(images.device)

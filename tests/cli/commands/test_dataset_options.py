@@ -39,7 +39,7 @@ def test_datasets__lists_the_options_once(hjepa) -> None:
     assert shown.count("?fraction=   ") == 1
     assert "?links=" in shown
     listed = {each["dataset"]: each["options"] for each in json.loads(hjepa("datasets", "--json").out)}
-    assert listed["digits"] == ["classes", "images", "fraction", "per_class", "seed"]
+    assert listed["digits"] == ["classes", "images", "fraction", "per_class", "test", "seed"]
     assert listed["folder:PATH"] == [*listed["digits"], "links"]
 
 

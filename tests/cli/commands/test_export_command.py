@@ -85,5 +85,5 @@ def test_encoder__baselines_beside_the_model_have_no_branch(hjepa, digits_run: P
         *("--max-samples", 100, "--episodes", 20, "--queries", 5, "--json", "--quiet"),
     )
     assert done.code == 0, done.err
-    names = {record["model"]["name"] for record in json.loads(done.out)}
+    names = {record["model"]["name"] for record in json.loads(done.out)["records"]}
     assert names == {f"{digits_run}?encoder=context", f"random:{digits_run}", "pixels:8"}

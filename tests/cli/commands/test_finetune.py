@@ -80,7 +80,7 @@ def test_resume__goes_on_with_its_own_settings_and_refuses_others(hjepa, monkeyp
         (["--model", "kmeans", "--dataset", "digits"], "kmeans has no weights to train"),
         (["--resume", "absent"], "absent holds no fine-tuning"),
         (["--resume", "a", "--run", "b"], "give one of them"),
-        (["--model", SMALL, "--run", "/dev/null/x"], "--run"),
+        (["--model", SMALL, "--run", "/dev/null/x"], "cannot write /dev/null/x"),
     ],
 )
 def test_mistakes__one_clear_line_and_exit_2(hjepa, arguments: list[str], part: str) -> None:

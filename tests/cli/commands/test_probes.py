@@ -73,7 +73,7 @@ def test_seeds__give_means_with_all_values(hjepa) -> None:
     assert score["value"] == pytest.approx(np.mean(values))
     assert score["std"] == pytest.approx(np.std(values, ddof=1))
     assert len(set(values)) > 1, "untrained weights differ from seed to seed"
-    assert score["interval"] == "wilson 95% and Student t 95% over 3 seeds"
+    assert score["interval"] == "crossed t 95% over samples and 3 seeds"
     widths = [s["high"] - s["low"] for level in each for s in level["scores"] if s["headline"]]
     assert score["high"] - score["low"] > max(widths), "the test samples' share of the uncertainty stays"
     same = record_of(hjepa("knn", "--model", "pixels:8", *DIGITS[2:], "--seeds", "0,1", "--json"))["levels"][0][

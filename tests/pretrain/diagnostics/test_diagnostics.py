@@ -103,6 +103,7 @@ def test_diagnosis__is_json_with_one_value_per_level() -> None:
     )
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found.pop("images") == 40
+    assert found.pop("knn_images") == 12
     names = ("std", "smallest_std", "rankme", "effective_rank", "mean_energy", "token_ratio", "cosine", "knn")
     assert tuple(found) == names
     assert all(len(values) == 3 for values in found.values())
