@@ -46,4 +46,4 @@ def test_datasets__lists_the_options_once(hjepa) -> None:
 def test_datasets__an_option_of_two_sources_is_told_for_each(hjepa) -> None:
     shards, tables = hjepa("datasets").out.split("And of wds:PATTERN:")[1].split("And of hf:NAME_OR_FOLDER:")
     assert "?test=  pattern of the test shards" in shards
-    assert "?test=    name of the test split" in tables
+    assert "?test=     name of the test split" in tables
