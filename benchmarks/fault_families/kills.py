@@ -144,7 +144,7 @@ def other_kills(ground: Ground, draw: random.Random, share: float) -> Iterator[T
                 _stand(ground, scratch)
                 kill_later(ground.begin(*words, folder=scratch), moment, kind)
                 again = words
-                if words[0] == "finetune" and (scratch / "tuned/config.json").is_file():
+                if words[0] == "finetune" and (scratch / "tuned/finetune.json").is_file():
                     again = ("finetune", "--resume", "tuned", "--out", "out")
                 ended = ground.do(*again, folder=scratch)
                 if refused(ended) and "holds" not in ended.said and "exists" not in ended.said:

@@ -176,8 +176,9 @@ def write_gallery(gallery: Gallery, folder: Path) -> Path:
         "notes": gallery.notes,
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    text = json.dumps(about, allow_nan=False)
-    packed = save(arrays, {"about": text, "sha256": _checksum(text, arrays)})
+    # In one entry: safetensors writes several in another order each time.
+    about["sha256"] = _checksum(json.dumps(about, allow_nan=False), arrays)
+    packed = save(arrays, {"about": json.dumps(about, allow_nan=False)})
     try:
         write_atomically(path, packed)
     except OSError as error:
@@ -193,8 +194,7 @@ def read_gallery(path: Path) -> Gallery:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            about = parse_json(metadata.get("about", "null"))
+            about = parse_json((file.metadata() or {}).get("about", "null"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ResultError(f"cannot read the gallery {path}: {error}; hjepa eval writes it anew") from None
@@ -205,7 +205,8 @@ def read_gallery(path: Path) -> Gallery:
         raise ResultError(
             f"{path} has gallery version {version}, this program reads up to {GALLERY_VERSION}; update hjepa"
         )
-    if (version > 1 or "sha256" in metadata) and metadata.get("sha256") != _checksum(metadata["about"], arrays):
+    checksum = about.pop("sha256", None)
+    if (version > 1 or checksum) and checksum != _checksum(json.dumps(about), arrays):
         raise ResultError(f"the gallery {path} is damaged: its checksum differs; hjepa eval writes it anew")
     try:
         gallery = _assemble(about, arrays)

@@ -191,7 +191,7 @@ def test_in_the_package__the_same_files_give_the_same_numbers(own_program: Path,
     said = run(tmp_path, "hjepa_eval.cli", page_commands("python my_hjepa.py "), packages=tmp_path)
     assert said.splitlines()[0] == str(tmp_path / "hjepa_eval/cli/__init__.py")
     found = scores(tmp_path, "centroid")
-    assert len(found) == 2
     outside = scores(own_program, "centroid")
+    assert found
     assert found == {key: outside[key] for key in found}
     assert scores(tmp_path, "knn").items() <= scores(own_program, "knn").items()
