@@ -37,7 +37,9 @@ ORDER = {
         ("data",),
         ("training",),
         ("diagnostics",),
+        ("tasks",),
         ("loop",),
+        ("fitting",),
         ("cli",),
     ),
 }

@@ -22,11 +22,8 @@ from hjepa_eval.features.claims import alone_in_run
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_eval.results.text import visible
 from hjepa_pretrain.checks import check_settings
-from hjepa_pretrain.config.geometry import resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
-from hjepa_pretrain.data.training_data import load_training_data, typical_size
 from hjepa_pretrain.diagnostics.alarms import AlarmError, Alarms
-from hjepa_pretrain.diagnostics.measuring import measure_levels, untrained_ranks
 from hjepa_pretrain.diagnostics.progress import Progress, RunStory
 from hjepa_pretrain.distributed.processes import ProcessGroup, ranks_together
 from hjepa_pretrain.runs.checkpoint import Checkpoint, best_or_last, folder, save_checkpoint
@@ -34,20 +31,15 @@ from hjepa_pretrain.runs.files import (
     Summary,
     metrics_size,
     read_summary,
-    run_config,
-    run_transform,
     write_config,
     write_finished,
     write_not_finite,
 )
 from hjepa_pretrain.runs.logs import Logs, check_logs, open_logs
 from hjepa_pretrain.runs.resuming import check_machine, check_same, machine, newest_for_all
+from hjepa_pretrain.tasks import ImageTask, Task
 from hjepa_pretrain.training.limits import Clock, interrupt_between_steps
-from hjepa_pretrain.training.step import resolve_compile
-from hjepa_pretrain.training.trainer import NotFiniteError, Trainer
-
-# Images with so many times the side of what is read are said to be far larger.
-_FAR_LARGER = 4
+from hjepa_pretrain.training.steps import NotFiniteError, Steps
 
 
 def pretrain(
@@ -81,12 +73,41 @@ def pretrain(
         SystemExit: this is not the rank that tells the user why all of them stop (see `endings`).
     """
     check_settings(settings)
-    with ranks_together(settings.train.device) as ranks:
+    return run_task(
+        lambda: ImageTask(settings, dataset),
+        run_dir=run_dir,
+        resume=resume,
+        progress=progress,
+        say=say,
+        device=settings.train.device,
+    )
+
+
+def run_task(
+    make: Callable[[], Task],
+    *,
+    run_dir: Path,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    device: str | None = None,
+) -> Summary:
+    """Do the run of a task; arguments and errors are those of `pretrain`.
+
+    Args:
+        make: returns the task, once this process is among its ranks.
+        run_dir: that of the leader counts.
+        resume: go on from the newest whole checkpoint.
+        progress: told after every step.
+        say: told what the user should know.
+        device: where steps are computed; found on the machine when not given.
+    """
+    with ranks_together(device or "auto") as ranks:
         run_dir = Path(ranks.share(str(run_dir)))
         tell = (say or _to_stderr) if ranks.leader else _nothing
         report = progress if progress is not None and ranks.leader else _nothing
         with alone_in_run(run_dir, new=not resume) if ranks.leader else nullcontext():
-            return _Run(settings, dataset, run_dir, report, tell, ranks).go(resume=resume)
+            return _Run(make(), run_dir, report, tell, ranks).go(resume=resume)
 
 
 def _to_stderr(message: str) -> None:
@@ -98,29 +119,24 @@ def _nothing(_: object) -> None:
 
 
 class _Run:
-    """The run that `pretrain` does: trainer, clock and files."""
+    """The run of a task: steps, clock and files."""
 
-    trainer: Trainer
+    steps: Steps
     clock: Clock
     logs: Logs
 
     def __init__(
         self,
-        settings: PretrainSettings,
-        dataset: ImageDataset,
+        task: Task,
         run_dir: Path,
         progress: Callable[[Progress], None],
         say: Callable[[str], None],
         ranks: ProcessGroup,
     ) -> None:
-        self.ranks = ranks
-        self.settings, self.dataset, self.run_dir = settings, dataset, run_dir
+        self.task, self.run_dir, self.ranks = task, run_dir, ranks
+        self.train, self.diagnostics, self.config = task.train, task.diagnostics, task.config
         self.report, self.say = progress, say
-        self.geometry = resolve_geometry(settings)
-        self.transform = run_transform(settings, self.geometry)
-        count = min(settings.data.max_samples or len(dataset), len(dataset))
-        self.config = run_config(settings, self.geometry, self.transform, dataset, count)
-        self.story = RunStory(Alarms(settings.diagnostics, widths=self.geometry.widths))
+        self.story = RunStory(Alarms(task.diagnostics, widths=task.widths))
         self.last_saved = "none yet"
 
     def go(self, *, resume: bool) -> Summary:
@@ -134,16 +150,16 @@ class _Run:
         if resume and (finished := self.ranks.share(read_summary(self.run_dir, say=self.say))) is not None:
             self.say(f"{self.run_dir} is finished already")
             return finished
-        check_logs(self.settings.diagnostics)
+        check_logs(self.diagnostics)
         with torch.random.fork_rng(devices=[]):
             self._prepare(checkpoint)
-            step, config = self.trainer.step, self.config["settings"]
+            step, config = self.steps.step, self.config["settings"]
             self.logs = Logs([])
             self.ranks.wait_for_all()  # What others look for in the folder is not what the leader writes now.
             if self.ranks.leader:
                 write_config(self.run_dir, self.config)
                 logged = None if checkpoint is None else checkpoint.state.get("logged")
-                self.logs = open_logs(self.run_dir, self.settings.diagnostics, step=step, size=logged, config=config)
+                self.logs = open_logs(self.run_dir, self.diagnostics, step=step, size=logged, config=config)
             try:
                 return self._train()
             except NotFiniteError as error:
@@ -153,71 +169,43 @@ class _Run:
                 self.logs.close()
 
     def _prepare(self, checkpoint: Checkpoint | None) -> None:
-        """Read the data and build the trainer, as it was when the checkpoint was written."""
-        ranks, device = self.ranks, self.ranks.device
-        data = load_training_data(
-            self.settings, self.dataset, self.transform, device=device, rank=ranks.rank, ranks=ranks.count
-        )
-        epochs = self.settings.train.epochs
-        steps = None if epochs is None else round(epochs * data.order.steps_per_epoch)
-        if checkpoint is None:
-            compiled = ranks.share(resolve_compile(self.settings.train, device, total_steps=steps, say=self.say))
-        else:
-            # Compiled steps round differently: a run goes on as it began.
-            compiled = bool(checkpoint.state["compiled"])
-        if checkpoint is None:
-            self._say_what_is_read()
-        self.trainer = Trainer(self.settings, data, self.transform, device=device, compiled=compiled, ranks=ranks)
-        self.clock = Clock(total_steps=self.trainer.total_steps, minutes=self.settings.train.minutes)
+        """Read the data and build the steps, as they were when the checkpoint was written."""
+        # Compiled steps round differently: a run goes on as it began.
+        compiled = None if checkpoint is None else bool(checkpoint.state["compiled"])
+        self.steps = self.task.steps(self.ranks, compiled=compiled, say=self.say)
+        self.clock = Clock(total_steps=self.steps.total_steps, minutes=self.train.minutes)
         if checkpoint is not None:
             self._restore(checkpoint)
 
-    def _say_what_is_read(self) -> None:
-        """Say what a user would not look for: images that lose most of their pixels, labels that tell nothing."""
-        size = max(self.transform.size, self.settings.data.stored_size or 0)
-        height, width = typical_size(self.dataset)
-        if min(height, width) >= _FAR_LARGER * size:
-            self.say(
-                f"images of about {width}x{height} pixels are read at {size}x{size}; to see more of them choose "
-                "another preset with --config, or set model.encoder_type and data.image_size"
-            )
-        if self.settings.train.parallel == "fsdp" and self.ranks.count == 1:
-            self.say("train.parallel fsdp shards nothing in a single process; for several start them with torchrun")
-        if self.settings.diagnostics.bank and len(set(self.dataset.labels.tolist())) < 2:
-            self.say(
-                f"the images have no {'two ' if self.dataset.labelled else ''}classes, so no kNN is measured and no "
-                "best checkpoint chosen: the run ends with the weights of its last step"
-            )
-
     def _restore(self, checkpoint: Checkpoint) -> None:
-        path, trainer = folder(self.run_dir, int(checkpoint.state["step"])), self.trainer
-        for said in check_machine(checkpoint.state, precision=trainer.precision, device=trainer.device):
+        path, steps = folder(self.run_dir, int(checkpoint.state["step"])), self.steps
+        for said in check_machine(checkpoint.state, precision=steps.precision, device=steps.device):
             self.say(said)
-        self.trainer.restore(checkpoint, source=str(path))
-        self.clock.seconds_before, self.clock.steps_before = float(checkpoint.state["seconds"]), self.trainer.step
+        self.steps.restore(checkpoint, source=str(path))
+        self.clock.seconds_before, self.clock.steps_before = float(checkpoint.state["seconds"]), self.steps.step
         self.story.restore(checkpoint.state)
         before = int(checkpoint.state.get("ranks", 1))
         if before != self.ranks.count:
             self.say(f"the run goes on with {self.ranks.count} ranks instead of {before}: other draws from here on")
         self.last_saved = path.name
-        total = "" if trainer.total_steps is None else f" of {trainer.total_steps:,}"
-        self.say(f"going on after step {trainer.step:,}{total}")
+        total = "" if steps.total_steps is None else f" of {steps.total_steps:,}"
+        self.say(f"going on after step {steps.step:,}{total}")
 
     def _train(self) -> Summary:
-        trainer, train = self.trainer, self.settings.train
-        if trainer.step == 0 and self.settings.diagnostics.bank:
-            self.story.alarms.begin(untrained_ranks(trainer))
+        steps, train = self.steps, self.train
+        if steps.step == 0 and self.diagnostics.bank:
+            self.story.alarms.begin(self.task.untrained(steps))
         self.clock.start()
         stop = False
         try:
             with interrupt_between_steps(alone=self.ranks.count == 1) as asked:
-                done = self.ranks.agree(self.clock.fraction(trainer.step))
+                done = self.ranks.agree(self.clock.fraction(steps.step))
                 while done < 1.0 and not self.story.alarms.should_stop:
-                    trainer.train_step(done)
+                    steps.train_step(done)
                     self._look(done)
-                    if trainer.step % train.checkpoint_interval == 0:
+                    if steps.step % train.checkpoint_interval == 0:
                         self._save()
-                    fraction = self.clock.fraction(trainer.step)
+                    fraction = self.clock.fraction(steps.step)
                     # The last state is reported once it is measured.
                     stop = fraction < 1.0 and self._report()
                     done, stop = self.ranks.meet(fraction, stop=stop or asked())
@@ -225,14 +213,14 @@ class _Run:
                         raise KeyboardInterrupt
         except torch.OutOfMemoryError:
             raise TrainingError(
-                f"{trainer.device} has not enough memory for a step; raise train.accumulate, set "
+                f"{steps.device} has not enough memory for a step; raise train.accumulate, set "
                 f"train.checkpoint_activations, or lower train.batch_size; last good checkpoint: {self.last_saved}"
             ) from None
         except KeyboardInterrupt:
             # In the middle of a step weights and moments may not belong together: then the last checkpoint stands. So
             # it does when one of several ranks stops by itself, since all of them take part in saving.
             together = stop or self.ranks.count == 1
-            if together and not trainer.in_step and trainer.step > self.clock.steps_before:
+            if together and not steps.in_step and steps.step > self.clock.steps_before:
                 self._save()
             raise
         if self.story.alarms.should_stop:
@@ -242,25 +230,25 @@ class _Run:
     def _report(self) -> bool:
         """Report progress, and tell whether Ctrl-C came meanwhile."""
         try:
-            self.report(self.story.progress(self.trainer, self.clock))
+            self.report(self.story.progress(self.steps, self.clock))
         except KeyboardInterrupt:
             return True
         return False
 
     def _look(self, done: float, *, last: bool = False) -> None:
         """Log, measure and heed the alarms when it is time to."""
-        step = self.trainer.step
-        measuring = bool(self.settings.diagnostics.bank) and (last or step % self.settings.diagnostics.interval == 0)
-        if self.story.measured_at == step or not (measuring or last or step % self.settings.train.log_interval == 0):
+        step = self.steps.step
+        measuring = bool(self.diagnostics.bank) and (last or step % self.diagnostics.interval == 0)
+        if self.story.measured_at == step or not (measuring or last or step % self.train.log_interval == 0):
             return
-        if self.trainer.pending or self.trainer.averaged:
-            self.story.losses = self.trainer.take_losses(last_good=self.last_saved)
+        if self.steps.pending or self.steps.averaged:
+            self.story.losses = self.steps.take_losses(last_good=self.last_saved)
         if not measuring:
             self._log(done, measured=False)
             return
-        self.story.diagnosis, self.story.measured_at = measure_levels(self.trainer, progress=done), step
+        self.story.diagnosis, self.story.measured_at = self.task.measure(self.steps, done), step
         if self.ranks.leader:
-            self.story.work.measure(self.trainer, progress=done)
+            self.task.measure_work(self.story.work, self.steps, done)
         self._log(done, measured=True)  # Before the alarms, so that what they saw stays to be looked at.
         reached = self.ranks.agree(self.clock.fraction(step))
         try:
@@ -277,17 +265,17 @@ class _Run:
             self._save()
 
     def _log(self, done: float, *, measured: bool) -> None:
-        self.logs.write(self.story.line(self.trainer, self.clock, done=done, measured=measured))
+        self.logs.write(self.story.line(self.steps, self.clock, done=done, measured=measured))
 
     def _checkpoint(self) -> Checkpoint:
-        encoder, tensors = self.trainer.tensors()
+        encoder, tensors = self.steps.tensors()
         state = {
-            "step": self.trainer.step,
+            "step": self.steps.step,
             "seconds": self.clock.seconds,
-            "terms": self.trainer.terms,
-            "compiled": self.trainer.compiled,
-            "precision": self.trainer.precision,
-            "device": self.trainer.device.type,
+            "terms": self.steps.terms,
+            "compiled": self.steps.compiled,
+            "precision": self.steps.precision,
+            "device": self.steps.device.type,
             "ranks": self.ranks.count,
             **self.story.state(),
             "logged": metrics_size(self.run_dir),
@@ -297,21 +285,21 @@ class _Run:
 
     def _save(self) -> None:
         """Write a checkpoint of this step, unless there is one, or a loss since the last log was not finite."""
-        name = folder(self.run_dir, self.trainer.step).name
+        name = folder(self.run_dir, self.steps.step).name
         if self.last_saved == name:
             return
-        if not self.trainer.all_finite():
-            self.trainer.take_losses(last_good=self.last_saved)
-        checkpoint, keep = self._checkpoint(), self.settings.train.keep_checkpoints
+        if not self.steps.all_finite():
+            self.steps.take_losses(last_good=self.last_saved)
+        checkpoint, keep = self._checkpoint(), self.train.keep_checkpoints
         if self.ranks.leader:
             save_checkpoint(self.run_dir, checkpoint, keep=keep, best=self.story.best_step)
         self.last_saved = name
 
     def _finish(self) -> Summary:
-        seconds, trainer = self.clock.seconds, self.trainer
+        seconds, steps = self.clock.seconds, self.steps
         self._look(1.0, last=True)
         self._save()
-        self.report(self.story.progress(self.trainer, self.clock))
+        self.report(self.story.progress(self.steps, self.clock))
         checkpoint, best = self._checkpoint(), self.story.alarms.best_so_far
         if self.ranks.leader:
             checkpoint = best_or_last(self.run_dir, checkpoint, best=self.story.best_step, say=self.say)
@@ -319,17 +307,17 @@ class _Run:
                 best = None  # Its weights are gone: the summary speaks of those that are there.
         summary = Summary(
             run=str(self.run_dir),
-            steps=trainer.step,
-            epochs=trainer.epoch,
+            steps=steps.step,
+            epochs=steps.epoch,
             seconds=round(seconds, 2),
-            images_per_second=round(trainer.step * self.settings.train.batch_size / max(seconds, 1e-9), 1),
+            images_per_second=round(steps.step * self.train.batch_size / max(seconds, 1e-9), 1),
             losses=self.story.losses,
             measures=self.story.diagnosis,
             best=best,
             dataset=self.config["dataset"],
             settings_hash=hash_json(self.config["settings"]),
-            encoder=self.settings.model.encoder_type,
-            image_size=self.transform.size,
+            encoder=self.task.encoder,
+            image_size=self.task.image_size,
         )
         if self.ranks.leader:
             write_finished(self.run_dir, checkpoint, summary, config=self.config)

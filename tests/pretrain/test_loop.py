@@ -60,7 +60,8 @@ def test_pretrain__leaves_what_evaluation_reads(whole: Path) -> None:
     assert summary["steps"] == 16
     assert summary["dataset"]["name"] == "digits"
     assert summary["dataset"]["num_images"] == 160
-    terms = {"loss", "level_0", "level_1", "r2_0", "r2_1", "contrast", "sigreg", "gradient_norm"}
+    terms = {"loss", "level_0", "level_1", "r2_0", "r2_1", "contrast", "sigreg"}
+    terms |= {"gradient_encoder", "gradient_predictor", "gradient_norm"}
     assert set(summary["losses"]) == terms
     assert summary["best"]["step"] in (8, 16)
     assert summary["best"]["knn"] == max(summary["best"]["per_level"])
@@ -121,14 +122,14 @@ def test_resume__keeps_the_best_measurement_and_its_weights(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever was best before the interruption is best after it, and its weights are what evaluation reads."""
-    import hjepa_pretrain.loop
+    import hjepa_pretrain.tasks
 
-    real = hjepa_pretrain.loop.measure_levels
+    real = hjepa_pretrain.tasks.measure_levels
 
     def falling(trainer: Any, **options: Any) -> dict[str, Any]:
         return {**real(trainer, **options), "knn": [0.9 - 0.01 * trainer.step, 0.1]}
 
-    monkeypatch.setattr(hjepa_pretrain.loop, "measure_levels", falling)
+    monkeypatch.setattr(hjepa_pretrain.tasks, "measure_levels", falling)
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         run(folder, stop_at=13)
@@ -144,16 +145,16 @@ def test_resume__keeps_the_best_measurement_and_its_weights(
 def test_pretrain__ends_with_its_last_weights_and_says_so_when_the_best_are_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import hjepa_pretrain.loop
+    import hjepa_pretrain.tasks
 
-    real = hjepa_pretrain.loop.measure_levels
+    real = hjepa_pretrain.tasks.measure_levels
 
     def falling(trainer: Any, **options: Any) -> dict[str, Any]:
         if trainer.step == 16:
             shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000008")
         return {**real(trainer, **options), "knn": [0.9 - 0.01 * trainer.step, 0.1]}
 
-    monkeypatch.setattr(hjepa_pretrain.loop, "measure_levels", falling)
+    monkeypatch.setattr(hjepa_pretrain.tasks, "measure_levels", falling)
     said: list[str] = []
     summary = run(tmp_path / "run", said=said)
     assert summary.best is None
@@ -163,11 +164,11 @@ def test_pretrain__ends_with_its_last_weights_and_says_so_when_the_best_are_gone
 
 
 def test_pretrain__patience_ends_a_run_early_and_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hjepa_pretrain.loop
+    import hjepa_pretrain.tasks
 
-    real = hjepa_pretrain.loop.measure_levels
+    real = hjepa_pretrain.tasks.measure_levels
     monkeypatch.setattr(
-        hjepa_pretrain.loop,
+        hjepa_pretrain.tasks,
         "measure_levels",
         lambda trainer, **options: {**real(trainer, **options), "knn": [0.9 - 0.01 * trainer.step, 0.1]},
     )
@@ -314,11 +315,12 @@ def test_pretrain__a_loss_that_is_not_finite_names_step_images_and_checkpoint(
     monkeypatch.setattr(hjepa_pretrain.training.step, "training_loss", broken)
     with pytest.raises(
         TrainingError,
-        match=r"step 6: not finite: loss, gradient_norm \(images \d+.*last good.*step-00000004.*all 32 im",
+        match=r"step 6: not finite: loss, gradient_encoder, .*norm \(images \d+.*last good.*step-00000004.*all 32 im",
     ):
         run(tmp_path / "run")
     found = json.loads((tmp_path / "run" / "not_finite.json").read_text())
-    assert (found["step"], found["terms"], len(set(found["images"]))) == (6, ["loss", "gradient_norm"], 32)
+    assert (found["step"], len(set(found["images"]))) == (6, 32)
+    assert found["terms"] == ["loss", "gradient_encoder", "gradient_predictor", "gradient_norm"]
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004"]
 
 

@@ -193,7 +193,9 @@ def _count(progress: Progress) -> int:
 def _terms(progress: Progress, width: int) -> Text:
     """Return the total loss and what is not of one level: whole-image terms and the gradient's norm."""
     losses = progress.losses
-    names = [name for name in losses if name != "loss" and not name.startswith(("level_", "r2_"))]
+    names = [
+        name for name in losses if name != "loss" and not name.startswith(("level_", "r2_", "gradient_e", "gradient_p"))
+    ]
     names = ["loss", *names] if "loss" in losses else names
     places = 4 if width > 100 else 3
     return _pairs(((name.replace("_", " "), number(losses[name], places)) for name in names), width)

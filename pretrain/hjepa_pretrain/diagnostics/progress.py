@@ -10,7 +10,7 @@ from hjepa_eval.metrics.intervals import wilson
 from hjepa_pretrain.diagnostics.alarms import Alarms
 from hjepa_pretrain.diagnostics.measuring import Work
 from hjepa_pretrain.training.limits import Clock
-from hjepa_pretrain.training.trainer import Trainer
+from hjepa_pretrain.training.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -83,42 +83,42 @@ class RunStory:
         """Step of the best measurement; None before the first."""
         return None if self.alarms.best_so_far is None else self.alarms.best_step
 
-    def line(self, trainer: Trainer, clock: Clock, *, done: float, measured: bool) -> dict[str, Any]:
+    def line(self, steps: Steps, clock: Clock, *, done: float, measured: bool) -> dict[str, Any]:
         """Return the JSON values of a log line.
 
         Args:
-            trainer: after the step that the line is of.
+            steps: after the step that the line is of.
             clock: of the run.
             done: progress that this step was done at.
             measured: whether the line has the last diagnosis, which is of this step.
         """
-        state, timed = self.progress(trainer, clock), trainer.total_steps is None
+        state = self.progress(steps, clock)
         return {
-            "step": trainer.step,
+            "step": steps.step,
             "epoch": state.epoch,
             "progress": round(done, 6),
             "losses": self.losses,
-            "lr": trainer.rate(done),
-            "momentum": trainer.model.ema.momentum(trainer.step - 1, progress=done if timed else None),
+            "lr": steps.rate(done),
+            "momentum": steps.momentum(steps.step - 1, done),
             **(self.diagnosis if measured else {}),
-            **self.work.at(clock.steps_per_second(trainer.step), ranks=trainer.ranks.count),
+            **self.work.at(clock.steps_per_second(steps.step), ranks=steps.ranks.count),
             "images_per_second": round(state.images_per_second, 1),
             "seconds": round(clock.seconds, 2),
         }
 
-    def progress(self, trainer: Trainer, clock: Clock) -> Progress:
+    def progress(self, steps: Steps, clock: Clock) -> Progress:
         """Return what the user is told after a step."""
         return Progress(
-            step=trainer.step,
-            total_steps=trainer.total_steps,
-            fraction=clock.fraction(trainer.step),
+            step=steps.step,
+            total_steps=steps.total_steps,
+            fraction=clock.fraction(steps.step),
             losses=self.losses,
             diagnosis=self.diagnosis,
             best=self.alarms.best_so_far,
-            images_per_second=clock.steps_per_second(trainer.step) * trainer.settings.train.batch_size,
-            eta_seconds=clock.seconds_left(trainer.step),
+            images_per_second=clock.steps_per_second(steps.step) * steps.train.batch_size,
+            eta_seconds=clock.seconds_left(steps.step),
             elapsed=clock.seconds,
-            epoch=trainer.epoch,
+            epoch=steps.epoch,
         )
 
     def state(self) -> dict[str, Any]:
