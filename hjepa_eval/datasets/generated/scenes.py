@@ -32,6 +32,8 @@ OPTIONS = {
     "objects": "shapes, or digits: real scanned digits (shapes)",
     "spurious": "share of train images whose background tells the class, 0 to 1 (0); test is left alone",
     "conflict": "texture: it tells the class in train and contradicts it in test",
+    "background": f"the one behind every image: {', '.join(BACKGROUNDS)} (any of them)",
+    "clutter": "further, smaller objects at most, 0 to 3 (3)",
     "draw": "seed of the drawing (0)",
 }
 SIZES = ("small", "medium", "large")
@@ -54,6 +56,8 @@ class SceneOptions:
     objects: str = "shapes"
     spurious: float = 0.0
     conflict: str = ""
+    background: str = ""
+    clutter: int = MOST_OBJECTS - 1
     draw: int = 0
 
 
@@ -76,6 +80,8 @@ def read_options(options: Mapping[str, str]) -> SceneOptions:
         "objects": chosen.objects in ("shapes", "digits"),
         "spurious": 0 <= chosen.spurious <= 1,
         "conflict": chosen.conflict in ("", "texture"),
+        "background": chosen.background in ("", *BACKGROUNDS),
+        "clutter": 0 <= chosen.clutter < MOST_OBJECTS,
         "draw": chosen.draw >= 0,
     }
     for name, fitting in fits.items():
@@ -140,11 +146,18 @@ class Scenes(ImageDataset):
 
     @cached_property
     def _background(self) -> NDArray[np.int64]:
+        if self.options.background:
+            return np.full(len(self.labels), BACKGROUNDS.index(self.options.background))
         free = self._pick(8, len(BACKGROUNDS))
         if self.split != "train":
             return free
         tied = self._numbers[:, 9] < round(self.options.spurious * (1 << 16))
         return np.where(tied, self.labels % len(BACKGROUNDS), free)
+
+    @cached_property
+    def _further(self) -> NDArray[np.int64]:
+        """Return how many smaller objects lie about the large one."""
+        return self._pick(7, self.options.clutter + 1)
 
     @cached_property
     def _radius(self) -> NDArray[np.int64]:
@@ -184,7 +197,7 @@ class Scenes(ImageDataset):
             Factor("x", "numeric", places[:, 1]),
             Factor("y", "numeric", places[:, 0]),
             turned,
-            Factor("count", "numeric", (1 + self._pick(7, MOST_OBJECTS)).astype(np.float64)),
+            Factor("count", "numeric", (1 + self._further).astype(np.float64)),
             categorical("background", self._background, BACKGROUNDS),
         ]
         return {factor.name: factor for factor in listed}
@@ -209,7 +222,7 @@ class Scenes(ImageDataset):
         radius, centre = int(self._radius[index]), self._centre[index]
         large = (int(self.labels[index]), int(row[1] * len(COLOURS)) >> 16, int(self._texture[index]))
         objects = [(*large, (int(centre[0]), int(centre[1])), radius, int(self._angle[index]))]
-        for further in range(int(self._pick(7, MOST_OBJECTS)[index])):
+        for further in range(int(self._further[index])):
             draws = row[_OF_SCENE + further * _OF_OBJECT :][:_OF_OBJECT]
             small = int(_FURTHER_RADII[(draws[0] * 3) >> 16]) * size // 32
             places = (draws[8:].reshape(_TRIES, 2) * 2 * size) >> 16

@@ -91,6 +91,15 @@ def test_scenes__conflict_crosses_texture_and_shape_in_test() -> None:
     assert not aligned[1].any()
 
 
+def test_scenes__one_background_and_no_clutter_leave_the_large_object_alone() -> None:
+    scenes = Scenes("train", SceneOptions(n=60, background="gradient", clutter=0))
+    assert set(scenes.factors["count"].values) == {1}
+    assert {scenes.factors["background"].categories[int(b)] for b in scenes.factors["background"].values} == {
+        "gradient"
+    }
+    assert all(scenes.maps(index)["instance"].max() == 1 for index in range(20))
+
+
 def test_scenes__options_name_the_data_set_and_its_size() -> None:
     scenes = load_dataset("scenes?size=32?objects=digits?n=200", "test")
     assert scenes.name == "scenes?size=32?n=200?objects=digits"
@@ -98,7 +107,10 @@ def test_scenes__options_name_the_data_set_and_its_size() -> None:
     assert len(scenes) == 50
 
 
-@pytest.mark.parametrize("wrong", ["size=8", "n=many", "objects=cats", "spurious=2", "conflict=colour", "draw=-1"])
+@pytest.mark.parametrize(
+    "wrong",
+    ["size=8", "n=many", "objects=cats", "spurious=2", "conflict=colour", "draw=-1", "clutter=4", "background=sea"],
+)
 def test_scenes__a_wrong_option_is_named(wrong: str) -> None:
     with pytest.raises(DataError, match=wrong.replace("=", "=")):
         load_dataset(f"scenes?{wrong}", "train")
