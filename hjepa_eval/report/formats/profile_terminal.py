@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hjepa_eval.report.tables.prediction import prediction_grids
+from hjepa_eval.report.tables.profile import APART_MARK, factor_marks
 from hjepa_eval.results.profiles import FactorScore, LevelProfile, Measure, Profile
 from hjepa_eval.results.text import one_line
 
@@ -44,6 +46,8 @@ def profiles_text(profiles: Sequence[Profile]) -> str:
         for profile in shown:
             for line in _profile(profile, beaten):
                 console.print(line, highlight=False, soft_wrap=True)
+        for line in _predictions(profiles):
+            console.print(line, highlight=False, soft_wrap=True)
     return capture.get()
 
 
@@ -77,7 +81,7 @@ def _head(name: str, titles: Sequence[str]) -> Text:
 
 
 def _heat_map(profile: Profile, levels: Sequence[LevelProfile], beaten: Sequence[Profile]) -> Iterator[Any]:
-    """Yield a row per factor; a star marks the best level where a paired test tells it from the next best."""
+    """Yield a row per factor; a star marks the best level where a paired test tells it from the next."""
     from rich.text import Text
 
     names = [other.model.name.partition(":")[0] for other in beaten]
@@ -88,33 +92,19 @@ def _heat_map(profile: Profile, levels: Sequence[LevelProfile], beaten: Sequence
         known = [score for score in scores if score is not None]
         sign = "%" if known[0].kind == "categorical" else ""
         row = Text(f"{one_line(factor)[: _NAME - 1]:<{_NAME}}")
-        starred = _starred(profile, factor)
-        for level, score in zip(levels, scores, strict=True):
-            row.append_text(_cell(score, star="*" if level.level == starred else " "))
+        for score, mark in zip(scores, factor_marks(profile, factor, levels, scores), strict=True):
+            row.append_text(_cell(score, star="*" if mark == APART_MARK else " "))
         for other in beaten[:space]:
             best = [score for level in other.levels if (score := _of(level, factor)) is not None]
             row.append_text(_cell(max(best, key=lambda score: score.value, default=None), star=" "))
         yield row + Text(f"  chance {100 * known[0].chance:.0f}" if sign else "", "dim")
-    yield Text("colour: the way from chance to all; *: better than every other level (paired, Holm p < .05)", "dim")
+    yield Text(
+        "colour: the way from chance to all; *: the best level, told from the next by a paired test (Holm)", "dim"
+    )
 
 
 def _of(level: LevelProfile, factor: str) -> FactorScore | None:
     return next((score for score in level.factors if score.factor == factor), None)
-
-
-def _starred(profile: Profile, factor: str) -> int | None:
-    """Return the level that paired tests tell from every other one, if any."""
-    tests = [test for test in profile.factor_tests if test.factor == factor]
-    levels = {number for test in tests for number in (test.first, test.second)}
-    for level in sorted(levels):
-        won = [
-            (test.difference if test.first == level else -test.difference) > 0 and test.p_holm < 0.05
-            for test in tests
-            if level in (test.first, test.second)
-        ]
-        if all(won):
-            return level
-    return None
 
 
 def _cell(score: FactorScore | None, *, star: str) -> Text:
@@ -193,3 +183,24 @@ def _measures(levels: Sequence[LevelProfile]) -> Iterator[Any]:
 
 def _measure(measures: Sequence[Measure], name: str) -> Measure | None:
     return next((measure for measure in measures if measure.name == name), None)
+
+
+def _predictions(profiles: Sequence[Profile]) -> Iterator[Any]:
+    """Yield Kendall's tau of each measure with accuracies, of what could be compared."""
+    from rich.text import Text
+
+    for grid in prediction_grids(profiles):
+        shown = [
+            place
+            for place in range(len(grid.columns))
+            if any(cell is not None and cell.below for cell in (line.cells[place] for line in grid.lines))
+        ]
+        yield Text(one_line(grid.title), "bold")
+        for column in shown:
+            yield Text(f"  {grid.columns[column]}: Kendall's tau, 95 % interval; points lost by choosing with it")
+            for line in grid.lines:
+                cell = line.cells[column]
+                if cell is not None:
+                    yield Text(f"  {line.name:<{_NAME}}{cell.text:>{_CELL}}{cell.mark:<3}{cell.below}")
+        for note in grid.notes:
+            yield Text(f"  {one_line(note)}", "dim")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from hjepa_eval.report.formats.latex import PACKAGES, heading, label, notes
@@ -13,6 +14,7 @@ from hjepa_eval.report.formats.terminal import groups_that_fit
 from hjepa_eval.report.formats.tidy import csv_text
 from hjepa_eval.report.tables.curves import sentences
 from hjepa_eval.report.tables.grid import Grid, GridCell
+from hjepa_eval.report.tables.prediction import agreements, prediction_grids
 from hjepa_eval.report.tables.profile import grids, profile_caption
 from hjepa_eval.results.profiles import Drop, LevelProfile, Profile
 from hjepa_eval.results.text import latex_text, markdown_text
@@ -37,12 +39,18 @@ def markdown(profiles: Sequence[Profile]) -> str:
     for profile in profiles:
         lines += [f"## {markdown_text(profile.model.name)} on {markdown_text(profile_caption(profile.dataset))}", ""]
         for grid in grids(profile):
-            header = [markdown_text(grid.corner), *map(markdown_text, grid.columns)]
-            rows = [[_named(line.name, line.reads), *map(_markdown_cell, line.cells)] for line in grid.lines]
-            lines += [f"**{markdown_text(grid.title)}**", "", *table_lines(header, rows, left=1), ""]
-            lines += [f"- {markdown_text(line)}" for line in (grid.lede, *grid.notes)] + [""]
+            lines += [f"**{markdown_text(grid.title)}**", "", *_markdown_grid(grid)]
         lines += [f"- {markdown_text(line)}" for line in _below(profile)] + [""]
+    for grid in prediction_grids(profiles):
+        lines += [f"## {markdown_text(grid.title)}", "", *_markdown_grid(grid)]
     return "\n".join(lines)
+
+
+def _markdown_grid(grid: Grid) -> list[str]:
+    header = [markdown_text(grid.corner), *map(markdown_text, grid.columns)]
+    rows = [[_named(line.name, line.reads), *map(_markdown_cell, line.cells)] for line in grid.lines]
+    notes = [f"- {markdown_text(line)}" for line in (grid.lede, *grid.notes)]
+    return [*table_lines(header, rows, left=1), "", *notes, ""]
 
 
 def latex(profiles: Sequence[Profile]) -> str:
@@ -53,17 +61,22 @@ def latex(profiles: Sequence[Profile]) -> str:
         for place, grid in enumerate(tables):
             about = f"{grid.title}. {profile.model.name} on {profile_caption(profile.dataset)}."
             name = label(f"{grid.title} {profile.model.name} {profile.dataset.name}").lower()
-            last = _below(profile) if place == len(tables) - 1 else []
-            lines += [
-                r"\begin{table}",
-                r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
-                rf"  \caption{{{latex_text(about)}}}",
-                rf"  \label{{tab:profile-{name}}}",
-                *_tabulars(grid),
-                *notes([grid.lede, *grid.notes, *last]),
-                r"\end{table}",
-            ]
+            lines += _latex_table(grid, about, name, _below(profile) if place == len(tables) - 1 else [])
+    for grid in prediction_grids(profiles):
+        lines += _latex_table(grid, f"{grid.title}.", label(grid.title).lower(), [])
     return "\n".join(lines) + "\n"
+
+
+def _latex_table(grid: Grid, about: str, name: str, last: Sequence[str]) -> list[str]:
+    return [
+        r"\begin{table}",
+        r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"  \caption{{{latex_text(about)}}}",
+        rf"  \label{{tab:profile-{name}}}",
+        *_tabulars(grid),
+        *notes([grid.lede, *grid.notes, *last]),
+        r"\end{table}",
+    ]
 
 
 def as_csv(profiles: Sequence[Profile]) -> str:
@@ -74,7 +87,8 @@ def as_csv(profiles: Sequence[Profile]) -> str:
 def as_json(profiles: Sequence[Profile]) -> str:
     """Return the profiles as they were written, and the tidy numbers."""
     whole = [profile.model_dump(mode="json") for profile in profiles]
-    return json.dumps({"profiles": whole, "numbers": tidy(profiles)}, indent=2) + "\n"
+    content = {"profiles": whole, "numbers": tidy(profiles), "prediction": list(predictions(profiles))}
+    return json.dumps(content, indent=2) + "\n"
 
 
 PROFILE_FORMATS: dict[str, Callable[[Sequence[Profile]], str]] = {
@@ -84,6 +98,17 @@ PROFILE_FORMATS: dict[str, Callable[[Sequence[Profile]], str]] = {
     "json": as_json,
     "latex": latex,
 }
+
+
+def predictions(profiles: Sequence[Profile]) -> Iterator[dict[str, Any]]:
+    """Yield how well each measure of geometry orders accuracies, one flat row per number; None where it cannot."""
+    for key in dict.fromkeys(profile.dataset.key for profile in profiles):
+        same = [profile for profile in profiles if profile.dataset.key == key]
+        for measure, accuracy, across, ranked, _ in agreements(same):
+            known = {} if ranked is None else {**asdict(ranked.tau), "lost": ranked.lost, "by_chance": ranked.by_chance}
+            said = {name: known.get(name) for name in ("low", "high", "num_samples", "lost", "by_chance")}
+            where = {"dataset": same[0].dataset.name, "measure": measure, "accuracy": accuracy, "across": across}
+            yield {**where, "tau": known.get("value"), **said}
 
 
 def tidy(profiles: Sequence[Profile]) -> list[dict[str, Any]]:

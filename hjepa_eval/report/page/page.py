@@ -109,9 +109,10 @@ def _content(page: Contents) -> Mapping[str, Any]:
 def _profiles_alone(profiles: Sequence[Profile]) -> Mapping[str, Any]:
     """Return what the template shows of profiles without records."""
     levels = {level.level: level.name for profile in profiles for level in profile.levels if not level.fused}
+    main = [profile for profile in profiles if not profile.baseline]
     return {
         **show_profiles(profiles, ()),
-        "title": ", ".join(dict.fromkeys(profile.model.name for profile in profiles if not profile.baseline)),
+        "title": ", ".join(dict.fromkeys(profile.model.name for profile in main or profiles)),
         "caption": profile_caption(profiles[0].dataset),
         "parts": {"profile": PARTS["profile"]},
         "reading": "",

@@ -12,6 +12,7 @@ from hjepa_eval.report.page.models import PageModel
 from hjepa_eval.report.tables.curves import NO_CURVES, curves, sentences
 from hjepa_eval.report.tables.grid import Grid
 from hjepa_eval.report.tables.model_pairs import Located
+from hjepa_eval.report.tables.prediction import prediction_grids
 from hjepa_eval.report.tables.profile import grids, profile_caption
 from hjepa_eval.report.tables.standing import is_twin_of_another
 from hjepa_eval.results.profiles import Profile
@@ -83,7 +84,8 @@ def show_profiles(
     numbers = {model.encoder: model.number for model in models}
     shown = sorted(profiles, key=lambda profile: profile.baseline)
     views = [_view(place, profile, numbers.get(profile.model.name)) for place, profile in enumerate(shown)]
-    return {"profiles": views, "profiles_left": left, "no_profile": NO_PROFILE, "no_curves": NO_CURVES}
+    texts = {"profiles_left": left, "no_profile": NO_PROFILE, "no_curves": NO_CURVES}
+    return {"profiles": views, "predictions": prediction_grids(profiles), **texts}
 
 
 def _view(number: int, profile: Profile, model: int | None) -> ProfileView:

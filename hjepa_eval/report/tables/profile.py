@@ -13,6 +13,7 @@ from hjepa_eval.results.records import DatasetInfo
 
 # From which p on, adjusted by Holm over the whole table, a paired test tells two levels apart.
 APART = 0.05
+APART_MARK = "**"
 _ORIGINS = {"dataset": "of the data set", "class": "of the class", "fact": "computed from the pixels"}
 _SCORES = {"categorical": "accuracy", "numeric": "R2", "angle": "R2 of cosine and sine"}
 
@@ -28,7 +29,7 @@ def factor_grid(profile: Profile) -> Grid | None:
     lines = []
     for factor in profile.factors:
         scores = [next((score for score in level.factors if score.factor == factor), None) for level in levels]
-        marks = _marks(profile, factor, levels, scores)
+        marks = factor_marks(profile, factor, levels, scores)
         known = next(score for score in scores if score is not None)
         chance = f", chance {percent(known.chance)}" if known.kind == "categorical" else ""
         cells = tuple(
@@ -69,7 +70,7 @@ def _factor_cell(score: FactorScore, column: str, mark: str) -> GridCell:
     return GridCell(value, f"{low} to {high}", mark, min(1.0, max(0.0, score.share)), about)
 
 
-def _marks(
+def factor_marks(
     profile: Profile, factor: str, levels: Sequence[LevelProfile], scores: Sequence[FactorScore | None]
 ) -> list[str]:
     """Return `*` for the highest level, or `**` where a paired test tells it from the runner-up; joined have none."""
@@ -88,7 +89,7 @@ def _marks(
         for test in profile.factor_tests
     )
     highest = [not level.fused and single.get(level.level) == single[first] for level in levels]
-    return [("**" if apart else "*") if best else "" for best in highest]
+    return [(APART_MARK if apart else "*") if best else "" for best in highest]
 
 
 _ITSELF = GridCell("\N{EN DASH}", about="a level and itself")

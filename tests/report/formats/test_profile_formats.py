@@ -55,13 +55,13 @@ def test_markdown__has_a_table_per_grid_with_stars() -> None:
     text = PROFILE_FORMATS["md"]([profile_of()])
     assert "| class (accuracy, chance 10.0, of the class) | 40.0 (38.0 to 42.0) |" in text
     assert "**80.0\\*** (78.0 to 82.0)" in text
-    assert text.count("| --- |") == 9
+    assert text.count("| --- |") == 10
     assert "The curves of class and x cross" in text
 
 
 def test_latex__columns_that_one_line_cannot_hold_stand_below() -> None:
     text = PROFILE_FORMATS["latex"]([profile_of()])
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 9
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 10
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") > 9
     assert r"\textbf{80.0}$^{*}$ {\scriptsize 78.0 to 82.0}" in text
 
