@@ -13,6 +13,7 @@ from timm.layers import build_sincos2d_pos_embed
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from hjepa_eval.encoders.networks.energy import DEFAULT_STEP, energy_steps
 from hjepa_eval.encoders.protocol import Level
 from hjepa_eval.errors import EncoderError, unknown
 
@@ -71,7 +72,7 @@ def use_rotary_positions(model: VisionTransformer) -> None:
 
 def rotation_of(model: VisionTransformer) -> Rotation | None:
     """Return the `Rotation` of a ViT with rotary positions, or None."""
-    found = model.blocks[0].attn.q_norm
+    found = getattr(getattr(model.blocks[0], "attn", None), "q_norm", None)
     return found if isinstance(found, Rotation) else None
 
 
@@ -81,15 +82,22 @@ Positions = Literal["learned", "sincos", "rope"]
 _NAME = re.compile(r"^(?P<size>vit_[a-z0-9]+)_patch(?P<patch>\d+)_(?P<image>\d+)$")
 
 
+def is_energy(name: str) -> bool:
+    """Tell whether a name such as `energy_tiny_patch4_32` means an energy transformer of a ViT's size."""
+    return name == "energy" or name.startswith("energy_")
+
+
 def vit_arguments(name: str) -> tuple[str, dict[str, int]]:
     """Return the timm model and the arguments that a ViT name means.
 
     `vit_tiny_patch4_32` is timm's ViT of that size with patches of 4 and images of 32 pixels, whether or not timm
-    lists that name itself.
+    lists that name itself. `energy_tiny_patch4_32` has the sizes of that ViT, and `energy` those of the small one.
 
     Raises:
         UnknownNameError: neither timm nor the grammar `vit_SIZE_patchP_IMAGE` knows the name.
     """
+    if is_energy(name):
+        name = "vit_small_patch16_224" if name == "energy" else f"vit{name.removeprefix('energy')}"
     known = timm.list_models("vit_*")
     if name in known:
         return name, {}
@@ -117,7 +125,8 @@ def create_vit(name: str, *, seed: int = 0, positions: Positions = "learned", **
         seed: of the initial weights; the global generator is left as it was.
         positions: `learned` is timm's own initialisation; `sincos` is fixed 2-D sine-cosine, as in I-JEPA and MAE;
             `rope` turns queries and keys instead of adding to tokens.
-        **overrides: passed on to timm, such as `img_size`, `depth`, `drop_path_rate` or `class_token`.
+        **overrides: passed on to timm, such as `img_size`, `depth`, `drop_path_rate` or `class_token`; of an energy
+            transformer `depth` is the number of steps and `energy_step` their length.
 
     Raises:
         UnknownNameError: there is no such ViT.
@@ -125,10 +134,16 @@ def create_vit(name: str, *, seed: int = 0, positions: Positions = "learned", **
     """
     base, arguments = vit_arguments(name)
     if positions == "rope":
+        if is_energy(name):
+            raise EncoderError("an energy transformer has no rotary positions; choose sincos or learned")
         overrides = {**overrides, "pos_embed": "none"}
+    step = overrides.pop("energy_step", DEFAULT_STEP)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model(base, pretrained=False, num_classes=0, **{**arguments, **overrides})
+        if is_energy(name) and isinstance(model, VisionTransformer):
+            heads = model.blocks[0].attn.num_heads
+            model.blocks = energy_steps(model.embed_dim, heads, steps=len(model.blocks), alpha=step)
     if not isinstance(model, VisionTransformer):
         raise EncoderError(
             f"{name} is not a plain ViT but {type(model).__name__}; choose one such as vit_small_patch16_224"

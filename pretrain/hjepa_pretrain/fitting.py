@@ -14,6 +14,7 @@ from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_eval.encoders.kinds.run import FORMAT_VERSION
 from hjepa_eval.encoders.protocol import hash_tensors
 from hjepa_eval.errors import ConfigError, TrainingError
+from hjepa_eval.features.fingerprint import canonical_json, parse_json
 from hjepa_eval.results.provenance import package_versions
 from hjepa_pretrain.config.settings import DiagnosticsSettings, TrainSettings
 from hjepa_pretrain.data.batches import BatchOrder, split_images
@@ -55,6 +56,7 @@ def fit(
     name: str = "tensors",
     encoder: Mapping[str, Any] | None = None,
     transform: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -73,6 +75,8 @@ def fit(
         name: of the data, in the run's files.
         encoder: what `config.json` says of the encoder; the model's own configuration when not given.
         transform: what it says of the preparation of images.
+        settings: what it says of all settings, JSON values, which a resumed run must have again; `train` and
+            `diagnostics` when not given.
         resume: go on from the newest whole checkpoint.
         progress: told after every step.
         say: told what the user should know.
@@ -81,22 +85,23 @@ def fit(
         ConfigError: settings do not fit, or nothing here reads them.
         TrainingError: examples do not fit, or as `hjepa_pretrain.loop.pretrain`.
     """
-    settings = build(TrainSettings, dict(train or {}), "train")
+    optimised = build(TrainSettings, dict(train or {}), "train")
     measured = build(DiagnosticsSettings, dict(diagnostics or {}), "diagnostics")
-    _check(settings, train or {}, examples, labels)
-    task = LearnerTask(model, examples, labels, settings, measured, name=name)
-    task.describe(encoder=encoder, transform=transform)
+    _check(optimised, examples, labels)
+    task = LearnerTask(model, examples, labels, optimised, measured, name=name)
+    task.describe(encoder=encoder, transform=transform, settings=settings)
     before = model.training
     try:
         return run_task(
-            lambda: task, run_dir=Path(run_dir), resume=resume, progress=progress, say=say, device=settings.device
+            lambda: task, run_dir=Path(run_dir), resume=resume, progress=progress, say=say, device=optimised.device
         )
     finally:
         model.train(before)
 
 
-def _check(settings: TrainSettings, given: Mapping[str, Any], examples: Any, labels: Tensor | None) -> None:
-    if unread := [f"train.{key}" for key in _OF_IMAGES if key in given]:
+def _check(settings: TrainSettings, examples: Any, labels: Tensor | None) -> None:
+    default = TrainSettings()
+    if unread := [f"train.{key}" for key in _OF_IMAGES if getattr(settings, key) != getattr(default, key)]:
         raise ConfigError(f"{', '.join(unread)} belong to image runs, and nothing reads them here; leave them out")
     if (settings.epochs is None) == (settings.minutes is None):
         raise ConfigError("give train.epochs or train.minutes, one of them")
@@ -177,19 +182,23 @@ class LearnerTask(Task):
         self.trained, self.bank, self.held_out = split.trained, split.trained[few.long()], split.held_out
         self.widths = [level.shape[-1] for level in self._levels(split.trained[:1])]
 
-    def describe(self, *, encoder: Mapping[str, Any] | None, transform: Mapping[str, Any] | None) -> None:
+    def describe(
+        self,
+        *,
+        encoder: Mapping[str, Any] | None,
+        transform: Mapping[str, Any] | None,
+        settings: Mapping[str, Any] | None,
+    ) -> None:
         """Set what `config.json` says."""
         tensors = {path or "examples": tensor for path, tensor in leaves(self.examples)}
         dataset = {"name": self.name, "fingerprint": hash_tensors(tensors), "num_images": len(self.labels)}
-        settings = {
-            "train": self.train.model_dump(mode="json"),
-            "diagnostics": self.diagnostics.model_dump(mode="json"),
-        }
+        parts = {"train": self.train, "diagnostics": self.diagnostics}
+        said = {name: part.model_dump(mode="json") for name, part in parts.items()}
         self.config = {
             "format_version": FORMAT_VERSION,
             "encoder": dict(encoder) if encoder is not None else {"learner": describe(self.model)},
-            "transform": dict(transform or {}),
-            "settings": settings,
+            "transform": parse_json(canonical_json(dict(transform or {}))),
+            "settings": said if settings is None else dict(settings),
             "dataset": dataset,
             "versions": package_versions(),
         }

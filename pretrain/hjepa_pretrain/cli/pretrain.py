@@ -21,6 +21,7 @@ from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.ranks import read_ranks
 
 if TYPE_CHECKING:
+    from hjepa_pretrain.config.learners import SaccadeRun
     from hjepa_pretrain.config.settings import PretrainSettings
     from hjepa_pretrain.runs.files import Summary
 
@@ -50,13 +51,31 @@ _MOMENT = 5.0  # seconds in which rank 0 finds and says the same as others, and 
 
 
 def run_pretraining(
-    settings: PretrainSettings, run_dir: Path, talk: Talk, *, resume: bool = False, download: bool = False
+    settings: PretrainSettings | SaccadeRun,
+    run_dir: Path,
+    talk: Talk,
+    *,
+    resume: bool = False,
+    download: bool = False,
 ) -> Summary:
     """Pretrain with progress and return the summary; Ctrl-C leaves a checkpoint and says how to go on.
 
     Raises:
         HjepaError: data, configuration or training; what was finished stays.
     """
+    from hjepa_pretrain.cli.learners import run_learner
+    from hjepa_pretrain.config.settings import PretrainSettings
+
+    try:
+        if isinstance(settings, PretrainSettings):
+            return _run_images(settings, run_dir, talk, resume=resume, download=download)
+        return run_learner(settings, run_dir, talk, resume=resume, download=download)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(run_dir)) from None
+
+
+def _run_images(settings: PretrainSettings, run_dir: Path, talk: Talk, *, resume: bool, download: bool) -> Summary:
+    """Pretrain an H-JEPA on images."""
     from hjepa_eval.datasets import load_dataset
     from hjepa_eval.encoders.precision import device_name
     from hjepa_eval.features.cache import default_cache_dir, memo_dir
@@ -79,11 +98,8 @@ def run_pretraining(
     size = resolve_geometry(settings).image_size
     images = f"{dataset.name}, {some} images at {size}x{size} pixels, {settings.model.encoder_type}"
     talk.note(f"pretraining on {images}, into {run_dir}")
-    try:
-        with show_training(talk, run=str(run_dir), dataset=images, device=device_name(settings.train.device)) as shown:
-            return train(settings, dataset, run_dir=run_dir, resume=resume, say=shown.note, progress=shown.update)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_how_to_go_on(run_dir)) from None
+    with show_training(talk, run=str(run_dir), dataset=images, device=device_name(settings.train.device)) as shown:
+        return train(settings, dataset, run_dir=run_dir, resume=resume, say=shown.note, progress=shown.update)
 
 
 def _how_to_go_on(run_dir: Path) -> str:
@@ -177,16 +193,22 @@ def pretrain(
 
 def _asked(
     config: str | None, assignments: list[str], flags: Mapping[str, Any], *, out: Path | None, resume: Path | None
-) -> tuple[PretrainSettings, Path]:
+) -> tuple[PretrainSettings | SaccadeRun, Path]:
     """Return the settings and the folder of the run that is asked for.
 
     Raises:
         HjepaError: they contradict each other, or there is no run to go on with.
     """
     from hjepa_pretrain.checks import load_settings
+    from hjepa_pretrain.cli.learners import find_learner, load_learner
 
     if resume is None:
-        settings = load_settings(config or "digits", assignments, flags=flags)
+        learner = find_learner(config) if config is not None else None
+        settings = (
+            load_settings(config or "digits", assignments, flags=flags)
+            if learner is None
+            else load_learner(learner, assignments, flags=flags)
+        )
         return settings, out or Path("runs") / f"{Path(config or 'digits').stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if out is not None:
         raise ConfigError(f"--resume goes on in {resume}; leave --out out, or begin another run without --resume")
@@ -207,7 +229,7 @@ def _check_start(run_dir: Path, *, new: bool, download: bool) -> None:
         raise ConfigError("--download is for one process; fetch the data before torchrun or srun")
 
 
-def is_early(summary: Summary, settings: PretrainSettings) -> bool:
+def is_early(summary: Summary, settings: PretrainSettings | SaccadeRun) -> bool:
     """Return whether `diagnostics.patience` ended a run before its last step."""
     if settings.diagnostics.patience is None:
         return False
@@ -236,17 +258,26 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _settings_of(run_dir: Path, config: str | None, given: list[str], flags: Mapping[str, Any]) -> PretrainSettings:
+def _settings_of(
+    run_dir: Path, config: str | None, given: list[str], flags: Mapping[str, Any]
+) -> PretrainSettings | SaccadeRun:
     """Return the settings with which a run goes on: its own, unless a configuration is named again."""
     from hjepa_eval.config import merge, parse_assignments
     from hjepa_eval.encoders.kinds.run import read_run_config
     from hjepa_pretrain.checks import build_settings, load_settings
+    from hjepa_pretrain.cli.learners import find_learner, load_learner
     from hjepa_pretrain.config.flat_keys import from_flat
+    from hjepa_pretrain.config.learners import learner_settings
 
     if not (run_dir / "config.json").is_file():
         raise CheckpointError(f"{run_dir} holds no run to go on with; it has no config.json")
     if config is not None:
-        return load_settings(config, given, flags=flags)
+        learner = find_learner(config)
+        return (
+            load_settings(config, given, flags=flags) if learner is None else load_learner(learner, given, flags=flags)
+        )
     written = read_run_config(run_dir).get("settings", {})
+    if "task" in written:
+        return learner_settings(merge(written, parse_assignments(given), flags), str(run_dir))
     assigned = from_flat(parse_assignments(given), source="--set")
     return build_settings(merge(written, assigned, flags), str(run_dir))

@@ -14,7 +14,7 @@ import torch
 from timm.layers import PatchEmbed
 
 from hjepa_eval.encoders.stages import create_stages, stage_maps
-from hjepa_eval.encoders.vit import create_vit, resolve_taps, use_rotary_positions
+from hjepa_eval.encoders.vit import create_vit, is_energy, resolve_taps, use_rotary_positions
 from hjepa_eval.errors import EncoderError
 from hjepa_pretrain.config.schedules import context_count
 
@@ -27,8 +27,9 @@ PATCHES = 8
 
 
 def has_stages(settings: PretrainSettings) -> bool:
-    """Tell whether the encoder is asked for as a model with stages; every other name begins with `vit_`."""
-    return not settings.model.encoder_type.startswith("vit_")
+    """Tell whether the encoder is asked for as a model with stages: no ViT and no energy transformer."""
+    name = settings.model.encoder_type
+    return not (name.startswith("vit_") or is_energy(name))
 
 
 def stage_arguments(settings: PretrainSettings) -> dict[str, Any]:
@@ -116,6 +117,8 @@ def encoder_arguments(settings: PretrainSettings) -> dict[str, Any]:
     }
     if model.encoder_depth is not None:
         arguments["depth"] = model.encoder_depth
+    if is_energy(model.encoder_type):
+        arguments["energy_step"] = model.energy_step
     if model.layer_scale is not None:
         arguments["init_values"] = model.layer_scale
     if data.image_size is not None:
@@ -166,7 +169,7 @@ def _check_plain(name: str, vit: Any) -> None:
     odd = None
     if not isinstance(vit.patch_embed, PatchEmbed):
         odd = f"its patches come from {type(vit.patch_embed).__name__}"
-    elif not all(hasattr(block, "attn") for block in vit.blocks):
+    elif not (is_energy(name) or all(hasattr(block, "attn") for block in vit.blocks)):
         odd = f"its blocks are {type(vit.blocks[0]).__name__}"
     if odd is not None:
         raise EncoderError(

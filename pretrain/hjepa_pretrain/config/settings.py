@@ -51,13 +51,17 @@ class ModelSettings(Settings):
 
     encoder_type: str = Field(
         default="vit_base_patch16_224",
-        description="a timm ViT, or vit_SIZE_patchP_IMAGE; with train.predicted_share=0 any timm model with stages",
+        description="a timm ViT, vit_SIZE_patchP_IMAGE, or energy_SIZE_patchP_IMAGE (an energy transformer); "
+        "with train.predicted_share=0 any timm model with stages",
     )
     embed_dim: int | None = Field(
         default=None, description="width of the encoder; comes from timm, another value is an error"
     )
     encoder_depth: int | None = Field(
-        default=None, ge=1, le=1000, description="encoder blocks; the ViT's own when not given"
+        default=None,
+        ge=1,
+        le=1000,
+        description="encoder blocks, or steps of an energy transformer; the ViT's own when not given",
     )
     positions: Literal["learned", "sincos", "rope"] = Field(
         default="sincos", description="positions of the encoder: added to tokens, or rotary (rope)"
@@ -68,6 +72,9 @@ class ModelSettings(Settings):
     )
     layer_scale: float | None = Field(
         default=None, gt=0, description="first value of learned factors on every branch of the encoder; none at all"
+    )
+    energy_step: float = Field(
+        default=0.1, gt=0, description="length of a step down the energy, of an encoder_type energy_SIZE_patchP_IMAGE"
     )
     num_hierarchies: int = Field(default=3, ge=1, le=4, description="levels; 1 is a flat I-JEPA")
     taps: Literal["depth", "final"] | tuple[int, ...] = Field(

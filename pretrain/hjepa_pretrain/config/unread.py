@@ -51,6 +51,16 @@ MODES = (
         lambda s: s.model.num_hierarchies == 1,
         ("model.predictor.order", "model.predictor.fpn", "masking.cell_coverage"),
     ),
+    Mode(
+        "an energy transformer",
+        lambda s: s.model.encoder_type.startswith("energy"),
+        ("model.layer_scale", "masking.saliency"),
+    ),
+    Mode(
+        "a model.encoder_type that is no energy transformer",
+        lambda s: not s.model.encoder_type.startswith("energy"),
+        ("model.energy_step",),
+    ),
     Mode("train.loss mse", lambda s: s.train.loss == "mse", ("train.loss_beta",)),
     Mode("train.schedule constant", lambda s: s.train.schedule == "constant", ("train.final_lr",)),
     Mode("a train.schedule other than cooldown", lambda s: s.train.schedule != "cooldown", ("train.cooldown",)),

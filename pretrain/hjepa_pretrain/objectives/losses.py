@@ -117,8 +117,8 @@ def cycle_consistency(original: Tensor, returned: Tensor, *, beta: float = 1.0, 
 
         loss = mean_d (mean_i h(returned_id, original_id) + 1e-4) / (mean_i h(m_d, original_id) + 1e-4)
 
-    About 0 is a perfect return; 1 is no better than always returning the mean. For callers of the library: document 002
-    asks for it, and no setting of the image trainer reaches it.
+    About 0 is a perfect return; 1 is no better than always returning the mean. Document 002
+    asks for it; `SaccadeJEPA` minimises it.
 
     Why a ratio: the plain error rewards collapse, since a constant returns to itself at no cost, and any shrinking
     lowers it. Here gradient flows into the denominator too, so that shrinking both gains nothing, a dimension without
