@@ -37,7 +37,7 @@ from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.precision import fast_bf16, resolve_device, resolve_precision
 from hjepa_eval.encoders.protocol import Encoder
-from hjepa_eval.evaluation.features import default_workers
+from hjepa_eval.evaluation.models.given import default_workers
 from hjepa_eval.extraction.extract import Compute, extract
 from hjepa_eval.extraction.inference import Inference
 from hjepa_eval.probes.knn import knn

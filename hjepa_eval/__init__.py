@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from hjepa_eval.datasets import load_dataset
     from hjepa_eval.encoders import load_encoder
     from hjepa_eval.errors import HjepaError
-    from hjepa_eval.evaluation.front import compare, evaluate, extract, profile, read_records, search
+    from hjepa_eval.evaluation.evaluate import evaluate
+    from hjepa_eval.evaluation.front import compare, extract, profile, read_records, search
     from hjepa_eval.evaluation.models.imported import import_features
     from hjepa_eval.evaluation.probe import Probe
     from hjepa_eval.evaluation.result import Compared, Result
@@ -67,7 +68,7 @@ _HOMES = {
     "Samples": "hjepa_eval.probes.samples",
     "__version__": "hjepa_eval.results.provenance",
     "compare": "hjepa_eval.evaluation.front",
-    "evaluate": "hjepa_eval.evaluation.front",
+    "evaluate": "hjepa_eval.evaluation.evaluate",
     "extract": "hjepa_eval.evaluation.front",
     "few_shot": "hjepa_eval.probes.few_labels.few_shot",
     "import_features": "hjepa_eval.evaluation.models.imported",

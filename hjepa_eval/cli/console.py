@@ -7,7 +7,8 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 import typer
@@ -33,6 +34,32 @@ def say_error_lines(lines: list[str]) -> None:
 
     shortened = [line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..." for line in lines]
     print("\n  ".join([f"hjepa: {one_line(shortened[0])}", *map(one_line, shortened[1:])]), file=sys.stderr)
+
+
+def open_page(path: Path) -> None:
+    """Open a file in the browser; where none can be opened, as on a remote machine, say so and go on."""
+    import webbrowser
+
+    try:
+        opened = webbrowser.open(path.absolute().as_uri())
+    except webbrowser.Error:
+        opened = False
+    if not opened:
+        # Whoever asked for a browser wants to know, even with --quiet.
+        say_error(f"no browser can be opened here; open {path} yourself")
+
+
+def where_it_is(paths: Sequence[Path]) -> str:
+    """Return the line that says where a report is: the page, and beside it the other files."""
+    page, *others = paths
+    return f"report: {page} (also {', '.join(path.name for path in others)})"
+
+
+def say_written(path: str | Path) -> None:
+    """Say on stderr which file was asked for and is there."""
+    from hjepa_eval.results.text import visible
+
+    print(f"written: {visible(str(path))}", file=sys.stderr)
 
 
 @contextlib.contextmanager

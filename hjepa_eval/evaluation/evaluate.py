@@ -3,92 +3,131 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.errors import ConfigError, ProbeError
-from hjepa_eval.evaluation.features import NOTHING_GIVEN, FeatureSet, Given, collect_features, find_encoder, resolve
+from hjepa_eval.evaluation.features import FeatureSet, collect_features
 from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.live.stages import evaluation_stages, feature_seeds
 from hjepa_eval.evaluation.measure import Measured, Task, measure
+from hjepa_eval.evaluation.models.baselines import models_and_baselines
+from hjepa_eval.evaluation.models.given import NOTHING_GIVEN, Dataset, Given, Model, find_encoder, read_call
 from hjepa_eval.evaluation.models.imported import check_imported, imported_features
-from hjepa_eval.evaluation.request import Request
-from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings, ProfileSettings
+from hjepa_eval.evaluation.probe import Probe, load_probe
+from hjepa_eval.evaluation.request import PROFILE, Request, read_request
+from hjepa_eval.evaluation.result import Evaluated, Result
+from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings
 from hjepa_eval.features.imported import is_imported
 from hjepa_eval.results.files import check_folder
-from hjepa_eval.results.outcomes import SampleOutcomes
-from hjepa_eval.results.records import Record
 
 if TYPE_CHECKING:
-    from hjepa_eval.evaluation.gallery.gallery import DrawMasks
+    from hjepa_eval.datasets.transform import Transform
 
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A record, the outcome of every sample, and the file that both were written to, if any."""
-
-    record: Record
-    samples: SampleOutcomes
-    path: Path | None = None
+DEFAULT_PROBES = ("knn", "linear")
 
 
 def evaluate(
-    request: Request,
-    talk: Talk,
+    model: Model | Sequence[Model] | None = None,
+    dataset: Dataset | None = None,
     *,
-    given: Given = NOTHING_GIVEN,
-    write: bool = True,
-    draw_masks: DrawMasks | None = None,
-    closing: Sequence[str] = (),
-    say_deviations: bool = True,
-) -> list[Evaluated]:
-    """Return the records of all probes for the models and their baselines; each is written as soon as it is there.
+    probes: Sequence[str | Probe[Any]] = DEFAULT_PROBES,
+    layers: Sequence[str] = (),
+    transform: Transform | None = None,
+    out: str | Path | None = None,
+    quiet: bool = False,
+    request: Request | None = None,
+    talk: Talk | None = None,
+    **options: Any,
+) -> Result:
+    """Measure what each level of one or several encoders knows.
+
+    What the cache has is not extracted again; it is the command line's cache, and the commands call this function.
 
     Args:
-        request: models, probes, options.
-        talk: told about progress.
-        given: encoders and images that the caller holds.
-        write: write records, and what else the options ask for, into the folder `out`.
-        draw_masks: draws the masks of a run for its gallery.
-        closing: names of stages that the caller adds.
-        say_deviations: say what protocols do not reproduce, which records and reports hold, too.
+        model: a name as in `hjepa models`, an `Encoder`, any `nn.Module` with `layers`, or several; the newest finished
+            run under `runs/` when not given.
+        dataset: a name as in `hjepa datasets`, or two datasets, of train and of test; the one a run was pretrained on,
+            else digits, when not given.
+        probes: names, `FILE.py:PROBE`, or probes.
+        layers: of modules: the named layers that are its levels.
+        transform: of modules: how images become their input.
+        out: folder to write records, outcomes and galleries to, as the command does; nothing is written without it.
+        quiet: no progress, no notes.
+        request: instead of all of the above: what to evaluate, as commands read it from their options.
+        talk: told about progress; stderr or the notebook when not given.
+        **options: those of `hjepa eval` by their names, such as `baselines=["none"]`, `seeds=[0, 1]`, `k=[5, 20]`.
 
     Raises:
-        HjepaError: anything that the user can mend; what was written stays.
+        HjepaError: anything that the caller can mend, in one line; what was written stays.
     """
-    if write:
+    if request is None:
+        if PROFILE in probes:
+            raise ConfigError("a profile is no probe with a score; hjepa.profile(model, dataset) returns it")
+        declared = [probe if isinstance(probe, Probe) else load_probe(probe) for probe in probes]
+        if not declared:
+            raise ConfigError("probes is empty; give at least one, such as probes=['knn']")
+        call = read_call(
+            model,
+            dataset,
+            options,
+            layers=layers,
+            transform=transform,
+            quiet=quiet,
+            probes=[probe.name for probe in declared],
+        )
+        flags = {**call.flags, **({"model": list(call.models)} if call.models else {})}
+        request = read_request(EvalSettings, probes=declared, flags=flags | ({} if out is None else {"out": Path(out)}))
+        request = replace(
+            request, command=f"hjepa_eval.evaluate{call.spelled}", given=call.given, write=out is not None
+        )
+    talk = talk or Stderr(quiet=request.common.quiet)
+    with talk.job():
+        return Result(_evaluate(request, talk, given=request.given or NOTHING_GIVEN))
+
+
+def _evaluate(request: Request, talk: Talk, *, given: Given) -> list[Evaluated]:
+    """Return the records of all probes for the models and their baselines; each is written as soon as it is there."""
+    if request.write:
         check_folder(request.common.out)
     settings = models_and_baselines(request.models, request.common, talk, given)
     tasks = [Task(probe.name, probe.heading, probe.plan(own), {}) for probe, own in request.probes]
-    views = max(task.plan.views for task in tasks)
-    gallery = _gallery(request.common) if write else None
-    # A typo in any but the first ends here, before any work; the first is opened next.
-    later = list(settings.items())[1:]
-    check_imported(settings, request.common)
-    encoders = {
-        spec: given.encoders.get(spec) or find_encoder(own, images=given.images)
-        for spec, own in later
-        if not is_imported(spec)
-    }
-    steps = [task.heading.title for task in tasks]
-    closing = [*(["galleries"] if gallery else []), *closing]
-    talk.plan(evaluation_stages(settings, steps, encoders, views=views, closing=closing))
+    gallery = _gallery(request.common) if request.write else None
+    _plan(request, settings, tasks, talk, given=given)
     evaluated: list[Evaluated] = []
     features = {}
     left_out: set[str] = set()
     for spec, own in settings.items():
         features[spec] = collect_seeds(own, tasks, talk, repair=len(tasks) > 1, given=given)
         for measured in _measure(tasks, request, own, features[spec], talk, left_out=left_out):
-            evaluated.append(_written(measured, own) if write else Evaluated(measured.record, measured.samples))
+            evaluated.append(_written(measured, own) if request.write else Evaluated(measured.record, measured.samples))
     if gallery is not None and not any(map(is_imported, features)):  # Imported features have no images to show.
         from hjepa_eval.evaluation.gallery.gallery import write_galleries
 
-        write_galleries(features, gallery, talk, draw_masks=draw_masks)
-    for task in tasks if say_deviations else ():
+        write_galleries(features, gallery, talk, draw_masks=request.draw_masks)
+    for task in tasks if request.say_deviations else ():
         if any(entry.record.probe == task.probe for entry in evaluated):
             _say_deviations(task, talk)
     return evaluated
+
+
+def _plan(
+    request: Request, settings: Mapping[str, ProbeSettings], tasks: Sequence[Task], talk: Talk, *, given: Given
+) -> None:
+    """Say which stages are to come; a typo in any model but the first ends here, before any work."""
+    check_imported(settings, request.common)
+    later = list(settings.items())[1:]  # The first is opened next.
+    encoders = {
+        spec: given.encoders.get(spec) or find_encoder(own, images=given.images)
+        for spec, own in later
+        if not is_imported(spec)
+    }
+    galleries = ["galleries"] if request.write and _gallery(request.common) else []
+    steps = [task.heading.title for task in tasks]
+    views = max(task.plan.views for task in tasks)
+    talk.plan(evaluation_stages(settings, steps, encoders, views=views, closing=[*galleries, *request.closing]))
 
 
 def collect_seeds(
@@ -164,79 +203,3 @@ def _gallery(common: ProbeSettings) -> EvalSettings | None:
 
     check_map(common)
     return common
-
-
-_WITH_BASELINES = (EvalSettings, ProfileSettings)
-SettingsT = TypeVar("SettingsT", ProbeSettings, ProfileSettings)
-
-
-def models_and_baselines(models: Sequence[str], common: SettingsT, talk: Talk, given: Given) -> dict[str, SettingsT]:
-    """Return spec -> settings with every default filled in: of the models, then of their baselines, each once.
-
-    Raises:
-        ConfigError: models were pretrained on different data and none was named, or a baseline cannot be.
-    """
-    check_imported(models, common)
-    if given.images:
-        common = common.model_copy(update={"dataset": given.images["train"].name})
-    resolved = [resolve(common.model_copy(update={"model": model})) for model in models or (None,)]
-    if not models:
-        talk.note(f"--model {resolved[0].model}, the newest finished run")
-    data = {(own.dataset, own.root) for own in resolved}
-    if len(data) > 1:
-        named = ", ".join(f"{own.model}: {own.dataset}" for own in resolved)
-        raise ConfigError(f"the models were pretrained on different data ({named}); name one for all with --dataset")
-    settings = {str(own.model): own for own in resolved}
-    for own in resolved:
-        for baseline in baselines_of(str(own.model), common) if isinstance(common, _WITH_BASELINES) else ():
-            # A baseline has its own levels: the choice of levels is the model's.
-            settings.setdefault(baseline, own.model_copy(update={"model": baseline, "level": ()}))
-    return settings
-
-
-def baselines_of(model: str, settings: EvalSettings | ProfileSettings) -> list[str]:
-    """Return the names of a model's baselines.
-
-    Of baselines that nobody named, those are left out that say nothing about this model: its untrained twin where it
-    has none, and pixels beside pixels.
-
-    Raises:
-        ConfigError: `--baselines random` was asked for and there is no such twin.
-    """
-    named = "baselines" in settings.model_fields_set
-    if is_imported(model) and not named:
-        return []
-    baselines = []
-    for baseline in settings.baselines:
-        if not named and baseline.startswith("pixels") and model.partition(":")[0] == "pixels":
-            continue
-        try:
-            baselines.append(_untrained(model) if baseline == "random" else baseline)
-        except ConfigError:
-            if named:
-                raise
-    return [baseline for baseline in dict.fromkeys(baselines) if baseline != model]
-
-
-def _untrained(model: str) -> str:
-    """Return the name of the same encoder before its training: `--baselines random`.
-
-    Raises:
-        ConfigError: only a run, a network of timm's and a module with a checkpoint can be built again without weights.
-    """
-    from hjepa_eval.encoders.kinds.run import is_run
-    from hjepa_eval.encoders.networks.naming import OPTIONS
-
-    name, *options = model.split("?")
-    kind, colon, argument = name.partition(":")
-    # Without what says which weights, and how they are read.
-    kept = [entry for entry in options if entry.partition("=")[0] not in OPTIONS]
-    if kind == "timm" and colon and not argument.startswith("local-dir:"):
-        return "?".join([f"random:{argument}", *kept])
-    if kind == "packaged" and argument:
-        return f"random:tf_{argument}"
-    if name.rpartition(":")[0].endswith(".py") and any(entry.startswith("checkpoint=") for entry in options):
-        return "?".join([name, *kept])
-    if is_run(Path(name)):
-        return f"random:{name}"
-    raise ConfigError(f"--baselines random: {model} has no untrained twin; name one, such as random:vit_tiny_patch4_32")

@@ -1,24 +1,20 @@
-"""From settings to samples: find the encoder and the images, fill what the cache lacks, read the levels asked for."""
+"""From an encoder and images to features: fill what the cache lacks, and say what is there."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.overlap import count_shared, shared_note
 from hjepa_eval.datasets.protocol import ImageDataset
-from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
-from hjepa_eval.encoders.kinds.run import is_run, newest_run, read_run_config, with_branch
-from hjepa_eval.encoders.precision import device_name, resolve_precision
+from hjepa_eval.encoders.handle import EncoderHandle
 from hjepa_eval.errors import NoSplitError, unknown
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.stages import COSTS
 from hjepa_eval.evaluation.models.costs import LevelCosts, level_costs
+from hjepa_eval.evaluation.models.given import NOTHING_GIVEN, Given, default_workers
 from hjepa_eval.evaluation.settings import (
     ExtractCommandSettings,
     ImageSettings,
@@ -28,7 +24,6 @@ from hjepa_eval.evaluation.settings import (
 )
 from hjepa_eval.extraction.extract import Compute, ExtractedStores, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
-from hjepa_eval.features.imported import is_imported
 from hjepa_eval.features.manifest import StoredLevel
 from hjepa_eval.ranks import read_ranks
 from hjepa_eval.results.records import DatasetInfo, Extracted, ModelInfo
@@ -36,12 +31,6 @@ from hjepa_eval.results.records import DatasetInfo, Extracted, ModelInfo
 if TYPE_CHECKING:
     from hjepa_eval.datasets.transform import View
     from hjepa_eval.encoders.protocol import Encoder
-
-SettingsT = TypeVar("SettingsT", bound=ImageSettings)
-
-RUNS = Path("runs")
-DEFAULT_DATASET = "digits"
-SPLITS = ("train", "test")
 
 
 @dataclass
@@ -111,29 +100,6 @@ class FeatureSet:
         )
 
 
-def resolve_model(model: str | None) -> str:
-    """Return the encoder asked for, or the newest finished run.
-
-    Raises:
-        EncoderError: none was asked for and there is no finished run.
-    """
-    return model if model is not None else str(newest_run(RUNS))
-
-
-def resolve_dataset(dataset: str | None, model: str) -> tuple[str, Path | None]:
-    """Return the dataset asked for, or the one a run was pretrained on with its folder, or digits."""
-    if dataset is not None:
-        return dataset, None
-    if is_imported(model):
-        return "imported", None  # Images and labels are the features' own.
-    folder = Path(model.partition("?")[0].removeprefix("random:"))
-    if is_run(folder):
-        data = read_run_config(folder).get("settings", {}).get("data", {})
-        root = data.get("root")
-        return str(data.get("dataset", DEFAULT_DATASET)), Path(root) if root else None
-    return DEFAULT_DATASET, None
-
-
 def choose_levels(encoder: Encoder | EncoderHandle, wanted: tuple[int, ...]) -> tuple[int, ...]:
     """Return the wanted level numbers, all of them for none.
 
@@ -145,97 +111,6 @@ def choose_levels(encoder: Encoder | EncoderHandle, wanted: tuple[int, ...]) -> 
         if level not in known:
             raise unknown(f"level of {encoder.name}", str(level), [str(index) for index in known])
     return tuple(sorted(set(wanted))) or tuple(known)
-
-
-def resolve(settings: SettingsT) -> SettingsT:
-    """Return the settings with every default filled in that depends on this machine: model, data, device, cache.
-
-    Raises:
-        HjepaError: there is no model to take, it has no such branch, or there is no such device.
-    """
-    model = with_branch(resolve_model(settings.model), settings.encoder)
-    dataset, root = resolve_dataset(settings.dataset, model)
-    device = device_name(read_ranks().device(settings.device))
-    found = {
-        "model": model,
-        "encoder": None,  # The name says it now; a baseline beside the model has no branch.
-        "dataset": dataset,
-        "root": settings.root or root,
-        "device": device,
-        "precision": resolve_precision(settings.precision, device),
-        "num_workers": settings.num_workers or default_workers(),
-        "cache_dir": settings.cache_dir or default_cache_dir(),
-    }
-    return settings.model_copy(update=found)
-
-
-def default_workers() -> int:
-    """Return how many threads decode images: as many as this process may use cores, shared with the ranks beside it."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    cores = len(allowed(0)) if allowed is not None else os.cpu_count() or 1
-    return max(1, cores // read_ranks().local_world_size)
-
-
-def load_split(settings: ImageSettings, split: str) -> ImageDataset:
-    """Return the images that resolved settings ask for.
-
-    Raises:
-        HjepaError: the dataset is unknown, missing or incomplete.
-    """
-    memo = memo_dir(settings.cache_dir or default_cache_dir())
-    return load_dataset(str(settings.dataset), split, root=settings.root, download=settings.download, memo=memo)
-
-
-def find_encoder(settings: ImageSettings, *, images: Mapping[str, ImageDataset] | None = None) -> EncoderHandle:
-    """Return the encoder that resolved settings ask for.
-
-    Args:
-        settings: of `resolve`.
-        images: both splits, for an encoder that is fitted on train; loaded by name when not given.
-
-    Raises:
-        HjepaError: it is unknown, or its weights are missing or do not fit.
-    """
-    return open_encoder(
-        str(settings.model),
-        seed=settings.seed,
-        download=settings.download,
-        train_images=lambda: images["train"] if images else load_split(settings, "train"),
-        cache_dir=settings.cache_dir,
-    )
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the caller holds already, and no name stands for.
-
-    Attributes:
-        encoders: by the name that settings call them.
-        images: both splits of the dataset; empty where settings name it.
-    """
-
-    encoders: Mapping[str, EncoderHandle] = field(default_factory=dict)
-    images: Mapping[str, ImageDataset] = field(default_factory=dict)
-
-    def encoder(self, settings: ImageSettings) -> EncoderHandle:
-        """Return the encoder that resolved settings ask for.
-
-        Raises:
-            HjepaError: it is unknown, or its weights are missing or do not fit.
-        """
-        held = self.encoders.get(str(settings.model))
-        return held if held is not None else find_encoder(settings, images=self.images)
-
-    def split(self, settings: ImageSettings, split: str) -> ImageDataset:
-        """Return the images that resolved settings ask for.
-
-        Raises:
-            HjepaError: the dataset is unknown, missing or incomplete.
-        """
-        return self.images[split] if self.images else load_split(settings, split)
-
-
-NOTHING_GIVEN = Given()
 
 
 def collect_features(

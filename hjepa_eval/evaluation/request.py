@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
 
@@ -13,6 +13,10 @@ from hjepa_eval.config import Settings, build, build_together, given_values
 from hjepa_eval.errors import ConfigError, EncoderError
 from hjepa_eval.evaluation.probe import Probe, load_probe
 from hjepa_eval.evaluation.settings import DATA, EvalSettings, ProbeSettings, ProfileSettings, option
+
+if TYPE_CHECKING:
+    from hjepa_eval.evaluation.gallery.gallery import DrawMasks
+    from hjepa_eval.evaluation.models.given import Given
 
 # Not split at commas: `?layers=blocks.1,blocks.3` is part of a name.
 _Models = Annotated[
@@ -45,6 +49,11 @@ class Request:
         probes: each with its own options.
         command: what asked for it, as records say it; empty for the program's own command line.
         profile: what to profile beside the probes; None where nobody named it among them.
+        given: encoders and images that the caller holds.
+        write: write records, and what else the options ask for, into the folder `out`.
+        draw_masks: draws the masks of a run for its gallery.
+        closing: names of stages that the caller adds.
+        say_deviations: say what protocols do not reproduce, which records and reports hold, too.
     """
 
     models: tuple[str, ...]
@@ -52,6 +61,19 @@ class Request:
     probes: tuple[tuple[Probe[Any], Settings], ...]
     command: str = ""
     profile: ProfileSettings | None = None
+    given: Given | None = None
+    write: bool = True
+    draw_masks: DrawMasks | None = None
+    closing: tuple[str, ...] = ()
+    say_deviations: bool = True
+
+
+@dataclass(frozen=True)
+class ProfileRequest:
+    """The models to profile, and what to measure."""
+
+    models: tuple[str, ...]
+    settings: ProfileSettings
 
 
 def read_request(
@@ -104,7 +126,7 @@ def _profile_settings(common: ProbeSettings) -> ProfileSettings:
 
 def read_profile_request(
     *, config: Path | None = None, assignments: Iterable[str] = (), flags: Mapping[str, Any] | None = None
-) -> tuple[tuple[str, ...], ProfileSettings]:
+) -> ProfileRequest:
     """Return the models to profile and what to measure.
 
     Raises:
@@ -114,7 +136,7 @@ def read_profile_request(
     given = given_values(ProfileSettings, config=config, assignments=assignments, flags=flags)
     source = f"{config} and options" if config is not None else "options"
     models = build(Models, {"model": given.pop("model")} if "model" in given else {}, source).model
-    return expand_models(models), build(ProfileSettings, given, source)
+    return ProfileRequest(expand_models(models), build(ProfileSettings, given, source))
 
 
 def expand_models(models: Sequence[str]) -> tuple[str, ...]:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.errors import ConfigError
-from hjepa_eval.evaluation.evaluate import Evaluated
 from hjepa_eval.report.tables.model_pairs import Located, ModelPair
+from hjepa_eval.results.outcomes import SampleOutcomes
 from hjepa_eval.results.records import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A record, the outcome of every sample, and the file that both were written to, if any."""
+
+    record: Record
+    samples: SampleOutcomes
+    path: Path | None = None
 
 
 class Result:

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 
-from hjepa_eval.evaluation.features import collect_features, resolve
+from hjepa_eval.evaluation.features import collect_features
 from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.models.given import resolve
 from hjepa_eval.evaluation.rows import level_rows
 from hjepa_eval.evaluation.settings import ExtractCommandSettings
 

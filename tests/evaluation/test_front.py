@@ -160,3 +160,39 @@ def test_compare__pairs_two_results_on_the_same_images(result: hjepa.Result) -> 
 def test_evaluate__mistakes_are_one_line(arguments: dict, words: str) -> None:
     with pytest.raises(hjepa.HjepaError, match=words):
         hjepa.evaluate("pixels:8", **{"dataset": "digits", "probes": ["knn"], "quiet": True, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("words", "function"),
+    [
+        ("knn --model pixels:8 --dataset digits", "evaluation.evaluate.evaluate"),
+        ("linear --model pixels:8 --dataset digits", "evaluation.evaluate.evaluate"),
+        ("fewshot --model pixels:8 --dataset digits", "evaluation.evaluate.evaluate"),
+        ("eval --model pixels:8 --dataset digits", "evaluation.evaluate.evaluate"),
+        ("extract --model pixels:8 --dataset digits", "evaluation.front.extract"),
+        ("profile --model pixels:8 --dataset digits", "evaluation.front.profile"),
+        ("search a.png --model pixels:8 --dataset digits", "evaluation.front.search"),
+        ("compare a b", "evaluation.front.compare"),
+        ("report a", "report.written.report"),
+        ("import a.npz --name mine", "evaluation.models.imported.import_features"),
+    ],
+)
+def test_commands__call_the_face(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, words: str, function: str
+) -> None:
+    program = request.getfixturevalue("hjepa")
+    name = function.rpartition(".")[2]
+    home = "hjepa_eval.report.written" if name == "report" else hjepa._HOMES[name]
+    assert f"hjepa_eval.{function}" == f"{home}.{name}"
+
+    def called(*_: object, **__: object) -> None:
+        raise hjepa.HjepaError("the face was called")
+
+    monkeypatch.setattr(f"hjepa_eval.{function}", called)
+    done = program(*words.split())
+    assert (done.code, done.err) == (2, "hjepa: the face was called\n")
+
+
+def test_evaluate__several_models_are_refused_where_one_is_taken() -> None:
+    with pytest.raises(hjepa.HjepaError, match="2 models are given"):
+        hjepa.extract(["pixels:8", "pixels:4"], "digits", quiet=True)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import typer
 
-from hjepa_eval.cli.console import print_json
+from hjepa_eval.cli.console import open_page, print_json
 from hjepa_eval.cli.options import settings_command
-from hjepa_eval.cli.pages import open_page
 from hjepa_eval.errors import ConfigError, DataError, EncoderError, ResultError, first_few
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.display import Stderr
@@ -41,7 +40,8 @@ def register(app: typer.Typer) -> None:
         rollout and the cells of the levels are in it.
         """
         from hjepa_eval.encoders.attention import check_attention
-        from hjepa_eval.evaluation.features import choose_levels, find_encoder, load_split, resolve
+        from hjepa_eval.evaluation.features import choose_levels
+        from hjepa_eval.evaluation.models.given import find_encoder, load_split, resolve
 
         if settings.out.is_dir():
             raise ResultError(f"--out {settings.out} is a folder; name a file such as {settings.out / 'explorer.html'}")
@@ -126,7 +126,7 @@ def _images(
 
     from hjepa_eval.datasets.images import image_batches
     from hjepa_eval.encoders.attention import attention_maps
-    from hjepa_eval.evaluation.features import default_workers
+    from hjepa_eval.evaluation.models.given import default_workers
 
     device = torch.device(settings.device)
     encoder.to(device).eval()

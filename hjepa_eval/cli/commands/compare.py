@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hjepa_eval.cli.console import guarded
-from hjepa_eval.cli.pages import deliver
+from hjepa_eval.cli.console import guarded, say_written
 from hjepa_eval.errors import ConfigError
 
 
@@ -39,10 +38,15 @@ def register(app: typer.Typer) -> None:
         of every test image (--predictions), p-values adjusted by Holm. Baselines are left aside unless named.
         """
         from hjepa_eval.evaluation.front import compare
+        from hjepa_eval.report.formats.named import write_output
         from hjepa_eval.report.formats.pairs import PAIR_FORMATS
         from hjepa_eval.report.written import choose_format
 
         if as_json and format_name not in (None, "json"):
             raise ConfigError(f"--json and --format {format_name} ask for two formats; give one of them")
         chosen = choose_format("json" if as_json else format_name, out, PAIR_FORMATS)
-        deliver(compare(*(results or [Path("results")]), models=model or (), dataset=dataset).text(chosen), out)
+        text = compare(*(results or [Path("results")]), models=model or (), dataset=dataset).text(chosen)
+        if out is None:
+            print(text, end="")
+        else:
+            say_written(write_output(out, text))

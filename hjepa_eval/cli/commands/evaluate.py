@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hjepa_eval.cli.console import print_json, told_errors
+from hjepa_eval.cli.console import print_json, say_error, told_errors
 from hjepa_eval.cli.options import add_command, given_flags, option_parameters
 from hjepa_eval.config import Settings
 from hjepa_eval.errors import ConfigError
@@ -16,7 +17,7 @@ from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.live.stages import REPORT
 from hjepa_eval.evaluation.probe import load_probe
-from hjepa_eval.evaluation.request import Models, Request, read_request
+from hjepa_eval.evaluation.request import Models, ProfileRequest, Request, read_request
 from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ def evaluate_and_report(request: Request, talk: Talk, *, folder: Path, notes: Se
         HjepaError: as `evaluate`, or the report cannot be written; the records are, and their table is printed.
     """
     from hjepa_eval.cli.commands.probes import is_brief
-    from hjepa_eval.cli.commands.report import write_report
-    from hjepa_eval.cli.pages import open_page, where_it_is
+    from hjepa_eval.cli.console import open_page, where_it_is
     from hjepa_eval.cli.pretraining import draw_mask_examples
     from hjepa_eval.evaluation.evaluate import evaluate
+    from hjepa_eval.evaluation.front import profile
+    from hjepa_eval.report.written import write_folder
 
     common = request.common
     images = isinstance(common, EvalSettings) and common.gallery
@@ -52,17 +54,14 @@ def evaluate_and_report(request: Request, talk: Talk, *, folder: Path, notes: Se
     more = ""
     try:
         with talk.job():
-            evaluated = evaluate(
-                request,
-                talk,
-                draw_masks=draw_mask_examples,
-                closing=[REPORT],
-                say_deviations=not is_brief(common),
+            request = replace(
+                request, draw_masks=draw_mask_examples, closing=(REPORT,), say_deviations=not is_brief(common)
             )
-            records += [entry.record for entry in evaluated]
-            profiles += _profiles(request, talk)
+            records += evaluate(request=request, talk=talk).records
+            if request.profile is not None:  # Features come from the cache.
+                profiles += profile(request=ProfileRequest(request.models, request.profile), talk=talk)
             with talk.progress(REPORT, "", stage=REPORT):
-                paths = write_report(records, folder, results=common.out, images=images)
+                paths = write_folder(records, folder, results=common.out, images=images, say=say_error)
         more = f"{folder / 'report.md'}, or "
         for note in (*notes, f"records are in {common.out}/", where_it_is(paths)):
             talk.note(note)
@@ -71,15 +70,6 @@ def evaluate_and_report(request: Request, talk: Talk, *, folder: Path, notes: Se
             _show(records, profiles, common, more=more)
     if isinstance(common, EvalSettings) and common.open:
         open_page(paths[0])
-
-
-def _profiles(request: Request, talk: Talk) -> list[Profile]:
-    """Return the profiles of the models and baselines where they were asked for; features come from the cache."""
-    if request.profile is None:
-        return []
-    from hjepa_eval.evaluation.profile.profile import profile
-
-    return [entry.profile for entry in profile(request.models, request.profile, talk)]
 
 
 def _show(records: Sequence[Record], profiles: Sequence[Profile], common: ProbeSettings, *, more: str) -> None:

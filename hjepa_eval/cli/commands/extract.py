@@ -9,7 +9,6 @@ import typer
 from hjepa_eval.cli.console import print_json
 from hjepa_eval.cli.options import settings_command
 from hjepa_eval.evaluation.live.display import Stderr
-from hjepa_eval.evaluation.live.stages import extraction_stages
 from hjepa_eval.evaluation.settings import ExtractCommandSettings
 
 if TYPE_CHECKING:
@@ -23,23 +22,18 @@ def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
     @settings_command(app, "extract", ExtractCommandSettings)
-    def extract(settings: ExtractCommandSettings) -> None:
+    def run(settings: ExtractCommandSettings) -> None:
         """Store the features of every level.
 
         One forward pass over both splits fills the cache with every level and readout; --level picks what is listed
         and exported. Several processes split the work: start the command more than once, or with torchrun
         --nproc-per-node N -m hjepa_eval extract.
         """
-        from hjepa_eval.evaluation.features import collect_features, resolve
+        from hjepa_eval.evaluation.front import extract
         from hjepa_eval.ranks import read_ranks
 
         first = read_ranks().rank == 0
-        resolved, talk = resolve(settings), Stderr(quiet=settings.quiet, leader=first)
-        with talk.job():
-            talk.plan(extraction_stages(resolved, views=resolved.views))
-            features = collect_features(
-                resolved, talk, readouts=resolved.readouts, views=resolved.views, repair=True, costs=False
-            )
+        features = extract(settings=settings, talk=Stderr(quiet=settings.quiet, leader=first))
         if not first:
             return
         files = _export(features, settings)

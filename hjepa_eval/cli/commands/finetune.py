@@ -65,7 +65,7 @@ def _with_its_own(settings: FinetuneSettings) -> FinetuneSettings:
         CheckpointError: the folder holds no fine-tuning.
         TrainingError: a setting was given that is not the run's own.
     """
-    from hjepa_eval.evaluation.features import resolve
+    from hjepa_eval.evaluation.models.given import resolve
     from hjepa_eval.features.fingerprint import differences, parse_json
 
     if settings.run is not None:
@@ -86,9 +86,10 @@ def _with_its_own(settings: FinetuneSettings) -> FinetuneSettings:
 
 def run(settings: FinetuneSettings, talk: Talk) -> tuple[Measured, str | None]:
     """Fine-tune and return the record with the outcomes, and the name under which the new encoder can be loaded."""
-    from hjepa_eval.evaluation.features import SPLITS, choose_levels, load_split, resolve
+    from hjepa_eval.evaluation.features import choose_levels
     from hjepa_eval.evaluation.measure import Measured
     from hjepa_eval.evaluation.models.finetuning import level_result, make_record, outcomes_of
+    from hjepa_eval.evaluation.models.given import SPLITS, load_split, resolve
     from hjepa_eval.features.claims import alone_in_run
     from hjepa_eval.finetune.classifier import write_encoder
     from hjepa_eval.results.records import ModelInfo

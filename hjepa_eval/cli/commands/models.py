@@ -13,7 +13,7 @@ from hjepa_eval.encoders.costs import LevelCost, encoder_costs
 from hjepa_eval.encoders.precision import hardware_name
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.readouts import READOUTS, Level
-from hjepa_eval.evaluation.features import load_split, resolve
+from hjepa_eval.evaluation.models.given import load_split, resolve
 from hjepa_eval.evaluation.settings import ImageSettings
 from hjepa_eval.extraction.timing import Milliseconds, encoder_timing, timed_batch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +56,11 @@ def register(app: typer.Typer, name: str) -> None:
                 ProbeSettings, probes=[probe], config=config_file, assignments=assignments or (), flags=flags
             )
             talk = Stderr(quiet=request.common.quiet)
-            with talk.job():
-                evaluated = evaluate(request, talk, say_deviations=not is_brief(request.common))
+            result = evaluate(request=replace(request, say_deviations=not is_brief(request.common)), talk=talk)
             # Files are there before stdout, which may take nothing.
-            for entry in evaluated:
+            for entry in result.located:
                 talk.note(f"written: {entry.path}")
-            show([entry.record for entry in evaluated], request.common)
+            show(result.records, request.common)
 
     description = f"{PROBES[name][1]}\n\n{probe.description}"
     add_command(app, name, run, option_parameters([Models, ProbeSettings, probe.settings]), description)

@@ -10,7 +10,6 @@ import typer
 
 from hjepa_eval.cli.console import print_json, told_errors
 from hjepa_eval.cli.options import add_command, given_flags, option_parameters
-from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.evaluation.request import Models, read_profile_request
 from hjepa_eval.evaluation.settings import ProfileSettings
 
@@ -39,16 +38,11 @@ def register(app: typer.Typer) -> None:
 
     def run(config_file: Path | None = None, assignments: list[str] | None = None, **options: Any) -> None:
         with told_errors():
-            from hjepa_eval.evaluation.profile.profile import profile
+            from hjepa_eval.evaluation.front import profile
 
-            models, settings = read_profile_request(
+            request = read_profile_request(
                 config=config_file, assignments=assignments or (), flags=given_flags(options)
             )
-            talk = Stderr(quiet=settings.quiet)
-            with talk.job():
-                profiled = profile(models, settings, talk)
-            show_profiles([entry.profile for entry in profiled], as_json=settings.as_json)
-            for entry in profiled:
-                talk.note(f"written: {entry.path}")
+            show_profiles(profile(request=request), as_json=request.settings.as_json)
 
     add_command(app, "profile", run, option_parameters([Models, ProfileSettings]), _HELP)

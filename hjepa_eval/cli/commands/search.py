@@ -30,9 +30,7 @@ def register(app: typer.Typer) -> None:
 
     def run(config_file: Path | None = None, assignments: list[str] | None = None, **options: Any) -> None:
         with told_errors():
-            from hjepa_eval.evaluation.features import resolve
-            from hjepa_eval.evaluation.gallery.search import search_images
-            from hjepa_eval.evaluation.live.display import Stderr
+            from hjepa_eval.evaluation.front import search
 
             images = options.pop("images")
             settings = load(
@@ -40,10 +38,7 @@ def register(app: typer.Typer) -> None:
             )
             if settings.out.suffix.lower() not in _ENDINGS or settings.out.is_dir():
                 raise ResultError(f"--out {settings.out}: name a file ending in .html or .png")
-            settings = resolve(settings)
-            talk = Stderr(quiet=settings.quiet)
-            with talk.job():
-                result = search_images(settings, images, talk, pictures=True)
+            result = search(images, settings=settings, pictures=True)
             _draw(result, settings.out)
             _say(result, settings)
 

@@ -15,10 +15,11 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.kinds.run import is_run
 from hjepa_eval.encoders.run_metrics import read_metrics
 from hjepa_eval.errors import HjepaError
-from hjepa_eval.evaluation.features import SPLITS, FeatureSet, default_workers
+from hjepa_eval.evaluation.features import FeatureSet
 from hjepa_eval.evaluation.gallery.neighbourhoods import find_neighbourhoods
 from hjepa_eval.evaluation.gallery.projection import Method, check_method, project_levels, takes_umap
 from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.models.given import SPLITS, default_workers
 from hjepa_eval.evaluation.settings import EvalSettings
 from hjepa_eval.results.gallery import Gallery, ImageKey, LevelMap, MaskExamples, Neighbourhoods, write_gallery
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from hjepa_eval.datasets.files.decoding import decode
 from hjepa_eval.errors import ConfigError, DataError
-from hjepa_eval.evaluation.features import NOTHING_GIVEN, Filling, Given, choose_levels, default_workers
+from hjepa_eval.evaluation.features import Filling, choose_levels
 from hjepa_eval.evaluation.gallery.gallery import thumbnail, thumbnails
 from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.models.given import NOTHING_GIVEN, Given, default_workers
 from hjepa_eval.evaluation.settings import SearchSettings
 from hjepa_eval.features.imported import is_imported
 from hjepa_eval.features.names import read_names

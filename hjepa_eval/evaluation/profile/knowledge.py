@@ -13,7 +13,8 @@ from hjepa_eval.analysis.factors import angle_columns
 from hjepa_eval.datasets.factors import Factor, categorical
 from hjepa_eval.datasets.subsets.superclasses import read_superclasses, superclasses_for
 from hjepa_eval.encoders.kinds.facts import FACTS
-from hjepa_eval.evaluation.features import SPLITS, FeatureSet
+from hjepa_eval.evaluation.features import FeatureSet
+from hjepa_eval.evaluation.models.given import SPLITS
 from hjepa_eval.evaluation.rows import level_rows
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_eval.results.profiles import LeftOut, Origin

@@ -12,9 +12,10 @@ from typing import Any
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.errors import ConfigError
-from hjepa_eval.evaluation.evaluate import models_and_baselines
-from hjepa_eval.evaluation.features import NOTHING_GIVEN, FeatureSet, Filling, Given, collect_features
+from hjepa_eval.evaluation.features import FeatureSet, Filling, collect_features
 from hjepa_eval.evaluation.job import Talk
+from hjepa_eval.evaluation.models.baselines import models_and_baselines
+from hjepa_eval.evaluation.models.given import NOTHING_GIVEN, Given
 from hjepa_eval.evaluation.models.imported import imported_features
 from hjepa_eval.evaluation.profile.factors import probe_factors
 from hjepa_eval.evaluation.profile.geometry import measure_geometry

@@ -18,7 +18,7 @@ import pytest
 from folders import SUPPORT
 from forked import Forked
 
-from hjepa_eval.cli.pages import open_page, where_it_is
+from hjepa_eval.cli.console import open_page, where_it_is
 from hjepa_eval.errors import ResultError
 from hjepa_eval.evaluation import request
 from hjepa_eval.results.files import find_galleries, find_records, read_record

@@ -9,9 +9,9 @@ import pytest
 from made_records import HOSTILE, compared, costed, pair_of, record_of
 from markdown_it import MarkdownIt
 
-from hjepa_eval.cli.commands.report import markdown_report
 from hjepa_eval.report.formats.named import FORMATS, brief_table
 from hjepa_eval.report.formats.pairs import PAIR_FORMATS
+from hjepa_eval.report.written import markdown_report
 from hjepa_eval.results.records import LevelChoice, Record
 from hjepa_eval.results.text import markdown_text
 
