@@ -106,17 +106,18 @@ def shown(value: object) -> str:
 
 
 _NO_MEMORY = re.compile(
-    r"out of memory|can(?:no|')t allocate memory|failed to allocate|bad_alloc|not enough memory|alloc\w* failed"
+    r"out of memory|failed to map segment|can(?:no|')t allocate memory|failed to allocate|bad_alloc|not enough memory|alloc\w* failed"
     r"|cudaMalloc error|cuDNN error: CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory is used up, in the words of Python, torch, CUDA or FAISS."""
+    """Tell whether an error says that memory is used up, in the words of Python, torch, CUDA, FAISS or the loader."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
+    told = isinstance(error, RuntimeError | ImportError) and bool(_NO_MEMORY.search(str(error)))
+    return told or isinstance(error, MemoryError)
 
 
 def no_memory(error: BaseException) -> MachineError:
@@ -131,6 +132,30 @@ def no_memory(error: BaseException) -> MachineError:
 def lacks_files(error: OSError) -> bool:
     """Tell whether an error says that this process or machine has too many files open."""
     return error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+# What the system answers when a disk, a folder or a process has no more to give: nobody's mistake in the code.
+_SPENT = {
+    errno.EMFILE: "raise 'ulimit -n', or take fewer --num-workers",
+    errno.ENFILE: "end other programs, or take fewer --num-workers",
+    errno.ENOSPC: "make room there, or name another folder",
+    errno.EDQUOT: "make room there, or name another folder",
+    errno.EFBIG: "raise 'ulimit -f', or name another folder",
+    errno.EROFS: "name another folder",
+    errno.EACCES: "change its mode, or name another folder",
+    errno.EPERM: "change its mode, or name another folder",
+    errno.ESTALE: "look at the network folder, and run the command again",
+}
+
+
+def machine_error(error: BaseException) -> MachineError | None:
+    """Return the error for what the machine lacks, such as memory, open files or room; None where it is another."""
+    if lacks_memory(error):
+        return no_memory(error)
+    if not isinstance(error, OSError) or error.errno not in _SPENT:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return MachineError(f"{where}{error.strerror}; {_SPENT[error.errno]}; what was finished stays")
 
 
 def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:

@@ -100,6 +100,8 @@ def _try(ground: Ground, command: str, name: str, options: dict[str, Any]) -> Tr
         if command == "report":
             copied(ground.results, scratch / "results")
             ended = ground.do("report", "results", folder=scratch, **options)
+            if ended.code == 2 and name == "both full":
+                return "refused"  # Nobody can be told why.
             outcome = "refused" if refused(ended) else "said"
             if outcome == "said" and 1 not in options.get("streams", {}) and "closed" not in name and not ended.out:
                 raise Fault("exit 0, and nothing on stdout")

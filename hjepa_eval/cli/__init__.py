@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from hjepa_eval.cli.console import NO_READER, StdoutError, checked_stdout, say_error, usable_streams
+from hjepa_eval.cli.interrupts import give_back, take_interrupts, told_interrupts
 from hjepa_eval.evaluation.plans import PROBES
 
 
@@ -142,8 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # OpenMP reads this when torch is loaded. Its default, to wait in a busy loop, made training on two cores thirty
     # times slower as soon as another program ran (measured: 12 against 367 images/s).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with usable_streams():
-        _run(arguments)
+    taken = take_interrupts()
+    try:
+        with usable_streams(), told_interrupts():
+            _run(arguments)
+    finally:
+        if taken:
+            give_back()
 
 
 def _run(arguments: Sequence[str] | None) -> NoReturn:

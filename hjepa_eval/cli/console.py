@@ -13,12 +13,12 @@ from typing import Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
-from hjepa_eval.errors import HjepaError, UserCodeError, lacks_memory, no_memory
+from hjepa_eval.cli.interrupts import ADVICE, STATUS, telling, told
+from hjepa_eval.errors import HjepaError, MachineError, UserCodeError, machine_error
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-INTERRUPTED = 130
 # Of a line of an error, in characters: a small file can make one of any length.
 _LONGEST = 5000
 
@@ -62,10 +62,31 @@ def say_written(path: str | Path) -> None:
     print(f"written: {visible(str(path))}", file=sys.stderr)
 
 
+# Native libraries end the process, without a word, when they get no memory for their own needs.
+_LEAST_MEMORY = 100 << 20
+
+
+def _check_limit() -> None:
+    """Check that a limit to this process's memory, as `ulimit -v` sets one, leaves what any work takes."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return
+        with open("/proc/self/statm", encoding="ascii") as file:
+            left = limit - int(file.read().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # Neither Linux nor such a limit.
+        return
+    if left < _LEAST_MEMORY:
+        raise MachineError(f"'ulimit -v' leaves this process {max(left, 0) >> 20} MB of memory; raise it")
+
+
 @contextlib.contextmanager
 def told_errors() -> Iterator[None]:
     """Turn the user's errors inside into one line and exit 2, and Ctrl-C into advice and exit 130."""
     try:
+        _check_limit()
         yield
     except UserCodeError as error:
         say_error_lines(str(error).splitlines())
@@ -73,16 +94,18 @@ def told_errors() -> Iterator[None]:
     except HjepaError as error:
         say_error(str(error))
         raise typer.Exit(2) from None
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
         # torch and FAISS say so in a RuntimeError; any other is our own bug.
-        if not lacks_memory(error):
+        lacking = machine_error(error)
+        if lacking is None:
             raise
-        say_error(str(no_memory(error)))
+        say_error(str(lacking))
         raise typer.Exit(2) from None
     except KeyboardInterrupt as interrupt:
-        advice = str(interrupt) or "nothing that was finished is lost; run the same command again to go on"
-        say_error(f"interrupted; {advice}")
-        raise typer.Exit(INTERRUPTED) from None
+        telling()
+        say_error(f"interrupted; {str(interrupt) or ADVICE}")
+        told()
+        raise typer.Exit(STATUS) from None
 
 
 def guarded(function: Callable[P, T]) -> Callable[P, T]:

@@ -223,12 +223,15 @@ def _hold(store: Path, part: str, owner: str, say: Say) -> Iterator[bool]:
         return
     note = path.with_suffix(".owner")
     try:
-        if note.exists():
-            say(f"{note.read_text(encoding='utf-8')} ended while it extracted images {part}; they are done again")
-        note.write_text(owner, encoding="utf-8")
+        if ended := _read(note):
+            say(f"{ended} ended while it extracted images {part}; they are done again")
+        # The lock is what counts; its owner's name is for people.
+        with contextlib.suppress(OSError):
+            note.write_text(owner, encoding="utf-8")
         yield True
     finally:
-        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
         lock.release()
 
 

@@ -20,6 +20,8 @@ _SHARES = ("top1", "top5", "accuracy", "superclass")
 # Intervals `value +- z * error`, which few-shot papers print, may leave [0, 1], on both sides alike.
 _SYMMETRIC = "normal"
 _PLAIN_NAME = re.compile(r"[^/\\\x00]+\.npz")
+# Probes whose scores of one metric are all of the same test images.
+_SAME_IMAGES = ("knn", "linear")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -69,6 +71,21 @@ def _levels(record: Record) -> Iterator[str]:
         yield f"levels have the numbers {', '.join(map(str, numbers))}, some of them twice"
     for place, level in enumerate(record.levels):
         yield from (f"levels.{place}.{wrong}" for wrong in _level(level))
+    if record.probe in _SAME_IMAGES:
+        yield from _image_counts(record)
+
+
+def _image_counts(record: Record) -> Iterator[str]:
+    """Yield the metrics whose scores at different levels or parameters rest on different numbers of images."""
+    counts: dict[str, dict[int, str]] = {}
+    for place, level in enumerate(record.levels):
+        for number, score in enumerate(level.scores):
+            where = f"levels.{place}.scores.{number}.num_samples"
+            counts.setdefault(score.metric, {}).setdefault(score.num_samples, where)
+    for metric, wheres in counts.items():
+        if len(wheres) > 1:
+            numbers = " and ".join(f"{where} {count}" for count, where in wheres.items())
+            yield f"{metric} is of different images: {numbers}"
 
 
 def _level(level: LevelResult) -> Iterator[str]:

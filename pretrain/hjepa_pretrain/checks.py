@@ -14,7 +14,7 @@ from hjepa_eval.errors import ConfigError, HjepaError
 from hjepa_pretrain.config.flat_keys import from_flat, without_rivals
 from hjepa_pretrain.config.geometry import Geometry, encoder_shape
 from hjepa_pretrain.config.settings import MaskingSettings, PretrainSettings
-from hjepa_pretrain.config.unread import unread_settings
+from hjepa_pretrain.config.unread import unread_settings, without_unread
 from hjepa_pretrain.distributed.processes import started_ranks
 from hjepa_pretrain.masks.kinds import create_mask_generator, masking_contradictions
 from hjepa_pretrain.objectives.objective import active_objectives
@@ -31,8 +31,9 @@ def load_settings(
     path = find_preset(config, "pretrain")
     assigned = from_flat(parse_assignments(assignments), source="--set")
     written = without_rivals(from_flat(read_yaml(path), source=str(path)), assigned)
-    given = merge(written, environment_values(PretrainSettings), assigned, flags or {})
-    return build_settings(given, f"{path} and options")
+    more = merge(environment_values(PretrainSettings), assigned, flags or {})
+    written = without_unread(written, merge(written, more), more)
+    return build_settings(merge(written, more), f"{path} and options")
 
 
 def build_settings(values: Mapping[str, Any], source: str) -> PretrainSettings:

@@ -33,6 +33,7 @@ EDITS: list[tuple[str, Any, str]] = [
     (f"{SCORE}.num_samples", -5, "num_samples is -5"),
     (f"{SCORE}.num_samples", 5, "num_samples is 5"),
     (f"{SCORE}.num_samples", 39, "num_samples is 39"),
+    ("levels.1.scores.1.num_samples", 10**9, "different images"),
     (f"{SCORE}.values", [0.5, 0.6], "not the mean of values"),
     (f"{SCORE}.std", -1.0, "std is -1.0"),
     ("levels.1.scores.1.metric", "top1 k=20", "value|twice"),

@@ -12,7 +12,7 @@ from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.report.tables.statements import calibrations, deviations, explanations, statements
 from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
-from hjepa_eval.results.text import latex_text
+from hjepa_eval.results.text import latex_text, one_line
 
 PACKAGES = r"""% needs \usepackage{booktabs}
 % in a document of two columns: \begin{table*} and \end{table*} take the width of both"""
@@ -41,7 +41,7 @@ def latex(selection: Selection) -> str:
         lines += [f"  {line}" for line in _tabular(table, columns)]
     below = [*how_to_read(table), *runner_ups(table), *explanations(selection), *table.notes]
     aside = [*statements(selection), *calibrations(selection), *deviations(selection)]
-    comments = [f"% {' '.join(line.split())}" for line in aside]
+    comments = [f"% {one_line(line)}" for line in aside]
     return "\n".join([*lines, *notes(below), r"\end{table}", *comments]) + "\n"
 
 

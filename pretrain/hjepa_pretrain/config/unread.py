@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from hjepa_pretrain.config.settings import PretrainSettings
+from pydantic import ValidationError
+
+from hjepa_pretrain.config.settings import PredictorSettings, PretrainSettings
 
 
 class Mode(NamedTuple):
@@ -22,9 +24,7 @@ class Mode(NamedTuple):
     unread: tuple[str, ...]
 
 
-# Not listed: what `masking.type` leaves unread (`checks`); what presets give and a single changed weight must not make
-# wrong, sizes of a predictor that predicts nothing (memory, checkpoints) and the interval of no measurements;
-# `train.parallel`, which the number of processes decides; `data.root`, which HJEPA_DATA gives to all data.
+# Not listed: what `masking.type` leaves unread (`checks`); `train.parallel`, which the number of processes decides; `data.root`, which HJEPA_DATA gives to all data.
 MODES = (
     Mode("data.augmentation none", lambda s: s.data.augmentation == "none", ("data.crop_scale", "data.flip")),
     Mode(
@@ -42,8 +42,7 @@ MODES = (
             "train.level_weights",
             "masking.target_tokens",
             "masking.cell_coverage",
-            "model.predictor.order",
-            "model.predictor.fpn",
+            *(f"model.predictor.{name}" for name in PredictorSettings.model_fields),
         ),
     ),
     Mode(
@@ -76,7 +75,7 @@ MODES = (
         lambda s: not s.diagnostics.bank,
         tuple(
             f"diagnostics.{name}"
-            for name in ("held_out", "smallest_std", "smallest_rank", "largest_mean_energy", "rank_drop")
+            for name in ("interval", "held_out", "smallest_std", "smallest_rank", "largest_mean_energy", "rank_drop")
         ),
     ),
 )
@@ -90,6 +89,44 @@ def unread_settings(settings: PretrainSettings) -> list[str]:
         if given:
             problems.append(f"with {mode.name} nothing reads {', '.join(given)}; leave out what nothing reads")
     return problems
+
+
+def without_unread(written: Mapping[str, Any], given: Mapping[str, Any], assigned: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a file what only an assignment makes unread: who predicts nothing wants no preset's predictor.
+
+    Args:
+        written: what the file says.
+        given: the same with all that was assigned on top.
+        assigned: what the user says beside the file; of this nothing is left out.
+    """
+    try:
+        before, after = PretrainSettings.model_validate(dict(written)), PretrainSettings.model_validate(dict(given))
+    except ValidationError:  # Said elsewhere, with its source.
+        return dict(written)
+    modes = [mode for mode in MODES if mode.chosen(after) and not mode.chosen(before)]
+    left: dict[str, Any] = dict(written)
+    for key in {key for mode in modes for key in mode.unread}:
+        if not _holds(assigned, key.split(".")):
+            left = _without(left, key.split("."))
+    return left
+
+
+def _holds(tree: Any, path: list[str]) -> bool:
+    """Tell whether a nested mapping gives a value to a path of keys."""
+    for part in path:
+        if not isinstance(tree, Mapping) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
+
+
+def _without(tree: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    """Return a nested mapping without a path of keys."""
+    first, *rest = path
+    inner = tree.get(first)
+    if rest and isinstance(inner, Mapping):
+        return {**tree, first: _without(inner, rest)}
+    return {name: value for name, value in tree.items() if rest or name != first}
 
 
 def _is_set(settings: PretrainSettings, key: str) -> bool:

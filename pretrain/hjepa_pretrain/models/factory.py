@@ -75,6 +75,7 @@ def create_hjepa_from_config(
         raise ConfigError("model.ema.momentum_warmup_epochs is counted in epochs; pass steps_per_epoch as well")
     geometry = resolve_geometry(settings)
     context_encoder = _context_encoder(settings, geometry)
+    context_encoder.checkpoint_activations = settings.train.checkpoint_activations
     ema = EmaSchedule(
         base=model.ema.momentum,
         end=model.ema.momentum_end,
@@ -84,23 +85,8 @@ def create_hjepa_from_config(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.train.seed, 0, "predictor"))
-        predictor = Predictor(
-            encoder_dim=geometry.dim,
-            grid=geometry.grid,
-            num_levels=model.num_hierarchies,
-            embed_dim=model.predictor.embed_dim,
-            depth=model.predictor.depth,
-            num_heads=model.predictor.num_heads,
-            mlp_ratio=model.predictor.mlp_ratio,
-            drop_path=model.drop_path,
-            prefix=context_encoder.prefix,
-            order=model.predictor.order,
-            fpn=model.predictor.fpn,
-            global_query=whole.predict > 0,
-        )
-        context_encoder.checkpoint_activations = settings.train.checkpoint_activations
-        predictor.checkpoint_activations = settings.train.checkpoint_activations
-        if not settings.train.predicted_share:
+        predictor = _predictor(settings, geometry, context_encoder) if settings.train.predicted_share else None
+        if predictor is None:
             # What predicts nothing must not move the draws of what learns.
             torch.manual_seed(derive_seed(settings.train.seed, 0, "projector"))
         projector = (
@@ -111,11 +97,28 @@ def create_hjepa_from_config(
         hjepa = HJEPA(
             context_encoder, predictor, ema=ema, cell_coverage=settings.masking.cell_coverage, projector=projector
         )
-    if not settings.train.predicted_share:
-        # No loss reaches them: an optimiser would keep no moments of them, and a resumed run would miss those.
-        hjepa.predictor.requires_grad_(False)
-        hjepa.heads.requires_grad_(False)
     return hjepa
+
+
+def _predictor(settings: PretrainSettings, geometry: Geometry, context_encoder: ContextEncoder) -> Predictor:
+    """Return the predictor with fresh weights."""
+    model, sizes = settings.model, settings.model.predictor
+    predictor = Predictor(
+        encoder_dim=geometry.dim,
+        grid=geometry.grid,
+        num_levels=model.num_hierarchies,
+        embed_dim=sizes.embed_dim,
+        depth=sizes.depth,
+        num_heads=sizes.num_heads,
+        mlp_ratio=sizes.mlp_ratio,
+        drop_path=model.drop_path,
+        prefix=context_encoder.prefix,
+        order=sizes.order,
+        fpn=sizes.fpn,
+        global_query=settings.train.whole_image.predict > 0,
+    )
+    predictor.checkpoint_activations = settings.train.checkpoint_activations
+    return predictor
 
 
 def _context_encoder(settings: PretrainSettings, geometry: Geometry) -> ContextEncoder:

@@ -24,7 +24,7 @@ class HJEPA(nn.Module):
     def __init__(
         self,
         context_encoder: ContextEncoder,
-        predictor: Predictor,
+        predictor: Predictor | None,
         *,
         ema: EmaSchedule,
         cell_coverage: float = 0.5,
@@ -34,7 +34,8 @@ class HJEPA(nn.Module):
 
         Args:
             context_encoder: one tap per level.
-            predictor: for the same grid and width; when it has a global query, that one gets a head too.
+            predictor: for the same grid and width; when it has a global query, that one gets a head too. None, and
+                no heads, where objectives on whole images alone are learned from.
             ema: momentum of the target encoder over the training.
             cell_coverage: share of a cell's tokens that must be targets for the cell to count in the loss.
             projector: of the mean context token, for objectives on whole images; dropped at evaluation.
@@ -45,8 +46,8 @@ class HJEPA(nn.Module):
         self.context_encoder = context_encoder
         self.target_encoder = context_encoder.moving_average()
         self.predictor = predictor
-        self.heads = nn.ModuleList(_head(width) for width in context_encoder.widths)
-        self.global_head = _head(context_encoder.widths[-1]) if predictor.global_query else None
+        self.heads = nn.ModuleList(_head(width) for width in context_encoder.widths if predictor is not None)
+        self.global_head = _head(context_encoder.widths[-1]) if predictor and predictor.global_query else None
         self.projector = projector
         self.ema = ema
         self.cell_coverage = cell_coverage
@@ -77,7 +78,8 @@ class HJEPA(nn.Module):
             target_images: `[B, 3, H, W]`, what the target encoder sees; `images` when absent. Same geometry.
             other_images: `[V - 1, B, 3, H, W]`, further views of the same images for objectives on whole images.
             other_context: int64 `[V - 1, B, K]`, the tokens of those views that are seen.
-            num_predicted: predict for the first so many images alone, `P` of `B`; all of them when absent. The rest
+            num_predicted: predict for the first so many images alone, `P` of `B`; all of them when absent (none of them
+                without a predictor). The rest
                 costs no target encoding and takes part in objectives on whole images.
 
         Returns:
@@ -95,9 +97,11 @@ class HJEPA(nn.Module):
         # Without a projector nothing looks at what the context encoder says of other views.
         shown = (None, None) if self.projector is None else (other_images, other_context)
         seen, others = self._encode_context(images, masks, *shown)
-        count = len(images) if num_predicted is None else num_predicted
+        count = (0 if self.predictor is None else len(images)) if num_predicted is None else num_predicted
         outputs: dict[str, Any] = {"predictions": [], "targets": [], "valid": []}
         if count:
+            if self.predictor is None:
+                raise TrainingError("there is no predictor, as train.predicted_share is 0; pass num_predicted=0")
             asked = masks.first(count)
             # Also of levels that are not returned: finer answers may build on theirs.
             queries: list[Tensor | None] = [asked.targets, *[None] * (self.num_levels - 1)]
@@ -186,7 +190,10 @@ class HJEPA(nn.Module):
 
         Raises:
             UnknownNameError: there is no such level, or no such branch.
+            TrainingError: a head is asked for, and there is none.
         """
+        if head and not self.heads:
+            raise TrainingError("there are no prediction heads, as train.predicted_share is 0; leave out head=True")
         if not 0 <= level < self.num_levels:
             names = ", ".join(str(number) for number in range(self.num_levels))
             raise UnknownNameError(f"unknown level {level}; known: {names}")
@@ -222,7 +229,7 @@ class HJEPA(nn.Module):
         parts = {
             "context_encoder": self.context_encoder,
             "target_encoder": self.target_encoder,
-            "predictor": self.predictor,
+            "predictor": self.predictor or nn.Module(),
             "heads": nn.ModuleList([*self.heads, self.global_head or nn.Module()]),
             "projector": self.projector or nn.Module(),
         }

@@ -100,7 +100,8 @@ def describe_memory(settings: PretrainSettings) -> tuple[tuple[PartSize, ...], S
     model.train()
     if device == "cpu":
         use_plain_attention(model.context_encoder)
-        use_plain_attention(model.predictor)
+        if model.predictor is not None:
+            use_plain_attention(model.predictor)
     parts = _parts(model)
     # Tensors on `meta` would not be cast as those of a device are.
     with FakeTensorMode(allow_non_fake_inputs=True):

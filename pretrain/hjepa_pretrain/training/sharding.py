@@ -25,7 +25,7 @@ def shard(model: HJEPA, device: torch.device, *, compiled: bool = False) -> None
     Deviation: a step is not compiled as one graph, because gathering lies between the blocks.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    blocks: list[Any] = [*model.predictor.blocks]
+    blocks: list[Any] = [] if model.predictor is None else [*model.predictor.blocks]
     for encoder in (model.context_encoder, model.target_encoder):
         if encoder.network_name == "vit":  # Other networks have no blocks by one name: they are one group.
             blocks += encoder.vit.blocks

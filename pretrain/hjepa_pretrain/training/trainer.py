@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from hjepa_pretrain.data.training_data import TrainingData
 from hjepa_pretrain.distributed.processes import ProcessGroup
 from hjepa_pretrain.models import HJEPA, create_hjepa_from_config
 from hjepa_pretrain.models.encoders import ContextEncoder, use_plain_attention
+from hjepa_pretrain.runs.checkpoint import Checkpoint
 from hjepa_pretrain.training.sharding import gather, shard
 from hjepa_pretrain.training.step import step_loss
 from hjepa_pretrain.training.steps import NotFiniteError, Steps, count_steps
@@ -55,7 +58,8 @@ class Trainer(Steps):
         if device.type == "cpu":
             # Of both passes only the backward one is slow in the fused kernel; the target encoder has none.
             use_plain_attention(model.context_encoder)
-            use_plain_attention(model.predictor)
+            if model.predictor is not None:
+                use_plain_attention(model.predictor)
         super().__init__(model, settings.train, order=data.order, device=device, compiled=compiled, ranks=ranks)
         self.inputs = StepInputMaker(settings, self.geometry, transform)
         self.loss = torch.compile(step_loss, dynamic=False) if compiled and not self.sharded else step_loss
@@ -83,8 +87,8 @@ class Trainer(Steps):
 
     def watched(self) -> dict[str, nn.Module]:
         """Return encoder and predictor; without predictions, the encoder alone."""
-        parts = {"encoder": self.model.context_encoder, "predictor": self.model.predictor}
-        return {name: part for name, part in parts.items() if name == "encoder" or self.train.predicted_share}
+        predictor = self.model.predictor
+        return {"encoder": self.model.context_encoder} | ({} if predictor is None else {"predictor": predictor})
 
     def whole_encoders(self) -> tuple[ContextEncoder, ContextEncoder] | None:
         """Return context and target encoder with whole weights, to be read only; all ranks must ask.
@@ -104,3 +108,15 @@ class Trainer(Steps):
             encoder.load_state_dict(state)
             encoder.to(self.device).eval()
         return copy.context_encoder, copy.target_encoder
+
+    def restore(self, checkpoint: Checkpoint, *, source: str) -> None:
+        """Go back to where a checkpoint was written.
+
+        Raises:
+            CheckpointError: its tensors do not fit; the first five are listed.
+        """
+        if self.model.predictor is None:  # Checkpoints of before kept one that nothing trained.
+            gone = ("model.predictor.", "model.heads.")
+            kept = {name: tensor for name, tensor in checkpoint.trainer.items() if not name.startswith(gone)}
+            checkpoint = replace(checkpoint, trainer=kept)
+        super().restore(checkpoint, source=source)
