@@ -181,6 +181,10 @@ DATASETS: dict[str, Entry] = {
 }
 
 
+# They are made here, or named whole; so is `folder:PATH`.
+ROOTLESS = ("digits", "scenes", "wds", "hf")
+
+
 def load_dataset(
     spec: str,
     split: str,
@@ -221,6 +225,12 @@ def load_dataset(
     # Lists are read before the data set is: that may take long.
     choice = read_choice(asked, spec=spec)
     single = choice is not None and choice.test is not None
+    # HJEPA_DATA is given to all data sets alike.
+    everywhere = _expand(Path(os.environ.get("HJEPA_DATA") or ""))
+    if root is not None and (name in ROOTLESS or argument) and _expand(root) != everywhere:
+        raise DataError(
+            f"dataset {spec} is not looked for in a data folder, so --root {root} has no meaning; leave it out"
+        )
     source = Source(
         argument,
         "train" if single else split,

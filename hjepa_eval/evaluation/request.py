@@ -114,8 +114,30 @@ def read_request(
     twice = {probe.name for probe in probes if [other.name for other in probes].count(probe.name) > 1}
     if twice:
         raise ConfigError(f"--probes has two probes of the name {sorted(twice)[0]}; a record tells them apart by name")
+    _check_seeds(models, common, options)
     profile = _profile_settings(common) if profiled else None
     return Request(expand_models(models), common, tuple(zip(probes, options, strict=True)), profile=profile)
+
+
+# Encoders whose weights, or centres, are drawn.
+_DRAWN = ("random", "kmeans")
+
+
+def _check_seeds(models: Sequence[str], common: ProbeSettings, options: Sequence[Settings]) -> None:
+    """Check that `--seed` beside `--seeds` says something: the seed of untrained weights or augmented passes.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    encoders = [*models, *(common.baselines if isinstance(common, EvalSettings) else ())]
+    if not common.seeds or "seed" not in common.model_fields_set:
+        return
+    if any(getattr(own, "views", 0) for own in options):
+        return
+    if not any(encoder.startswith(_DRAWN) for encoder in encoders):
+        raise ConfigError(
+            f"--seed {common.seed} beside --seeds {','.join(map(str, common.seeds))} has no effect; leave out --seed"
+        )
 
 
 def _profile_settings(common: ProbeSettings) -> ProfileSettings:

@@ -16,6 +16,7 @@ from hjepa_pretrain.config.geometry import Geometry, encoder_shape
 from hjepa_pretrain.config.settings import MaskingSettings, PretrainSettings
 from hjepa_pretrain.config.unread import unread_settings, without_unread
 from hjepa_pretrain.distributed.processes import started_ranks
+from hjepa_pretrain.masks.blocks import level_lattice, level_scales
 from hjepa_pretrain.masks.kinds import create_mask_generator, masking_contradictions
 from hjepa_pretrain.objectives.objective import active_objectives
 
@@ -132,6 +133,13 @@ def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[s
             f"masking.context_tokens {most} is more than a context block holds: {block} of {tokens} tokens with "
             f"masking.context_scale up to {masking.context_scale[1]}"
         )
+    if masking.cell_coverage != type(masking).model_fields["cell_coverage"].default and _hides_whole_cells(
+        masking, geometry.grid, model.num_hierarchies
+    ):
+        problems.append(
+            f"masking.cell_coverage {masking.cell_coverage} changes nothing: these hierarchical masks hide whole cells "
+            "or none of a cell; leave it out"
+        )
     hidden = tokens - most
     for level in range(1, model.num_hierarchies):
         cell = min(2**level, rows) * min(2**level, columns)
@@ -141,6 +149,17 @@ def _problems_of_masks(settings: PretrainSettings, geometry: Geometry) -> list[s
                 f"{masking.cell_coverage} of a cell's {cell}; lower it, or masking.context_tokens"
             )
     return problems
+
+
+def _hides_whole_cells(masking: MaskingSettings, grid: tuple[int, int], levels: int) -> bool:
+    """Tell whether the blocks of every level cover its cells wholly, wherever they lie."""
+    if masking.type != "hierarchical" or (masking.roll and any(side % 2 ** (levels - 1) for side in grid)):
+        return False
+    try:
+        scales = level_scales(masking.base_scale, masking.scale_progression, levels)
+    except ConfigError:  # Said with the masks.
+        return False
+    return all(level_lattice(grid, level, scale) == 2**level for level, scale in enumerate(scales))
 
 
 def _problems_of_choices(settings: PretrainSettings) -> list[str]:
@@ -282,6 +301,11 @@ def masking_problems(masking: MaskingSettings, *, num_levels: int) -> list[str]:
     ]
     if unread:
         problems.append(f"masking.type {kind} does not read {', '.join(unread)}; leave out what it does not read")
+    if kind == "hierarchical" and num_levels < 3 and masking.scale_progression != fields["scale_progression"].default:
+        problems.append(
+            f"masking.scale_progression {masking.scale_progression} is geometric too with {num_levels} levels; "
+            "leave it out, or take more of them"
+        )
     retried = kind == "multi_block" and not masking.allow_target_overlap
     if not retried and masking.max_attempts != fields["max_attempts"].default:
         problems.append(

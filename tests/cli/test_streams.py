@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import re
+import resource
 import sys
 from pathlib import Path
 
@@ -88,3 +92,21 @@ def test_told_errors__other_errors_of_the_program_stay_what_they_are() -> None:
 def test_say_error__is_never_longer_than_a_screenful(capsys: pytest.CaptureFixture[str]) -> None:
     say_error("x" * 10_000_000)
     assert len(capsys.readouterr().err) < 6000
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC, errno.EACCES])
+def test_told_errors__what_the_system_has_no_more_of_is_one_line(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit), told_errors():
+        raise OSError(number, os.strerror(number), "some/file")
+    assert re.fullmatch(rf"hjepa: some/file: {os.strerror(number)}; .*\n", capsys.readouterr().err)
+
+
+def test_told_errors__too_little_memory_for_any_work_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1 << 20, 1 << 20))
+    with pytest.raises(typer.Exit), told_errors():
+        raise AssertionError("work begins")
+    assert capsys.readouterr().err == "hjepa: 'ulimit -v' leaves this process 0 MB of memory; raise it\n"

@@ -12,7 +12,7 @@ from hjepa_eval.datasets import DATASETS, load_dataset
 from hjepa_eval.datasets.images import fit, image_batches, stack_images
 from hjepa_eval.datasets.protocol import interleave
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.errors import DataError, UnknownNameError
+from hjepa_eval.errors import DataError, HjepaError, UnknownNameError
 
 SAME = Transform(32, 32)
 
@@ -181,3 +181,17 @@ def test_image_batches__bad_image_stops_or_is_skipped_and_counted(cifar10_sample
     assert len(skipped) == 2
     assert victim.name in skipped[0]
     assert "notes.txt" in skipped[1]
+
+
+@pytest.mark.parametrize("spec", ["digits", "scenes", "folder:photos", "hf:photos", "wds:{split}.tar"])
+def test_load_dataset__a_data_folder_that_nothing_reads_is_refused(
+    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match=r"--root .* has no meaning"):
+        load_dataset(spec, "train", root=tmp_path)
+    # HJEPA_DATA is given to all data sets alike.
+    monkeypatch.setenv("HJEPA_DATA", str(tmp_path))
+    try:
+        load_dataset(spec, "train", root=tmp_path)
+    except HjepaError as error:
+        assert "--root" not in str(error)

@@ -108,3 +108,14 @@ def test_probes__what_a_file_lacks_is_said(text: str, words: str, tmp_path: Path
 def test_probes__an_unknown_name_is_told_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'linear'"):
         load_probe("linera")
+
+
+def test_request__a_seed_beside_seeds_is_refused_where_nothing_is_drawn_with_it() -> None:
+    both = {"seed": 5, "seeds": "0,1"}
+    with pytest.raises(ConfigError, match="--seed 5 beside --seeds 0,1 has no effect; leave out --seed"):
+        read_request(ProbeSettings, probes=[load_probe("knn")], flags={"model": "pixels:8", **both})
+    for drawn in ({"model": "random:resnet18"}, {"model": "kmeans"}, {"model": "pixels:8", "views": 1}):
+        read_request(ProbeSettings, probes=[load_probe("linear")], flags={**drawn, **both})
+    read_request(EvalSettings, flags={"model": "pixels:8", **both})
+    with pytest.raises(ConfigError, match="has no effect"):
+        read_request(EvalSettings, flags={"model": "pixels:8", "baselines": "none", **both})
