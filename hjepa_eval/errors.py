@@ -106,7 +106,8 @@ def shown(value: object) -> str:
 
 
 _NO_MEMORY = re.compile(
-    r"out of memory|failed to map segment|can(?:no|')t allocate memory|failed to allocate|bad_alloc|not enough memory|alloc\w* failed"
+    r"out of memory|failed to map segment|"
+    r"can(?:no|')t allocate memory|failed to allocate|bad_alloc|not enough memory|alloc\w* failed"
     r"|cudaMalloc error|cuDNN error: CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )

@@ -81,7 +81,7 @@ def told() -> None:
 
 
 def take_interrupts() -> bool:
-    """Take Ctrl-C from Python, until `give_back`; False where it is someone else's, as under `nohup` or in another thread."""
+    """Take Ctrl-C from Python, until `give_back`; False where it is another's, as under `nohup`."""
     own = threading.current_thread() is threading.main_thread()
     if not own or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return False

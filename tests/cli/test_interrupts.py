@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
@@ -39,6 +40,22 @@ def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+@contextmanager
+def finally_interrupted() -> Iterator[None]:
+    try:
+        yield
+    finally:
+        interrupt()
+
+
+@contextmanager
+def turned_into(error: BaseException) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise error from None
+
+
 @pytest.mark.usefixtures("taken")
 def test_interrupts__the_first_unwinds_and_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit), told_errors():
@@ -50,11 +67,8 @@ def test_interrupts__the_first_unwinds_and_is_told_once(capfd: pytest.CaptureFix
 
 @pytest.mark.usefixtures("taken")
 def test_interrupts__a_second_one_while_unwinding_ends_the_process(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(Ended, match="130"), told_errors():
-        try:
-            interrupt()
-        finally:
-            interrupt()
+    with pytest.raises(Ended, match="130"), told_errors(), finally_interrupted():
+        interrupt()
     assert capfd.readouterr().err.count("hjepa: interrupted; nothing that was finished is lost") == 1
 
 
@@ -63,11 +77,8 @@ def test_interrupts__a_second_one_while_unwinding_ends_the_process(capfd: pytest
 def test_interrupts__one_that_a_library_turned_into_another_error_is_told(
     error: BaseException, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match="130"), interrupts.told_interrupts():
-        try:
-            interrupt()
-        except KeyboardInterrupt:
-            raise error from None
+    with pytest.raises(SystemExit, match="130"), interrupts.told_interrupts(), turned_into(error):
+        interrupt()
     assert capfd.readouterr().err.count("hjepa: interrupted") == 1
 
 

@@ -24,7 +24,8 @@ class Mode(NamedTuple):
     unread: tuple[str, ...]
 
 
-# Not listed: what `masking.type` leaves unread (`checks`); `train.parallel`, which the number of processes decides; `data.root`, which HJEPA_DATA gives to all data.
+# Not listed: what `masking.type` leaves unread (`checks`); `train.parallel`, which the number of processes decides;
+# `data.root`, of which `load_dataset` knows whether it is read.
 MODES = (
     Mode("data.augmentation none", lambda s: s.data.augmentation == "none", ("data.crop_scale", "data.flip")),
     Mode(

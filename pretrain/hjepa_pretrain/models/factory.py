@@ -94,10 +94,9 @@ def create_hjepa_from_config(
             if whole.projected
             else None
         )
-        hjepa = HJEPA(
+        return HJEPA(
             context_encoder, predictor, ema=ema, cell_coverage=settings.masking.cell_coverage, projector=projector
         )
-    return hjepa
 
 
 def _predictor(settings: PretrainSettings, geometry: Geometry, context_encoder: ContextEncoder) -> Predictor:

@@ -73,6 +73,10 @@ MODES: dict[str, list[str]] = {
         *(*VIT, *VIEWS, "train.predicted_share=0", "masking.cell_coverage=0.5"),
         *(f"train.whole_image.{name}=1" for name in ("invariance", "variance", "covariance")),
     ],
+    "energy transformer": [
+        *("train.epochs=4", "model.encoder_type=energy_tiny_patch4_32", "model.encoder_depth=2"),
+        *("model.num_hierarchies=2", "masking.cell_coverage=0.25", *PREDICTOR, "model.predictor.depth=2"),
+    ],
     "stages": [
         *("train.epochs=4", "model.encoder_type=test_resnet", "model.num_hierarchies=2", "model.mask_mode=zero"),
         *(*VIEWS, "train.predicted_share=0", "train.whole_image.contrast=1", "data.image_size=32"),
@@ -83,6 +87,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "model.encoder_type": ("vit_tiny_patch8_32",),
     "model.embed_dim": ("100",),
     "model.encoder_depth": ("3", "4"),
+    "model.energy_step": ("0.3",),
     "model.positions": ("learned",),
     "model.class_token": ("true",),
     "model.drop_path": ("0.9",),
@@ -90,7 +95,7 @@ OTHER: dict[str, tuple[str, ...]] = {
     "model.num_hierarchies": ("1", "2"),
     "model.taps": ("[1]", "[1, 2]", "final"),
     "model.mask_mode": ("zero", "drop"),
-    "model.predictor.depth": ("2",),
+    "model.predictor.depth": ("2", "3"),
     "model.predictor.num_heads": ("4",),
     "model.predictor.mlp_ratio": ("2",),
     "model.predictor.embed_dim": ("48",),
