@@ -204,7 +204,7 @@ def test_help__of_the_program_loads_no_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     loaded = ast.literal_eval(done.stdout.splitlines()[-1])
-    light = ["hjepa_eval", "hjepa_eval.cli", "hjepa_eval.cli.console", "hjepa_eval.errors"]
+    light = ["hjepa_eval", *(f"hjepa_eval.{name}" for name in ("cli", "cli.console", "cli.interrupts", "errors"))]
     assert loaded == [*light, "hjepa_eval.evaluation", "hjepa_eval.evaluation.plans"]
 
 

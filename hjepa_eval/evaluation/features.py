@@ -49,6 +49,7 @@ class FeatureSet:
         costs: what an image takes up to each level; None where that is not known or was not asked.
         images: the datasets that they are of.
         shared: how many of the test images are in train too.
+        ranks: RankMe of each level, once it was asked for.
     """
 
     encoder: ModelInfo
@@ -62,6 +63,7 @@ class FeatureSet:
     costs: LevelCosts | None = None
     images: Mapping[str, ImageDataset] = field(default_factory=dict)
     shared: int = 0
+    ranks: dict[int, float | None] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from hjepa_eval.evaluation.features import FeatureSet
 from hjepa_eval.evaluation.findings import Finding, count_classes, merge_seeds
 from hjepa_eval.evaluation.job import Talk
-from hjepa_eval.evaluation.models.doubts import doubts_of
+from hjepa_eval.evaluation.models.doubts import doubts_of, used_directions
 from hjepa_eval.evaluation.probe import Plan
 from hjepa_eval.evaluation.rows import LevelRow, level_rows
 from hjepa_eval.metrics.paired import choose_level, compare_levels, outcome_ends, tied_levels
@@ -188,6 +188,7 @@ def _level(row: LevelRow, finding: Finding, samples: SampleOutcomes) -> LevelRes
         fused=row.fused,
         per_class=count_classes(guesses, samples.labels, row.class_names),
         cost=costs.of(row.parts) if costs else None,
+        rankme=None if row.fused else used_directions(row),
     )
 
 

@@ -92,6 +92,8 @@ def _level(level: LevelResult) -> Iterator[str]:
     for name, least in (("level", 0), ("width", 1), ("tokens", 0)):
         if getattr(level, name) < least:
             yield f"{name} is {getattr(level, name)}, below {least}"
+    if level.rankme is not None and not 0 <= level.rankme <= level.width * (1 + _CLOSE):
+        yield f"rankme is {level.rankme}, outside [0, {level.width}]"
     if not level.scores:
         yield "scores is empty"
     keys = [score.key for score in level.scores]

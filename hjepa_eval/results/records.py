@@ -67,7 +67,8 @@ class LevelResult(Settings):
 
     `per_class` has for each class (right, all) test samples of the first headline score, over all seeds; `calibration`
     the expected calibration error on test before (`ece`) and after (`ece_scaled`) dividing logits by `temperature`;
-    `cost` what an image takes up to here, of levels joined that of all of them together.
+    `cost` what an image takes up to here, of levels joined that of all of them together; `rankme` how many directions
+    the first 1,024 train features use, None of levels joined and of records of before.
     """
 
     level: int
@@ -81,6 +82,7 @@ class LevelResult(Settings):
     per_class: dict[str, tuple[int, int]] = Field(default_factory=dict)
     calibration: dict[str, float] = Field(default_factory=dict)
     cost: CostEntry | None = None
+    rankme: float | None = None
 
 
 class LevelComparison(Settings):

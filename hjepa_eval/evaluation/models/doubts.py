@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hjepa_eval.analysis.spectrum import covariance_eigenvalues, rankme
 from hjepa_eval.evaluation.findings import Finding
 from hjepa_eval.evaluation.rows import LevelRow
 
@@ -70,6 +71,18 @@ def doubts_of(
         for row in rows
     }
     return feature_doubts(rows), scores
+
+
+def used_directions(row: LevelRow) -> float | None:
+    """Return RankMe of the first 1,024 train features of a level, worked out once for all probes; None for one image.
+
+    A report says where it is far below that of the untrained encoder.
+    """
+    known = row.features.ranks
+    if row.level not in known:
+        features = _first_rows(row)
+        known[row.level] = rankme(covariance_eigenvalues(features)) if len(features) > 1 else None
+    return known[row.level]
 
 
 def _first_rows(row: LevelRow) -> NDArray[np.float64]:

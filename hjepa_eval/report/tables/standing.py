@@ -100,6 +100,33 @@ def baseline_note(records: Sequence[Record]) -> list[str]:
     return [f"no baseline is in view; {command}, with the other options as before, adds it"]
 
 
+# Of the untrained encoder's RankMe; training raises it as a rule.
+_FAR_BELOW = 0.5
+
+
+def fallen_ranks(records: Sequence[Record]) -> list[str]:
+    """Return a sentence per model whose levels use far fewer directions than those of its untrained twin in view."""
+    ranks: dict[str, dict[int, float]] = {}
+    for record in records:
+        known = {level.level: level.rankme for level in record.levels if level.rankme is not None}
+        ranks.setdefault(record.model.name, {}).update(known)
+    sentences = []
+    for model, own in ranks.items():
+        twin = next((name for name in ranks if twin_of(name) == _bare(model)), None)
+        before = ranks[twin] if twin is not None and twin != model else {}
+        fallen = [
+            f"level {level} {rank:.1f}, untrained {before[level]:.1f}"
+            for level, rank in sorted(own.items())
+            if rank < _FAR_BELOW * before.get(level, 0.0)
+        ]
+        if fallen:
+            sentences.append(
+                f"warning: {model} uses far fewer directions than before its training (RankMe: {'; '.join(fallen)}): "
+                "it may have collapsed"
+            )
+    return sentences
+
+
 def _has_untrained_twin(record: Record) -> bool:
     """Return whether `random:` can build the encoder again without weights: a timm model or the folder of a run."""
     name = record.model.name.partition("?")[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hjepa_eval.report.tables.columns import rank
 from hjepa_eval.report.tables.costs import conditions, timed_alike, untimed
 from hjepa_eval.report.tables.selection import Selection
-from hjepa_eval.report.tables.standing import Standing, baseline_note
+from hjepa_eval.report.tables.standing import Standing, baseline_note, fallen_ranks
 from hjepa_eval.results.records import CostEntry, LevelResult, Record, Score
 
 # A level's number and, for levels joined, which: several of those may have one number.
@@ -107,7 +107,8 @@ def build_table(selection: Selection) -> Table:
     )
     info = selection.data
     others = tuple(untimed(costs, timed))
-    notes = (*_notes(selection.records), *selection.left_out, *baseline_note(selection.records), *others)
+    records = selection.records
+    notes = (*fallen_ranks(records), *_notes(records), *selection.left_out, *baseline_note(records), *others)
     return Table(info.name, info.train_images, info.test_images, tuple(columns), rows, notes, timed, others)
 
 

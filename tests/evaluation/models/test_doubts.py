@@ -25,6 +25,7 @@ def notes_of(capsys: pytest.CaptureFixture[str], levels: dict[int, np.ndarray]) 
     captured = capsys.readouterr()
     assert stop.value.code == 0, captured.err
     (record,) = json.loads(captured.out)
+    assert all(0 <= level["rankme"] <= level["width"] for level in record["levels"])
     return {level["level"]: level["notes"] for level in record["levels"]}, captured.err
 
 

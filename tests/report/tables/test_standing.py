@@ -208,3 +208,20 @@ def test_times__measured_under_other_conditions_do_not_stand_beside_the_others()
         "(cpu, bf16, batch 64)"
     )
     assert "ms on cpu, bf16, batch 64" in how_to_read(table)[1]
+
+
+def test_ranks__far_below_the_untrained_encoders_is_said_first() -> None:
+    def ranked(model: str, *ranks: float):
+        record = record_of(model=model, values=LEVELS[: len(ranks)])
+        pairs = zip(record.levels, ranks, strict=True)
+        levels = tuple(level.model_copy(update={"rankme": rank}) for level, rank in pairs)
+        return record.model_copy(update={"levels": levels})
+
+    twin = ranked("random:runs/a", 30.0, 40.0)
+    table = build_table(select_records([ranked("runs/a", 20.0, 4.25), twin]))
+    assert table.notes[0] == (
+        "warning: runs/a uses far fewer directions than before its training (RankMe: level 1 4.2, untrained 40.0): "
+        "it may have collapsed"
+    )
+    for others in ([ranked("runs/a", 20.0, 21.0), twin], [ranked("runs/b", 1.0, 1.0), twin], [twin]):
+        assert not any("directions" in note for note in build_table(select_records(others)).notes)
