@@ -148,7 +148,7 @@ def extract(
         seconds = time.perf_counter() - started
         for store in complete.values():
             _check_skipped(store, limit, settings)
-            _check_labels(store, dataset, limit)
+            check_labels(store, dataset, limit)
         named = {name: _with_names(store, dataset) for name, store in complete.items()}
         for store in named.values():
             # Others may not remove it, or a shard of it, as long as it is read.
@@ -208,7 +208,7 @@ def _check_skipped(store: FeatureStore, limit: int, settings: Compute) -> None:
         )
 
 
-def _check_labels(store: FeatureStore, dataset: ImageDataset, limit: int) -> None:
+def check_labels(store: FeatureStore, dataset: ImageDataset, limit: int) -> None:
     """Check that a store has the labels of the data set: its key is made of the fingerprint, which a memo may give."""
     if not np.array_equal(store.labels(limit=limit), dataset.labels[store.index(limit=limit)]):
         key = store.manifest.key[:16]

@@ -12,7 +12,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from hjepa_eval.datasets.randomness import seeded_generator
-from hjepa_eval.encoders.kinds.run import is_run, weights_folder
+from hjepa_eval.encoders.kinds.run import is_run, weights_folder, write_sums
 from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.encoders.readouts import get_readout
@@ -158,6 +158,7 @@ def write_encoder(run_dir: Path, encoder: Encoder) -> str | None:
     if is_run(origin):
         _copy(weights_folder(origin) / "config.json", run_dir / "config.json")
         write_tensors(path, {key.replace("model.", "target.", 1): t for key, t in encoder.state_dict().items()})
+        _write_sums(run_dir)
         return str(run_dir)
     kind, _, argument = name.partition(":")
     if kind not in ("timm", "random"):
@@ -173,3 +174,11 @@ def _copy(source: Path, target: Path) -> None:
         write_atomically(target, source.read_bytes())
     except OSError as error:
         raise CheckpointError(f"cannot write {target}: {error.strerror}; make room, or name another --run") from None
+
+
+def _write_sums(run_dir: Path) -> None:
+    """Write the sums of what an evaluation reads; other files of the folder go on changing."""
+    try:
+        write_sums(run_dir, names=("config.json", FILE))
+    except OSError as error:
+        raise CheckpointError(f"cannot write into {run_dir}: {error.strerror}; make room, or name another") from None

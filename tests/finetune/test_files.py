@@ -16,7 +16,7 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.vit import create_vit
-from hjepa_eval.errors import DataError
+from hjepa_eval.errors import CheckpointError, DataError
 from hjepa_eval.finetune import images as images_module
 from hjepa_eval.finetune.classifier import write_encoder
 from hjepa_eval.finetune.images import TrainingImages
@@ -73,6 +73,15 @@ def test_weights__load_again_under_the_name_that_is_returned(tmp_path: Path, spe
     assert load_encoder(again).levels == encoder.levels
     second = load_encoder(str(write_encoder(tmp_path / "twice", load_encoder(again))))
     assert second.weights_hash() == encoder.weights_hash(), "a fine-tuned encoder can be fine-tuned again"
+
+
+def test_weights__of_a_run_beside_settings_that_were_changed_are_refused(tmp_path: Path) -> None:
+    make_run(Path("run"))
+    again = Path(str(write_encoder(tmp_path / "tuned", load_encoder("run"))))
+    config = json.loads((again / "config.json").read_text())
+    (again / "config.json").write_text(json.dumps({**config, "transform": {**config["transform"], "mean": [0, 0, 0]}}))
+    with pytest.raises(CheckpointError, match=r"config\.json is not what was written"):
+        load_encoder(str(again))
 
 
 def test_weights__of_an_unknown_encoder_keep_their_own_names(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hjepa_eval.cli.console import guarded, print_json
-from hjepa_eval.errors import ConfigError, StoreError
+from hjepa_eval.errors import ConfigError, HjepaError, StoreError
+from hjepa_eval.features.imported import is_imported
 
 if TYPE_CHECKING:
     from hjepa_eval.features.cache import CachedStore
@@ -114,9 +115,11 @@ def list_(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
 
 def verify(
     store: Annotated[str, typer.Argument(help="a dataset, 6 or more characters of a key, or all")] = "all",
+    dataset: Annotated[str | None, typer.Option(help="compare labels with this one, such as folder:PATH")] = None,
+    root: Annotated[Path | None, typer.Option(envvar="HJEPA_DATA", help="folder that holds the datasets")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Check every byte against the manifests; name what is damaged."""
+    """Check every byte against the manifests, and labels against the data sets that are here; name what is wrong."""
     from hjepa_eval.features.cache import find_stores
     from hjepa_eval.features.manifest import MANIFEST
     from hjepa_eval.features.store import verify_store
@@ -128,14 +131,47 @@ def verify(
             print(f"{item.folder.name}  unfinished: the next extraction of the same features goes on with it")
             continue
         wrong = verify_store(item.folder)
+        compared = "" if wrong else _labels(item, dataset, root, _folder(cache_dir), wrong)
         problems += wrong
-        print(f"{item.folder.name}  {'ok' if not wrong else '; '.join(wrong)}")
+        print(f"{item.folder.name}  {f'ok{compared}' if not wrong else '; '.join(wrong)}")
     if not stores:
         print(f"no stores in {_folder(cache_dir)}; hjepa extract makes one")
         return
     if problems:
         raise StoreError(f"{len(problems)} problems; hjepa extract as before repairs only what is damaged")
     print("all finished stores are whole")
+
+
+def _labels(item: CachedStore, dataset: str | None, root: Path | None, cache: Path, wrong: list[str]) -> str:
+    """Compare a store's labels with those of its data set, where that is here; return a word where it is not.
+
+    Args:
+        item: a whole store.
+        dataset: the one to compare with; the store's own by its name when not given.
+        root: folder that holds the data sets.
+        cache: the cache folder.
+        wrong: gets what is wrong.
+    """
+    from hjepa_eval.datasets import load_dataset
+    from hjepa_eval.extraction.extract import check_labels
+    from hjepa_eval.features.cache import memo_dir
+    from hjepa_eval.features.store import FeatureStore
+
+    manifest = item.manifest
+    if manifest is None or is_imported(manifest.encoder):
+        return ""
+    here = "labels not compared: name the data set with --dataset"
+    try:
+        images = load_dataset(dataset or manifest.dataset, manifest.split, root=root, memo=memo_dir(cache))
+        if images.fingerprint != manifest.identity["dataset"]["fingerprint"]:
+            return f", {here}" if dataset is None else f", labels not compared: {dataset} is another data set"
+    except HjepaError:
+        return f", {here}"
+    try:
+        check_labels(FeatureStore(item.folder, verify=False), images, manifest.num_images)
+    except StoreError as error:
+        wrong.append(str(error))
+    return ""
 
 
 def remove(

@@ -12,7 +12,7 @@ import torch
 
 from hjepa_eval.encoders.export.graphs import check_onnx, write_graph
 from hjepa_eval.encoders.export.model_card import FILE, model_card
-from hjepa_eval.encoders.kinds.run import is_run, load_run, weights_folder
+from hjepa_eval.encoders.kinds.run import is_run, load_run, weights_folder, write_sums
 from hjepa_eval.encoders.kinds.timm_folder import write_timm
 from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.run_facts import read_facts
@@ -63,6 +63,7 @@ def export_run(
             write_graph(encoder, unfinished, kind=kind)
         card = model_card(encoder, facts, title=export_name(run), kind=kind, branch=branch)
         (unfinished / FILE).write_text(card, encoding="utf-8")
+        write_sums(unfinished)
     return sorted(folder.iterdir())
 
 

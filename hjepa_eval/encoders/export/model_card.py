@@ -49,6 +49,7 @@ def model_card(encoder: ViTEncoder, facts: RunFacts, *, title: str, kind: str, b
         "## Use",
         _input(encoder),
         *(_use_timm(encoder) if kind == "timm" else _use_graph(encoder, kind, dtype)),
+        "`sha256sum -c SHA256SUMS` tells whether the files are whole; hjepa looks by itself.",
         "## Training",
         _training(facts),
         "All settings of the run:",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import CheckpointError, ConfigError, EncoderError, unknown
-from hjepa_eval.features.fingerprint import parse_json
+from hjepa_eval.features.fingerprint import hash_json, parse_json, write_atomically
 
 if TYPE_CHECKING:
     from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
@@ -64,8 +64,8 @@ def read_run_config(folder: Path) -> dict[str, Any]:
 def weights_folder(run: Path) -> Path:
     """Return the folder with the run's weights: the run itself when finished, else its newest checkpoint.
 
-    A finished run's `summary.json` has the sha256 of its weights, a checkpoint's `state.json` that of its own. Older
-    summaries have none, and a folder without a summary, such as that of a fine-tuning, is taken as it is.
+    A finished run's `summary.json` has the sha256 of its weights, a checkpoint's `state.json` that of its own, the
+    folder of a fine-tuning a list of sums. Those of before have none, and are taken as they are.
 
     Raises:
         CheckpointError: there are no weights yet, or they are not what was written.
@@ -76,6 +76,7 @@ def weights_folder(run: Path) -> Path:
                 f"{run}: encoder.safetensors, config.json or summary.json is damaged (the sha256 differs); take the "
                 "files of the run again, or name a checkpoint under its checkpoints/"
             )
+        check_sums(run)
         return run
     checkpoints = sorted(run.glob("checkpoints/step-*/encoder.safetensors"))
     if not checkpoints:
@@ -91,17 +92,63 @@ def weights_folder(run: Path) -> Path:
 def _as_written(folder: Path, witness: str, *, needed: bool = True) -> bool:
     """Tell whether weights and settings in a folder have the sha256 that the JSON file `witness` gives, if `needed`.
 
-    Summaries of before have none of the settings.
+    It may give one of its own content too. Summaries of before have none of the settings, nor of themselves.
     """
     try:
         told = parse_json((folder / witness).read_bytes())
         if not needed and "steps" in told and "sha256" not in told:
             return True
         sums = told["sha256"]
+        own = hash_json({name: value for name, value in told.items() if name != "sha256"})
+        if sums.get(witness, own) != own:
+            return False
         named = ("encoder.safetensors", *(["config.json"] if "config.json" in sums else []))
         return all(_current_sha256(folder / name) == sums[name] for name in named)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+# As `sha256sum -c` reads it.
+SUMS = "SHA256SUMS"
+
+
+def write_sums(folder: Path, *, names: Sequence[str] = ()) -> None:
+    """Write a list with the sha256 of files in a folder, which `check_sums` and `sha256sum -c` compare with.
+
+    Args:
+        folder: where the files and the list lie.
+        names: of the files; all that are there when not given.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    names = names or sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SUMS)
+    lines = [f"{_current_sha256(folder / name)}  {name}\n" for name in names]
+    write_atomically(folder / SUMS, "".join(lines).encode())
+
+
+def check_sums(folder: Path) -> None:
+    """Check that files in a folder are what its list of sums says, where it has one.
+
+    Raises:
+        CheckpointError: a file is another one, or the list is none.
+    """
+    path = folder / SUMS
+    if not path.is_file():
+        return
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        # No path leads out of the folder; what is absent is told by who needs it.
+        here = {name for name in listed if Path(name).name == name and (folder / name).is_file()}
+        changed = [name for name in sorted(here) if _current_sha256(folder / name) != listed[name]]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if changed or not listed:
+        raise CheckpointError(
+            f"{folder}: {', '.join(changed) or SUMS} is not what was written (the sha256 differs from {SUMS}); "
+            f"take the folder again, or remove {SUMS} if the change was meant"
+        )
 
 
 def _current_sha256(path: Path) -> str:

@@ -12,6 +12,7 @@ import torch
 from timm.models import VisionTransformer
 
 from hjepa_eval.encoders.kinds.folder_files import read_json
+from hjepa_eval.encoders.kinds.run import check_sums
 from hjepa_eval.encoders.kinds.timm_network import ViTEncoder, parse_level_options, wrap_timm
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.vit import vit_arguments
@@ -105,9 +106,10 @@ def load_timm_folder(folder: Path, options: Mapping[str, str]) -> Encoder:
         options: `levels` and `taps`, which replace those of the run.
 
     Raises:
-        CheckpointError: the folder lacks a file, or its files do not fit each other.
+        CheckpointError: the folder lacks a file, its files do not fit each other, or are not what `hjepa export` wrote.
         EncoderError: the levels do not fit the model.
     """
+    check_sums(folder)
     config = read_json(folder / CONFIG)
     own = config.get("hjepa")
     taps = own.get("taps") if isinstance(own, dict) else None

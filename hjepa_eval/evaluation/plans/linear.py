@@ -19,6 +19,8 @@ from hjepa_eval.evaluation.settings import (
 from hjepa_eval.results.headings import HEADINGS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -68,8 +70,29 @@ def _fit_best(
         name = next(iter(found))
         return found[name], *chosen[name]
     scores = {name: score for name, (_, score) in chosen.items()}
-    best = max(scores, key=lambda name: scores[name] or 0.0)
-    return found[best], {"readout": best, "readouts_held_out": scores, **chosen[best][0]}, scores[best]
+    best = max(scores, key=lambda name: scores[name] or 0.0)  # Of equal ones the first that was named.
+    about = {"readout": best, "readouts_held_out": scores, "readouts_tied": _tied_readouts(found, best)}
+    return found[best], {**about, **chosen[best][0]}, scores[best]
+
+
+def _choice_note(chosen: Mapping[str, Any]) -> list[str]:
+    """Return the sentence about a readout that was chosen among others which held-out images do not tell from it."""
+    tied = chosen.get("readouts_tied")
+    if not tied:
+        return []
+    return [f"the readout {chosen['readout']} is chosen; held-out images do not tell it from {', '.join(tied)}"]
+
+
+def _tied_readouts(found: Mapping[str, Found], best: str) -> list[str]:
+    """Return the readouts that a paired test on held-out train images does not tell from the chosen one."""
+    from hjepa_eval.metrics.paired import tied_levels
+
+    names = list(found)
+    right = {place: _held_out_right(found[name]) for place, name in enumerate(names)}
+    outcomes = {place: array for place, array in right.items() if array is not None}
+    if len(outcomes) < len(names):
+        return []
+    return [names[place] for place in tied_levels(outcomes, names.index(best))]
 
 
 def _fit(row: LevelRow, seed: int, protocol: LinearProtocol, settings: LinearSettings) -> Found:
@@ -94,11 +117,18 @@ def _chosen(found: Found) -> tuple[dict[str, Any], float | None]:
 
     if isinstance(found, RidgeResult):
         tried = {f"{penalty:g}": value for penalty, value in found.val_scores.items()}
-        return {"penalty": found.penalty, "left_out_accuracy": tried}, found.val_scores[found.penalty]
+        about = {"penalty": found.penalty, "left_out_accuracy": tried, "tied": _tied(tried, f"{found.penalty:g}")}
+        return about, found.val_scores[found.penalty]
     if isinstance(found, SgdResult):
         return {**found.chosen, "held_out_accuracy": found.val_scores}, found.val_score
     tried = {f"{c:g}": value for c, value in found.val_scores.items()}
-    return {"C": found.c, "held_out_accuracy": tried, "iterations": found.iterations, "gap": found.gap}, found.val_score
+    about = {"C": found.c, "held_out_accuracy": tried, "tied": _tied(tried, f"{found.c:g}")}
+    return {**about, "iterations": found.iterations, "gap": found.gap}, found.val_score
+
+
+def _tied(tried: Mapping[str, float], chosen: str) -> list[str]:
+    """Return the other values that did just as well on held-out images: what is chosen of them is a rule's choice."""
+    return [value for value, score in tried.items() if value != chosen and score == tried.get(chosen)]
 
 
 def _held_out_right(found: Found) -> NDArray[np.bool_] | None:
@@ -187,7 +217,7 @@ def _run(row: LevelRow, seed: int, *, protocol: LinearProtocol, settings: Linear
         held_out_outcomes={} if right_held is None else {"top1": right_held},
         chosen=chosen,
         calibration=_calibration(fit, labels),
-        notes=fit.notes,
+        notes=(*fit.notes, *_choice_note(chosen)),
     )
 
 

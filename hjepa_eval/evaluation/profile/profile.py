@@ -15,7 +15,7 @@ from hjepa_eval.errors import ConfigError
 from hjepa_eval.evaluation.features import FeatureSet, Filling, collect_features
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.models.baselines import models_and_baselines
-from hjepa_eval.evaluation.models.given import NOTHING_GIVEN, Given
+from hjepa_eval.evaluation.models.given import NOTHING_GIVEN, Given, find_encoder
 from hjepa_eval.evaluation.models.imported import imported_features
 from hjepa_eval.evaluation.profile.factors import probe_factors
 from hjepa_eval.evaluation.profile.geometry import measure_geometry
@@ -108,6 +108,9 @@ def profile(
         _other_images(settings)
     own_models = set(list(resolved)[: max(1, len(set(models)))])
     order = sorted(resolved, key=lambda spec: spec in own_models)
+    for spec in own_models - set(given.encoders):
+        if not is_imported(spec):
+            find_encoder(resolved[spec], images=given.images)  # A name that is none ends here, before the baselines.
     work = _Work(settings, talk, given, command)
     profiled: dict[str, Profiled] = {}
     for spec in order:

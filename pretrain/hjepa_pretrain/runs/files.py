@@ -14,7 +14,7 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.encoders.kinds.run import FORMAT_VERSION
 from hjepa_eval.errors import CheckpointError
-from hjepa_eval.features.fingerprint import parse_json, write_atomically
+from hjepa_eval.features.fingerprint import hash_json, parse_json, write_atomically
 from hjepa_eval.results.provenance import package_versions
 from hjepa_pretrain.config.geometry import Geometry, encoder_arguments
 from hjepa_pretrain.config.settings import PretrainSettings
@@ -102,7 +102,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def write_finished(run_dir: Path, checkpoint: Checkpoint, summary: Summary, *, config: dict[str, Any]) -> None:
-    """Write the weights and, last of all, `summary.json`, which carries the sha256 of them and of `config.json`.
+    """Write the weights and, last of all, `summary.json` with the sha256 of them, of `config.json` and of itself.
 
     Args:
         run_dir: where `config` was written when the run began or went on.
@@ -117,6 +117,7 @@ def write_finished(run_dir: Path, checkpoint: Checkpoint, summary: Summary, *, c
     _write(run_dir / WEIGHTS, weights)
     contents = {WEIGHTS: weights, "config.json": to_json(config)}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    hashes[SUMMARY] = hash_json(json.loads(to_json(summary.to_json())))
     _write(run_dir / SUMMARY, to_json({**summary.to_json(), "sha256": hashes}))
 
 
@@ -127,8 +128,11 @@ def read_summary(run_dir: Path, *, say: Callable[[str], None]) -> Summary | None
         return None
     try:
         content = parse_json(path.read_bytes())
+        whole = hash_json({name: value for name, value in content.items() if name != "sha256"})
+        if content.get("sha256", {}).get(SUMMARY, whole) != whole:
+            raise ValueError("edited")
         return Summary(**{field.name: content[field.name] for field in fields(Summary) if _is_told(field, content)})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         say(f"{path} is damaged; the run's end is done again from its last checkpoint")
         return None
 

@@ -5,10 +5,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
 from hjepa_eval.cli.commands.cache import read_duration, read_size, show_size
+from hjepa_eval.datasets.named.digits import Digits
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.features.cache import store_folder
 from hjepa_eval.features.manifest import read_manifest, write_manifest
@@ -110,3 +112,22 @@ def test_quantities__are_read_and_shown() -> None:
     ]
     with pytest.raises(ConfigError, match="-5d"):
         read_duration("x", "-5d")
+
+
+def test_cache_verify__compares_labels_with_the_data_set_where_it_is_here(
+    hjepa, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hjepa(*EXTRACT).code == 0
+    assert "labels" not in hjepa("cache", "verify").out
+    true = Digits.__init__
+
+    def turned(self: Digits, split: str) -> None:
+        true(self, split)
+        self.labels = np.roll(self.labels, 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Digits, "__init__", turned)
+        wrong = hjepa("cache", "verify")
+        assert (wrong.code, wrong.out.count("has other labels than digits")) == (2, 2)
+    elsewhere = hjepa("cache", "verify", "--dataset", "folder:nowhere")
+    assert (elsewhere.code, elsewhere.out.count("ok, labels not compared: name the data set with --dataset")) == (0, 2)

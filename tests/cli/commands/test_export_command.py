@@ -13,7 +13,7 @@ def test_export__the_folder_is_measured_like_the_run(hjepa, digits_run: Path) ->
     assert (done.code, done.err) == (0, "")
     said = json.loads(done.out)
     assert said["folder"] == "exports/digits_run-timm"
-    assert set(said["bytes"]) == {"README.md", "config.json", "model.safetensors"}
+    assert set(said["bytes"]) == {"README.md", "SHA256SUMS", "config.json", "model.safetensors"}
     knn = ("--dataset", "digits", "--json", "--quiet")
     (exported,) = json.loads(hjepa("knn", "--model", "timm:local-dir:exports/digits_run-timm", *knn).out)
     (own,) = json.loads(hjepa("knn", "--model", digits_run, *knn).out)
@@ -28,6 +28,7 @@ def test_export__prints_files_and_what_comes_next(hjepa, digits_run: Path) -> No
     assert done.code == 0, done.err
     assert [line.split()[0] for line in done.out.splitlines()] == [
         "there/README.md",
+        "there/SHA256SUMS",
         "there/model.pt2",
         "there/preprocessing.json",
     ]

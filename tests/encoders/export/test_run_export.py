@@ -61,7 +61,7 @@ def test_timm__create_model_opens_the_folder_and_gives_the_last_blocks_tokens(
 ) -> None:
     folder = tmp_path / "out"
     files = export_run(digits_run, folder, branch=branch)
-    assert [file.name for file in files] == ["README.md", "config.json", "model.safetensors"]
+    assert [file.name for file in files] == ["README.md", "SHA256SUMS", "config.json", "model.safetensors"]
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     encoder = load_run(digits_run, {"encoder": branch})
     tokens = model.forward_features(images)
@@ -143,6 +143,10 @@ def test_local_dir__what_is_missing_or_does_not_fit_is_one_error(digits_run: Pat
     export_run(digits_run, folder)
     with pytest.raises(EncoderError, match="weights of its own"):
         load_encoder(f"timm:local-dir:{folder}?checkpoint=x")
+    rewrite(folder / "config.json", {"architecture": "vit_small_patch16_224"})
+    with pytest.raises(CheckpointError, match=r"config\.json is not what was written .*remove SHA256SUMS if"):
+        load_encoder(f"timm:local-dir:{folder}")
+    (folder / "SHA256SUMS").unlink()
     rewrite(folder / "config.json", {"architecture": "vit_nowhere"})
     with pytest.raises(CheckpointError, match="does not describe a timm model"):
         load_encoder(f"timm:local-dir:{folder}")
@@ -259,7 +263,7 @@ def test_torch__a_program_gives_all_levels_for_any_batch(
     digits_run: Path, tmp_path: Path, images: Tensor, batch: int
 ) -> None:
     files = export_run(digits_run, tmp_path / "out", kind="torch")
-    assert [file.name for file in files] == ["README.md", "model.pt2", "preprocessing.json"]
+    assert [file.name for file in files] == ["README.md", "SHA256SUMS", "model.pt2", "preprocessing.json"]
     outputs = torch.export.load(tmp_path / "out" / "model.pt2").module()(images[:batch])
     expected = tokens_of(digits_run, images[:batch])
     assert [tuple(output.shape) for output in outputs] == [(batch, 16, 192), (batch, 4, 192)]
@@ -274,7 +278,7 @@ def test_onnx__onnxruntime_gives_all_levels_for_any_batch(
     need_module("onnxscript")
     onnxruntime = need_module("onnxruntime")
     files = export_run(digits_run, tmp_path / "out", kind="onnx", branch="context")
-    assert [file.name for file in files] == ["README.md", "model.onnx", "preprocessing.json"]
+    assert [file.name for file in files] == ["README.md", "SHA256SUMS", "model.onnx", "preprocessing.json"]
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
     outputs = session.run(None, {"images": images[:batch].numpy()})
     for output, level in zip(outputs, tokens_of(digits_run, images[:batch], "context"), strict=True):
@@ -469,5 +473,6 @@ def test_timm__a_folder_that_asks_for_a_hundred_million_blocks_is_refused(digits
     config = json.loads(path.read_bytes())
     config["model_args"]["depth"] = 10**8
     path.write_text(json.dumps(config))
+    (tmp_path / "out" / "SHA256SUMS").unlink()
     with pytest.raises(CheckpointError, match=r"depth is 1e\+08, and no encoder has more than 1,000"):
         load_encoder(f"timm:local-dir:{tmp_path / 'out'}")

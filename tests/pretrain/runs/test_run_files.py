@@ -56,6 +56,18 @@ def test_load_run__a_summary_without_a_sum_or_no_summary_at_all_is_taken_as_it_i
     load_run(finished, {})
 
 
+def test_summary__one_number_that_was_changed_is_no_finished_run(finished: Path) -> None:
+    path = finished / "summary.json"
+    summary = json.loads(path.read_bytes())
+    path.write_text(json.dumps(summary))  # Spaces are no content.
+    load_run(finished, {})
+    path.write_text(json.dumps({**summary, "steps": summary["steps"] + 1}))
+    said: list[str] = []
+    assert read_summary(finished, say=said.append) is None
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_run(finished, {})
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[" * 200_000, "[]", '{"steps": 1}'])
 def test_summary__a_damaged_one_is_no_finished_run(finished: Path, content: str) -> None:
     (finished / "summary.json").write_text(content)
