@@ -98,6 +98,22 @@ class ImageDataset(ABC):
         """
         return {}
 
+    @property
+    def map_classes(self) -> tuple[str, ...]:
+        """Name of each class number in the map `class` of `maps`; empty where nothing is known of pixels."""
+        return ()
+
+    def maps(self, index: int) -> Mapping[str, NDArray[np.uint8]]:
+        """Return what is known of each pixel of image `index`, uint8 `[H, W]` by name, H and W the image's own.
+
+        `class` numbers `map_classes`, and 255 is a pixel that takes no part. Some know `instance`, where objects are
+        numbered from 1 and 0 is none, and `depth`, which rises towards the viewer.
+
+        Raises:
+            DataError: nothing is known, or what is cannot be read or does not fit the image.
+        """
+        raise DataError(f"{self.name} knows no classes of pixels; take scenes, or folder: with masks/ beside train/")
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -154,6 +154,23 @@ def resized_shape(height: int, width: int, transform: Transform) -> tuple[int, i
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
+def seen_part(height: int, width: int, transform: Transform) -> tuple[float, float, float, float]:
+    """Return top, left, bottom and right of what an encoder sees of an image, in pixels of that image.
+
+    With `border` it sees more than the image. Of an image more than 64 times as long as wide it is not exact.
+    """
+    if (height, width) == transform.shape == transform.scaled:
+        return 0.0, 0.0, float(height), float(width)
+    sides = []
+    resized_sides = resized_shape(height, width, transform)
+    for length, resized, size in zip((height, width), resized_sides, transform.shape, strict=True):
+        # torchvision pads what is too small by half of the lack on this side, and cuts from the rounded middle.
+        start = round((resized - size) / 2) if resized >= size else -((size - resized) // 2)
+        sides.append((start * length / resized, (start + size) * length / resized))
+    (top, bottom), (left, right) = sides
+    return top, left, bottom, right
+
+
 def _per_channel(values: tuple[float, float, float], images: Tensor) -> Tensor:
     """Return float32 `[1, 3, 1, 1]` on the images' device, filled there: a copy from the host would wait for it."""
     import torch

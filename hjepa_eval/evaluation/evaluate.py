@@ -16,6 +16,7 @@ from hjepa_eval.evaluation.measure import Measured, Task, measure
 from hjepa_eval.evaluation.models.baselines import models_and_baselines
 from hjepa_eval.evaluation.models.given import NOTHING_GIVEN, Dataset, Given, Model, find_encoder, read_call
 from hjepa_eval.evaluation.models.imported import check_imported, imported_features
+from hjepa_eval.evaluation.models.tokens import join_needs
 from hjepa_eval.evaluation.probe import Probe, load_probe
 from hjepa_eval.evaluation.request import PROFILE, Request, read_request
 from hjepa_eval.evaluation.result import Evaluated, Result
@@ -137,6 +138,9 @@ def collect_seeds(
     views = max(task.plan.views for task in tasks)
     readouts = (settings.readout, *(readout for task in tasks for readout in task.plan.readouts))
     if is_imported(str(settings.model)):
+        reading = next((task.heading.title for task in tasks if task.plan.tokens is not None), "")
+        if reading:
+            raise ProbeError(f"{settings.model} has one vector per image and no tokens, which {reading} reads")
         on_test = next((task.heading.title for task in tasks if task.plan.split == "test"), "")
         features = imported_features(settings, talk, readouts=readouts, views=views, needs_test=on_test)
         return dict.fromkeys(settings.all_seeds, features)
@@ -151,6 +155,7 @@ def collect_seeds(
             needs_test=any(task.plan.split == "test" for task in tasks),
             costs=seed == seeds[0],  # The weights of a seed change no cost; a record says those of the first.
             given=given,
+            tokens=join_needs([task.plan.tokens for task in tasks]),
         )
         for seed in feature_seeds(settings, views=views)
     }

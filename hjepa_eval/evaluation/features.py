@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.stages import COSTS
 from hjepa_eval.evaluation.models.costs import LevelCosts, level_costs
 from hjepa_eval.evaluation.models.given import NOTHING_GIVEN, Given, default_workers
+from hjepa_eval.evaluation.models.tokens import TokenNeed, WantedTokens
 from hjepa_eval.evaluation.settings import (
     ExtractCommandSettings,
     ImageSettings,
@@ -29,7 +31,7 @@ from hjepa_eval.ranks import read_ranks
 from hjepa_eval.results.records import DatasetInfo, Extracted, ModelInfo
 
 if TYPE_CHECKING:
-    from hjepa_eval.datasets.transform import View
+    from hjepa_eval.datasets.transform import Transform, View
     from hjepa_eval.encoders.protocol import Encoder
 
 
@@ -50,6 +52,9 @@ class FeatureSet:
         images: the datasets that they are of.
         shared: how many of the test images are in train too.
         ranks: RankMe of each level, once it was asked for.
+        tokens: tokens, and what else a probe of tokens reads, by readout: of a part of train where that was asked for.
+        beside: further images made of the test images, by name, with one extraction each.
+        transform: how images became the encoder's input; None for imported features.
     """
 
     encoder: ModelInfo
@@ -64,6 +69,9 @@ class FeatureSet:
     images: Mapping[str, ImageDataset] = field(default_factory=dict)
     shared: int = 0
     ranks: dict[int, float | None] = field(default_factory=dict)
+    tokens: Mapping[str, FeatureSet] = field(default_factory=dict)
+    beside: Mapping[str, ExtractedStores] = field(default_factory=dict)
+    transform: Transform | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -87,6 +95,14 @@ class FeatureSet:
             shared_images=self.shared,
             notes=(*notes, *shared_note(self.shared, test_images)),
         )
+
+    def under(
+        self, readout: str, stores: Mapping[str, Mapping[str, ExtractedStores]], levels: Sequence[int]
+    ) -> FeatureSet:
+        """Return the features under a readout, of `stores` by split and readout, at some levels."""
+        splits = {split: of_split[readout] for split, of_split in stores.items()}
+        known = splits["train"].store.manifest.levels
+        return replace(self, splits=splits, levels=tuple(level for level in known if level.index in levels))
 
     def extracted(self) -> Extracted:
         """Return what a record says about the extraction."""
@@ -125,6 +141,7 @@ def collect_features(
     costs: bool = True,
     needs_test: bool = True,
     given: Given = NOTHING_GIVEN,
+    tokens: TokenNeed | None = None,
 ) -> FeatureSet:
     """Return the features that resolved settings ask for; what the cache lacks is extracted on the way.
 
@@ -137,60 +154,68 @@ def collect_features(
         costs: say what the levels cost, too; it is measured unless it is remembered.
         needs_test: without a test split there is nothing to do.
         given: encoder and images where the caller holds them.
+        tokens: what a probe of tokens reads.
 
     Raises:
         HjepaError: anything that the user can mend: names, data, weights, the cache.
     """
-    started = time.perf_counter()
-    encoder = given.encoder(settings)
-    levels = choose_levels(encoder, settings.level)
-    seconds = {"load encoder": time.perf_counter() - started}
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "load encoder"):
+        encoder = given.encoder(settings)
+        levels = choose_levels(encoder, settings.level)
     if costs:  # The first of several seeds.
         for note in encoder.notes:
             talk.note(f"{encoder.name}: {note}")
     images = _splits(settings, given, needs_test=needs_test)
-    fill = Filling(encoder, tuple(readouts), settings, talk, repair)
+    chosen = [level for level in encoder.levels if level.index in levels]
+    wanted = WantedTokens(tokens, images, readouts, levels=chosen, seed=settings.seed)
+    fill = Filling(encoder, wanted.together, settings, talk, repair)
+    wanted.say(encoder, fill.how, fill.cache, talk)
     splits = {}
     for split in images:
-        started = time.perf_counter()
-        splits[split] = fill(images[split])
-        seconds[f"extract {split}"] = time.perf_counter() - started
+        with _timed(seconds, f"extract {split}"):
+            splits[split] = fill(images[split])
+    apart = {}
+    if wanted.others:
+        with _timed(seconds, "extract tokens"):
+            fill_tokens = Filling(encoder, wanted.readouts, settings, talk, repair)
+            apart = {name: fill_tokens(dataset) for name, dataset in wanted.others.items()}
     augmented = []
     if views:
-        from hjepa_eval.datasets.transform import View
-
-        started = time.perf_counter()
-        augmented = [fill(images["train"], View(number, settings.seed)) for number in range(1, views + 1)]
-        seconds["extract views"] = time.perf_counter() - started
+        with _timed(seconds, "extract views"):
+            crop = Filling(encoder, tuple(readouts), settings, talk, repair)
+            augmented = [crop.view(images["train"], number, settings.seed) for number in range(1, views + 1)]
     measured = None
     # Ranks extract together, but records are made by one process.
     if costs and read_ranks().rank == 0:
-        started = time.perf_counter()
-        measured = _costs(encoder, settings, talk)
-        seconds["measure costs"] = time.perf_counter() - started
-    memo = memo_dir(settings.cache_dir or default_cache_dir())
-    test = images.get("test")
+        with _timed(seconds, "measure costs"):
+            measured = _costs(encoder, settings, talk)
+    memo, test = memo_dir(settings.cache_dir or default_cache_dir()), images.get("test")
     shared = 0 if test is None else count_shared(images["train"], test, most=settings.max_samples, memo=memo)
     model = ModelInfo(name=encoder.name, weights=encoder.identity["weights"], identity=encoder.identity)
-    sets = []
-    for readout in dict.fromkeys(readouts):
-        stores = {split: extractions[readout] for split, extractions in splits.items()}
-        chosen = tuple(level for level in stores["train"].store.manifest.levels if level.index in levels)
-        passes = tuple(view[readout] for view in augmented)
-        sets.append(
-            FeatureSet(
-                model,
-                stores,
-                chosen,
-                settings.precision,
-                settings.device,
-                seconds,
-                passes,
-                images=images,
-                shared=shared,
-            )
+    how = settings.precision, settings.device, seconds
+    first = FeatureSet(model, {}, (), *how, costs=None, images=images, shared=shared, transform=encoder.transform)
+    sets = [
+        replace(first.under(readout, splits, levels), views=tuple(view[readout] for view in augmented))
+        for readout in dict.fromkeys(readouts)
+    ]
+    stores = {split: apart.get(split, splits[split]) for split in splits}
+    of_tokens = {
+        readout: replace(
+            first.under(readout, stores, levels),
+            beside={name: apart[name][readout] for name in wanted.beside},
+            images={**wanted.images, **wanted.beside},
         )
-    return replace(sets[0], others=tuple(sets[1:]), costs=measured)
+        for readout in wanted.readouts
+    }
+    return replace(sets[0], others=tuple(sets[1:]), costs=measured, tokens=of_tokens)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - started
 
 
 def _splits(settings: ImageSettings, given: Given, *, needs_test: bool) -> dict[str, ImageDataset]:
@@ -231,7 +256,7 @@ class Filling:
         """Take what to extract from, what to read, and how."""
         ranks = read_ranks()
         self.encoder, self.readouts, self.talk, self.repair = encoder, tuple(dict.fromkeys(readouts)), talk, repair
-        self.cache = settings.cache_dir or default_cache_dir()
+        self.cache, asked = settings.cache_dir or default_cache_dir(), settings.model_fields_set
         self.how = Compute(
             settings.device,
             settings.precision,
@@ -240,10 +265,17 @@ class Filling:
             max_samples=settings.max_samples,
             on_bad_image=settings.on_bad_image,
             storage="float16" if settings.storage == "fp16" else "float32",
+            token_storage="float32" if settings.storage == "fp32" and "storage" in asked else "float16",
             compile=settings.compile,
             rank=ranks.rank,
             world_size=ranks.world_size,
         )
+
+    def view(self, dataset: ImageDataset, number: int, seed: int) -> dict[str, ExtractedStores]:
+        """Return readout -> stores of an augmented view of a split."""
+        from hjepa_eval.datasets.transform import View
+
+        return self(dataset, View(number, seed))
 
     def __call__(self, dataset: ImageDataset, view: View | None = None) -> dict[str, ExtractedStores]:
         """Return readout -> stores of a split, or of an augmented view of it."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.models.doubts import doubts_of, used_directions
 from hjepa_eval.evaluation.probe import Plan
 from hjepa_eval.evaluation.rows import LevelRow, level_rows
-from hjepa_eval.metrics.paired import choose_level, compare_levels, outcome_ends, tied_levels
+from hjepa_eval.metrics.paired import adjusted, choose_level, compare, compare_levels, outcome_ends, tied_levels
 from hjepa_eval.probes.side_by_side import side_by_side
 from hjepa_eval.results.files import write_record
 from hjepa_eval.results.headings import Heading
 from hjepa_eval.results.outcomes import SampleOutcomes, write_outcomes
 from hjepa_eval.results.provenance import make_provenance
-from hjepa_eval.results.records import LevelChoice, LevelComparison, LevelResult, Predictions, Record
+from hjepa_eval.results.records import Contrast, LevelChoice, LevelComparison, LevelResult, Predictions, Record
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def measure(task: Task, features: Mapping[int, FeatureSet], talk: Talk, *, said:
     """
     started = time.perf_counter()
     plan = task.plan
-    rows = {seed: level_rows(stores, fuse=task.fuse) for seed, stores in features.items()}
+    rows = {seed: level_rows(stores, fuse=task.fuse or plan.joins) for seed, stores in features.items()}
     first = next(iter(rows.values()))
     choosing = len(first) > 1
     found: dict[int, dict[int, Finding]] = {row.level: {} for row in first}
@@ -154,6 +155,7 @@ def _record(
         levels=tuple(_level(row, merged[row.level], samples) for row in rows),
         comparisons=tuple(_comparisons(merged)),
         choices=tuple(_choices(plan, rows, merged)),
+        contrasts=tuple(_contrasts(rows, merged)) if plan.contrasts else (),
         deviations=plan.deviations,
         seeds=tuple(features) if len(features) > 1 else (),
         heading=plan.heading or task.heading,
@@ -196,6 +198,17 @@ def _comparisons(merged: Mapping[int, Finding]) -> Iterator[LevelComparison]:
     for key in next(iter(merged.values())).outcomes:
         tests = compare_levels({level: one.outcomes[key] for level, one in merged.items()})
         yield from (LevelComparison.of(key, levels, test) for levels, test in tests.items())
+
+
+def _contrasts(rows: Sequence[LevelRow], merged: Mapping[int, Finding]) -> Iterator[Contrast]:
+    """Yield all pairs of the headline scores of the last single level and of all levels together."""
+    single = [row.level for row in rows if not row.fused]
+    levels = [single[-1], *(row.level for row in rows if row.fused)]
+    cells = [(level, score.key) for level in levels for score in merged[level].scores if score.headline]
+    pairs = [(second, first) for first, second in combinations(cells, 2)]
+    tests = adjusted([compare(*(merged[level].outcomes[key] for level, key in pair)) for pair in pairs])
+    for (first, second), test in zip(pairs, tests, strict=True):
+        yield Contrast(first=first, second=second, **asdict(test))
 
 
 def _choices(plan: Plan, rows: Sequence[LevelRow], merged: Mapping[int, Finding]) -> Iterator[LevelChoice]:

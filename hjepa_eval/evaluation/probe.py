@@ -17,6 +17,7 @@ from hjepa_eval.results.headings import Heading
 
 if TYPE_CHECKING:
     from hjepa_eval.evaluation.findings import Finding
+    from hjepa_eval.evaluation.models.tokens import TokenNeed
     from hjepa_eval.evaluation.rows import LevelRow
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -39,6 +40,9 @@ class Plan:
         readouts: further ones that it reads.
         views: augmented passes over the train images that it reads.
         may_be_left_out: of an evaluation with several probes, where the images do not allow this one.
+        tokens: what it reads of tokens, if any.
+        joins: all levels together have a row too, whatever `--fuse` says.
+        contrasts: scores of the last level and of all together are compared in pairs, too.
     """
 
     protocol: str
@@ -53,6 +57,9 @@ class Plan:
     readouts: tuple[str, ...] = ()
     views: int = 0
     may_be_left_out: bool = False
+    tokens: TokenNeed | None = None
+    joins: bool = False
+    contrasts: bool = False
 
 
 @dataclass(frozen=True)

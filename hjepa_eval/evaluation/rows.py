@@ -140,6 +140,13 @@ class LevelRow:
             rows[manifest.readout] = replace(self, features=features, width=width, scales=scales)
         return rows
 
+    def of_tokens(self, readout: str = "tokens") -> LevelRow:
+        """Return this row under a readout that a probe of tokens reads; it may be of a part of train."""
+        features = self.features.tokens[readout]
+        manifest = features.splits["train"].store.manifest
+        width = sum(level.width for level in manifest.levels if level.index in self.parts)
+        return replace(self, features=features, width=width, scales=())
+
     def superclass(self, file: Path | None) -> NDArray[np.int64] | None:
         """Return the superclass of each class, int64 [C], from a JSON file or as the dataset's authors defined them.
 

@@ -42,6 +42,7 @@ Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], BeforeValid
 Numbers = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)]
 Fractions = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], BeforeValidator(_split)]
 Strengths = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_split), Field(min_length=1)]
+Shares = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_split), Field(min_length=1)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 
@@ -91,6 +92,11 @@ def superclasses_option() -> Any:
     return option(
         None, "JSON file {superclass: [class, ...]} for a coarse accuracy; cifar100's 20 are built in", group=PROBE
     )
+
+
+def token_images_option() -> Any:
+    """Return the option of how many train images tokens are read of."""
+    return option(None, "train images whose tokens are read, drawn by --seed; all when not given", group=DATA, ge=1)
 
 
 def predictions_option(default: bool, more: str = "") -> Any:
@@ -242,7 +248,7 @@ class EvalSettings(ProbeSettings):
 
     probes: Names = option(
         ("knn", "linear", "fewshot"),
-        "repeatable: knn, linear, fewshot, lowshot, profile, or FILE.py:PROBE with one of your own",
+        "repeatable: knn, linear, fewshot, lowshot, attentive, dense, profile, or FILE.py:PROBE with one of your own",
         group=PROBE,
     )
     # 192 numbers per image, whatever the images: raw pixels at ImageNet's size would be 150,528.

@@ -76,7 +76,7 @@ def describe(
         "encoder": encoder.identity,
         "precision": settings.precision,
         "readout": readout,
-        "storage": settings.storage,
+        "storage": settings.token_storage if readout == "tokens" else settings.storage,
     }
     if view is not None:
         identity["view"] = view.identity()
@@ -184,13 +184,13 @@ def _plan(
     folders = {name: store_folder(cache_dir, manifest) for name, manifest in manifests.items()}
     # A finished store that is longer stays so when it is repaired.
     manifests = {
-        name: replace(manifest, num_images=max(manifest.num_images, _finished_images(folders[name], manifest)))
+        name: replace(manifest, num_images=max(manifest.num_images, finished_images(folders[name], manifest)))
         for name, manifest in manifests.items()
     }
     return Pass(encoder, dataset, settings, view, compiled, manifests, folders, say, progress)
 
 
-def _finished_images(folder: Path, manifest: Manifest) -> int:
+def finished_images(folder: Path, manifest: Manifest) -> int:
     """Return how many images the finished store in a folder is of, damaged or not; 0 when there is none of this key."""
     try:
         known = read_manifest(folder)
@@ -275,7 +275,7 @@ def _fill(work: Pass, complete: dict[str, FeatureStore]) -> tuple[dict[str, Feat
 def _finish(writer: StoreWriter, dataset: ImageDataset) -> FeatureStore:
     """Return the finished store; another process may have finished it, or a longer one, meanwhile."""
     with finishing(writer.folder):
-        if _finished_images(writer.folder, writer.manifest) > writer.manifest.num_images:
+        if finished_images(writer.folder, writer.manifest) > writer.manifest.num_images:
             return FeatureStore(writer.folder, verify=False)
         return writer.finish(_names(dataset, writer.manifest.num_images))
 

@@ -30,6 +30,7 @@ class Compute:
         max_samples: only the first so many images of the dataset's balanced order; None for all.
         on_bad_image: `error` or `skip`.
         storage: `float32` or `float16`, of the features on disk.
+        token_storage: the same of all tokens, which are as many times larger.
         compile: `on`, `off`, or `auto`: as the store was begun, else on when the images repay the compilation.
         rank: number of this process among those that were started together, from 0.
         world_size: how many they are.
@@ -42,6 +43,7 @@ class Compute:
     max_samples: int | None = None
     on_bad_image: str = "error"
     storage: Literal["float32", "float16"] = "float32"
+    token_storage: Literal["float32", "float16"] = "float16"
     compile: Literal["on", "off", "auto"] = "off"
     rank: int = 0
     world_size: int = 1

@@ -43,6 +43,10 @@ HEADINGS = {
         place=2,
     ),
     "lowshot": Heading(title="low-shot", score="{labels}", spelled=("fraction", "per_class", "list"), place=3),
+    "attentive": Heading(
+        title="attentive", score="attentive {reads}", usual="efficient-probing", spelled=("readout",), place=5
+    ),
+    "dense": Heading(title="dense", spelled=("readout",), place=6),
     "finetune": Heading(title="finetune", usual="finetune", place=4),
 }
 
@@ -52,6 +56,20 @@ def knn_heading(parameters: Mapping[str, Any]) -> Heading:
     index = parameters.get("index", "flat")
     kind = f"kNN{' leave-one-out' if parameters.get('leave_one_out') else ''}{'' if index == 'flat' else f' {index}'}"
     return HEADINGS["knn"].model_copy(update={"score": f"{kind} k={{k}}"})
+
+
+_DENSE = {
+    "knn-segmentation": "kNN segmentation, mIoU",
+    "linear-segmentation": "linear segmentation, mIoU",
+    "depth": "depth, R2",
+    "correspondence": "correspondence",
+    "discovery": "discovery, CorLoc",
+}
+
+
+def dense_heading(protocol: str) -> Heading:
+    """Return the heading of a dense protocol."""
+    return HEADINGS["dense"].model_copy(update={"score": _DENSE.get(protocol, ""), "usual": protocol})
 
 
 def heading_of(probe: str, parameters: Mapping[str, Any]) -> Heading:

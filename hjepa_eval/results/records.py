@@ -138,6 +138,26 @@ class LevelChoice(Settings):
     oracle_ties: tuple[int, ...] = ()
 
 
+class Contrast(Settings):
+    """A paired test of two scores of two levels on the same samples: `difference` is first minus second.
+
+    `first` and `second` are (level, score key). `only_first` samples the first alone gets right, `only_second` the
+    second; `p_holm` is adjusted over all contrasts of the record.
+    """
+
+    first: tuple[int, str]
+    second: tuple[int, str]
+    difference: float
+    low: float
+    high: float
+    interval: str
+    test: str
+    p_value: float
+    p_holm: float
+    only_first: int
+    only_second: int
+
+
 class Predictions(Settings):
     """The file with the per-sample outcomes, beside the record."""
 
@@ -219,6 +239,7 @@ class Record(Settings):
     levels: tuple[LevelResult, ...]
     comparisons: tuple[LevelComparison, ...] = ()
     choices: tuple[LevelChoice, ...] = ()
+    contrasts: tuple[Contrast, ...] = ()
     deviations: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     predictions: Predictions | None = None

@@ -33,7 +33,7 @@ class Movement:
     apply: Callable[[Tensor, Tensor], Tensor]
 
 
-def _affine(images: Tensor, *, degrees: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def affine(images: Tensor, *, degrees: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Return images turned and scaled about their middle, then shifted by parts of their size; edges are mirrored."""
     size = images.shape[-1]
     rows, columns = pixel_places(images)
@@ -46,17 +46,17 @@ def _affine(images: Tensor, *, degrees: Tensor, scale: Tensor, shift: Tensor) ->
 
 def _shift(images: Tensor, values: Tensor) -> Tensor:
     still = torch.zeros(len(images))
-    return _affine(images, degrees=still, scale=still + 1, shift=values)
+    return affine(images, degrees=still, scale=still + 1, shift=values)
 
 
 def _rotate(images: Tensor, values: Tensor) -> Tensor:
     still = torch.zeros(len(images), 2)
-    return _affine(images, degrees=values[:, 0], scale=still[:, 0] + 1, shift=still)
+    return affine(images, degrees=values[:, 0], scale=still[:, 0] + 1, shift=still)
 
 
 def _scale(images: Tensor, values: Tensor) -> Tensor:
     still = torch.zeros(len(images), 2)
-    return _affine(images, degrees=still[:, 0], scale=torch.exp2(values[:, 0]), shift=still)
+    return affine(images, degrees=still[:, 0], scale=torch.exp2(values[:, 0]), shift=still)
 
 
 def _flip(images: Tensor, values: Tensor) -> Tensor:

@@ -202,6 +202,11 @@ class Scenes(ImageDataset):
         ]
         return {factor.name: factor for factor in listed}
 
+    @property
+    def map_classes(self) -> tuple[str, ...]:
+        """Background, then the classes of objects."""
+        return ("background", *self.class_names)
+
     def image(self, index: int) -> Tensor:
         """Return image `index` as uint8 `[3, size, size]`."""
         import torch

@@ -107,6 +107,19 @@ class Subset(ImageDataset):
             if name != "class"
         }
 
+    @property
+    def map_classes(self) -> tuple[str, ...]:
+        """Name of each class of pixels, as the data set has them."""
+        return self._parent.map_classes
+
+    def maps(self, index: int) -> Mapping[str, NDArray[np.uint8]]:
+        """Return what is known of each pixel of image `index`.
+
+        Raises:
+            DataError: nothing is known, or what is cannot be read.
+        """
+        return self._parent.maps(int(self._positions[index]))
+
     def image_name(self, index: int) -> str | None:
         """Return the name of image `index` as `<class>/<file>`, or None if its source has no file names."""
         return self._parent.image_name(int(self._positions[index]))

@@ -8,4 +8,6 @@ PROBES: dict[str, tuple[str, str]] = {
     "linear": ("hjepa_eval.evaluation.plans.linear", "A linear classifier at every level."),
     "fewshot": ("hjepa_eval.evaluation.plans.few_shot", "Few-shot episodes at every level."),
     "lowshot": ("hjepa_eval.evaluation.plans.low_shot", "Few labels at every level."),
+    "attentive": ("hjepa_eval.evaluation.plans.attentive", "Attention over the tokens of every level, and of all."),
+    "dense": ("hjepa_eval.evaluation.plans.dense", "Segmentation, depth and places from the tokens of every level."),
 }

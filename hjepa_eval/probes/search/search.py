@@ -96,7 +96,7 @@ def nearest(
 
 def nearest_in_pieces(
     bank: NDArray | Bank,
-    queries: NDArray | None = None,
+    queries: NDArray | Bank | None = None,
     *,
     k: int,
     metric: Metric = "cosine",
