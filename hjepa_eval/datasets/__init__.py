@@ -182,7 +182,13 @@ DATASETS: dict[str, Entry] = {
 
 
 # They are made here, or named whole; so is `folder:PATH`.
-ROOTLESS = ("digits", "scenes", "wds", "hf")
+_ROOTLESS = ("digits", "scenes", "wds", "hf")
+
+
+def reads_root(spec: str) -> bool:
+    """Tell whether a data set is looked for in a data folder."""
+    name, _, argument = spec.partition("?")[0].partition(":")
+    return name not in _ROOTLESS and not argument
 
 
 def load_dataset(
@@ -227,7 +233,7 @@ def load_dataset(
     single = choice is not None and choice.test is not None
     # HJEPA_DATA is given to all data sets alike.
     everywhere = _expand(Path(os.environ.get("HJEPA_DATA") or ""))
-    if root is not None and (name in ROOTLESS or argument) and _expand(root) != everywhere:
+    if root is not None and not reads_root(spec) and _expand(root) != everywhere:
         raise DataError(
             f"dataset {spec} is not looked for in a data folder, so --root {root} has no meaning; leave it out"
         )

@@ -27,6 +27,10 @@ class Evaluated:
     path: Path | None = None
 
 
+# Columns of a table that fits a screen.
+_READABLE = ("model", "dataset", "probe", "level", "level_name", "metric", "parameters", "value", "low", "high")
+
+
 class Result:
     """Records of one evaluation; in a notebook its last line shows the table, `print` shows the terminal's.
 
@@ -62,15 +66,19 @@ class Result:
 
         return html_table(self.records)
 
-    def to_pandas(self) -> pd.DataFrame:
-        """Return one row per number, all parameters included, as the CSV report has them.
+    def to_pandas(self, *, full: bool = False) -> pd.DataFrame:
+        """Return one row per number.
+
+        Args:
+            full: all columns, as the CSV report has them: parameters, tests, costs, fingerprints.
 
         Raises:
             ConfigError: pandas is not installed.
         """
         from hjepa_eval.report.formats.tidy import tidy
 
-        return _frame(tidy(self.records))
+        rows = tidy(self.records)
+        return _frame(rows if full else [{name: row[name] for name in _READABLE} for row in rows])
 
     def save(self, path: str | Path) -> Path:
         """Write the result and return the path.

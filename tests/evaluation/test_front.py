@@ -93,8 +93,11 @@ def test_result__a_folder_holds_records_with_outcomes(result: hjepa.Result, tmp_
 
 def test_result__becomes_rows(result: hjepa.Result) -> None:
     pytest.importorskip("pandas")
-    frame = result.to_pandas()
+    frame, full = result.to_pandas(), result.to_pandas(full=True)
     assert set(frame["probe"]) == {"knn", "linear"}
+    assert list(frame)[:4] == ["model", "dataset", "probe", "level"]
+    assert len(frame.columns) == 10 < len(full.columns)
+    assert len(frame) == len(full)
 
 
 def test_evaluate__takes_an_encoder_and_two_datasets(result: hjepa.Result) -> None:

@@ -13,35 +13,46 @@ from hjepa_eval.cli.console import guarded, open_page, say_error, say_written
 from hjepa_eval.errors import ConfigError
 
 
+_Results = Annotated[list[Path] | None, typer.Argument(help="result files or folders", metavar="RESULTS")]
+_Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="table, md, csv, json, latex or html; else by --out's ending (txt: table, tex: latex)"
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="as --format json")]
+_Out = Annotated[
+    Path | None, typer.Option("--out", help="file to write instead of printing; html: else report.html there")
+]
+_Dataset = Annotated[str | None, typer.Option("--dataset", help="only records of this dataset")]
+_Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="only this model beside the baselines, or this baseline; repeatable"),
+]
+_Rank = Annotated[
+    bool, typer.Option("--rank", help="one row per model and probe, the best first, each tested against it")
+]
+_Profile = Annotated[bool, typer.Option("--profile", help="what hjepa profile wrote there, not probes")]
+_Verbose = Annotated[bool, typer.Option("--verbose", help="on a terminal: costs, all tests and notes too")]
+_Open = Annotated[bool, typer.Option("--open", help="open the HTML page in the browser")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
 
     @app.command("report")
     @guarded
     def run(
-        results: Annotated[list[Path] | None, typer.Argument(help="result files or folders", metavar="RESULTS")] = None,
-        format_name: Annotated[
-            str | None,
-            typer.Option(
-                "--format", help="table, md, csv, json, latex or html; else by --out's ending (txt: table, tex: latex)"
-            ),
-        ] = None,
-        out: Annotated[
-            Path | None, typer.Option("--out", help="file to write instead of printing; html: else report.html there")
-        ] = None,
-        dataset: Annotated[str | None, typer.Option("--dataset", help="only records of this dataset")] = None,
-        model: Annotated[
-            list[str] | None,
-            typer.Option("--model", help="only this model beside the baselines, or this baseline; repeatable"),
-        ] = None,
-        rank: Annotated[
-            bool, typer.Option("--rank", help="one row per model and probe, the best first, each tested against it")
-        ] = False,
-        profile: Annotated[bool, typer.Option("--profile", help="what hjepa profile wrote there, not probes")] = False,
-        verbose: Annotated[
-            bool, typer.Option("--verbose", help="on a terminal: costs, all tests and notes too")
-        ] = False,
-        open_it: Annotated[bool, typer.Option("--open", help="open the HTML page in the browser")] = False,
+        results: _Results = None,
+        format_name: _Format = None,
+        as_json: _Json = False,
+        out: _Out = None,
+        dataset: _Dataset = None,
+        model: _Models = None,
+        rank: _Rank = False,
+        profile: _Profile = False,
+        verbose: _Verbose = False,
+        open_it: _Open = False,
     ) -> None:
         """Show result records level by level.
 
@@ -50,7 +61,9 @@ def register(app: typer.Typer) -> None:
         from hjepa_eval.report.formats.named import FORMATS
         from hjepa_eval.report.written import choose_format, report
 
-        chosen = choose_format(format_name, out, (*FORMATS, "html"))
+        if as_json and format_name not in (None, "json"):
+            raise ConfigError(f"--json beside --format {format_name}; keep one of them")
+        chosen = choose_format("json" if as_json else format_name, out, (*FORMATS, "html"))
         if open_it and chosen != "html":
             raise ConfigError(f"--open shows an HTML page, the format is {chosen}; add --format html")
         paths = results or [Path("results")]

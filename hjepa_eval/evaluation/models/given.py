@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from hjepa_eval.datasets import load_dataset
+from hjepa_eval.datasets import load_dataset, reads_root
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 from hjepa_eval.encoders.kinds.run import is_run, newest_run, read_run_config, with_branch
@@ -54,8 +54,8 @@ def resolve_dataset(dataset: str | None, model: str) -> tuple[str, Path | None]:
     folder = Path(model.partition("?")[0].removeprefix("random:"))
     if is_run(folder):
         data = read_run_config(folder).get("settings", {}).get("data", {})
-        root = data.get("root")
-        return str(data.get("dataset", DEFAULT_DATASET)), Path(root) if root else None
+        name, root = str(data.get("dataset", DEFAULT_DATASET)), data.get("root")
+        return name, Path(root) if root and reads_root(name) else None
     return DEFAULT_DATASET, None
 
 

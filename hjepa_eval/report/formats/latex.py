@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from hjepa_eval.report.formats.terminal import groups_that_fit
@@ -48,6 +49,17 @@ def latex(selection: Selection) -> str:
 def label(name: str) -> str:
     """Return a name as part of a label: letters, digits and hyphens only."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "data"
+
+
+def distinct_labels(text: str) -> str:
+    """Return LaTeX whose labels are each said once: of data sets of one name the second is `tab:...-2`."""
+    counts: Counter[str] = Counter()
+
+    def numbered(match: re.Match[str]) -> str:
+        counts[match[1]] += 1
+        return match[0] if counts[match[1]] == 1 else rf"\label{{{match[1]}-{counts[match[1]]}}}"
+
+    return re.sub(r"\\label\{([^{}]*)\}", numbered, text)
 
 
 def notes(lines: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hjepa_eval.errors import ResultError
 from hjepa_eval.features.fingerprint import write_atomically
-from hjepa_eval.report.formats.latex import latex
+from hjepa_eval.report.formats.latex import distinct_labels, latex
 from hjepa_eval.report.formats.markdown import markdown
 from hjepa_eval.report.formats.terminal import brief, terminal
 from hjepa_eval.report.formats.tidy import as_csv, as_json
@@ -36,7 +36,7 @@ FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {
     "md": _per_dataset(markdown),
     "csv": as_csv,
     "json": as_json,
-    "latex": _per_dataset(latex),
+    "latex": lambda records: distinct_labels(_per_dataset(latex)(records)),
 }
 
 

@@ -85,7 +85,7 @@ def as_latex(pairs: Sequence[ModelPair]) -> str:
             rows = (map(latex_text, texts(found[place])[1:]) for place in places)
             lines += [rf"    {' & '.join(row)} \\" for row in rows]
         lines += [r"    \bottomrule", r"  \end{tabular}", *latex.notes(_notes(found)), r"\end{table}"]
-    return "\n".join(lines) + "\n"
+    return latex.distinct_labels("\n".join(lines) + "\n")
 
 
 def as_csv(pairs: Sequence[ModelPair]) -> str:

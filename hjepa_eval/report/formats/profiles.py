@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hjepa_eval.report.formats.latex import PACKAGES, heading, label, notes
+from hjepa_eval.report.formats.latex import PACKAGES, distinct_labels, heading, label, notes
 from hjepa_eval.report.formats.markdown import table_lines
 from hjepa_eval.report.formats.profile_terminal import profiles_text
 from hjepa_eval.report.formats.terminal import groups_that_fit
@@ -64,7 +64,7 @@ def latex(profiles: Sequence[Profile]) -> str:
             lines += _latex_table(grid, about, name, _below(profile) if place == len(tables) - 1 else [])
     for grid in prediction_grids(profiles):
         lines += _latex_table(grid, f"{grid.title}.", label(grid.title).lower(), [])
-    return "\n".join(lines) + "\n"
+    return distinct_labels("\n".join(lines) + "\n")
 
 
 def _latex_table(grid: Grid, about: str, name: str, last: Sequence[str]) -> list[str]:

@@ -137,7 +137,7 @@ def as_latex(located: Sequence[Located]) -> str:
             lines += [r"    \midrule", rf"    \multicolumn{{{len(HEADER)}}}{{l}}{{\textbf{{{title}}}}} \\"]
             lines += [rf"    {' & '.join(map(latex_text, texts(row)))} \\" for row in ranking.rows]
         lines += [r"    \bottomrule", r"  \end{tabular}", *latex.notes(_notes(selection, ranked)), r"\end{table}"]
-    return "\n".join(lines) + "\n"
+    return latex.distinct_labels("\n".join(lines) + "\n")
 
 
 def flat(selection: Selection, ranking: Ranking) -> list[dict[str, Any]]:

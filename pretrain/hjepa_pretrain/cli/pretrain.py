@@ -76,7 +76,7 @@ def run_pretraining(
 
 def _run_images(settings: PretrainSettings, run_dir: Path, talk: Talk, *, resume: bool, download: bool) -> Summary:
     """Pretrain an H-JEPA on images."""
-    from hjepa_eval.datasets import load_dataset
+    from hjepa_eval.datasets import load_dataset, reads_root
     from hjepa_eval.encoders.precision import device_name
     from hjepa_eval.features.cache import default_cache_dir, memo_dir
     from hjepa_pretrain.cli.progress import show_training
@@ -84,6 +84,8 @@ def _run_images(settings: PretrainSettings, run_dir: Path, talk: Talk, *, resume
     from hjepa_pretrain.loop import pretrain as train
 
     root = Path(settings.data.root) if settings.data.root else None
+    if resume and not reads_root(settings.data.dataset):
+        root = None  # HJEPA_DATA of another day, of which nothing was read.
     with leader_first():
         dataset = load_dataset(
             settings.data.dataset,

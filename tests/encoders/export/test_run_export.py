@@ -341,7 +341,8 @@ def test_card__its_code_runs(digits_run: Path, tmp_path: Path, kind: str) -> Non
 def test_card__says_what_the_run_measured_and_nothing_else(digits_run: Path, tmp_path: Path) -> None:
     run = shutil.copytree(digits_run, tmp_path / "run")
     summary = json.loads((run / "summary.json").read_text())
-    rewrite(run / "summary.json", {"measures": {**summary["measures"], "knn": [0.125, 0.5]}})
+    sums = {name: digest for name, digest in summary["sha256"].items() if name != "summary.json"}
+    rewrite(run / "summary.json", {"measures": {**summary["measures"], "knn": [0.125, 0.5]}, "sha256": sums})
     export_run(run, tmp_path / "one")
     card = (tmp_path / "one" / "README.md").read_text()
     assert "| 0 | block 1, 1x1 cells | 4 x 4 | 192 | 12.5 % |" in card

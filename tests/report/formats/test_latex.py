@@ -9,6 +9,7 @@ from pathlib import Path
 from made_records import HOSTILE, compared, costed, pair_of, record_of
 from needed_tools import need_program
 
+from hjepa_eval.report.formats.latex import distinct_labels
 from hjepa_eval.report.formats.named import FORMATS
 from hjepa_eval.report.formats.pairs import PAIR_FORMATS
 from hjepa_eval.results.text import latex_text
@@ -112,3 +113,15 @@ def test_compare_latex__compiles_with_hostile_names(tmp_path: Path) -> None:
     assert r"chosen (2, 0) & 75.0 & 50.0 & +25.0 & +20.0 to +30.0 & \textless{} 0.0001 & 0.02 \\" in text
     assert "Overfull \\hbox" not in compiled(tmp_path, text.replace(latex_text(HOSTILE), "a"))
     compiled(tmp_path, text)
+
+
+def test_latex__a_label_is_said_once() -> None:
+    table = "\\label{tab:levels-folder-a}\n"
+    assert distinct_labels(3 * table + "\\label{tab:b}") == (
+        "\\label{tab:levels-folder-a}\n\\label{tab:levels-folder-a-2}\n\\label{tab:levels-folder-a-3}\n\\label{tab:b}"
+    )
+
+
+def test_latex__control_characters_of_names_stand_as_escapes_in_comments_too() -> None:
+    text = FORMATS["latex"]([record_of(model="runs/\x1b[2Ja\u2066", values=(0.5, 0.75))])
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u2066]", text)
