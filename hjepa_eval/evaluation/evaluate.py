@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hjepa_eval.encoders.kinds.run import with_branch
 from hjepa_eval.errors import ConfigError, ProbeError
 from hjepa_eval.evaluation.features import FeatureSet, collect_features
 from hjepa_eval.evaluation.job import Talk
@@ -94,6 +95,7 @@ def _evaluate(request: Request, talk: Talk, *, given: Given) -> list[Evaluated]:
     if request.write:
         check_folder(request.common.out)
     settings = models_and_baselines(request.models, request.common, talk, given)
+    aliases = {with_branch(name, request.common.encoder): alias for name, alias in request.aliases.items()}
     tasks = [Task(probe.name, probe.heading, probe.plan(own), {}) for probe, own in request.probes]
     gallery = _gallery(request.common) if request.write else None
     _plan(request, settings, tasks, talk, given=given)
@@ -101,7 +103,8 @@ def _evaluate(request: Request, talk: Talk, *, given: Given) -> list[Evaluated]:
     features = {}
     left_out: set[str] = set()
     for spec, own in settings.items():
-        features[spec] = collect_seeds(own, tasks, talk, repair=len(tasks) > 1, given=given)
+        collected = collect_seeds(own, tasks, talk, repair=len(tasks) > 1, given=given)
+        features[spec] = {seed: _renamed(one, aliases.get(spec, "")) for seed, one in collected.items()}
         for measured in _measure(tasks, request, own, features[spec], talk, left_out=left_out):
             evaluated.append(_written(measured, own) if request.write else Evaluated(measured.record, measured.samples))
     if gallery is not None and not any(map(is_imported, features)):  # Imported features have no images to show.
@@ -112,6 +115,12 @@ def _evaluate(request: Request, talk: Talk, *, given: Given) -> list[Evaluated]:
         if any(entry.record.probe == task.probe for entry in evaluated):
             _say_deviations(task, talk)
     return evaluated
+
+
+def _renamed(features: FeatureSet, alias: str) -> FeatureSet:
+    """Return features whose records carry an alias of the encoder, where there is one."""
+    encoder = features.encoder.model_copy(update={"alias": alias})
+    return replace(features, encoder=encoder) if alias else features
 
 
 def _plan(

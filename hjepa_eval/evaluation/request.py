@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,8 +30,8 @@ class Models(Settings):
 
     model: _Models = option(
         (),
-        "encoder, as in 'hjepa models', or a glob of runs such as 'runs/*'; repeatable; the newest finished run under "
-        "runs/ when not given",
+        "encoder, as in 'hjepa models', ALIAS=NAME to show it under a short name, or a glob of runs such as 'runs/*'; "
+        "repeatable; the newest finished run under runs/ when not given",
         group=DATA,
     )
 
@@ -54,6 +55,7 @@ class Request:
         draw_masks: draws the masks of a run for its gallery.
         closing: names of stages that the caller adds.
         say_deviations: say what protocols do not reproduce, which records and reports hold, too.
+        aliases: model, as asked for -> its short name.
     """
 
     models: tuple[str, ...]
@@ -66,6 +68,7 @@ class Request:
     draw_masks: DrawMasks | None = None
     closing: tuple[str, ...] = ()
     say_deviations: bool = True
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def read_request(
     """
     given = given_values(schema, config=config, assignments=assignments, flags=flags)
     source = f"{config} and options" if config is not None else "options"
-    models = build(Models, {"model": given.pop("model")} if "model" in given else {}, source).model
+    named_models = build(Models, {"model": given.pop("model")} if "model" in given else {}, source).model
+    models, aliases = read_aliases(named_models)
     profiled = False
     if probes is None:
         named = {"probes": given["probes"]} if "probes" in given else {}
@@ -116,7 +120,9 @@ def read_request(
         raise ConfigError(f"--probes has two probes of the name {sorted(twice)[0]}; a record tells them apart by name")
     _check_seeds(models, common, options)
     profile = _profile_settings(common) if profiled else None
-    return Request(expand_models(models), common, tuple(zip(probes, options, strict=True)), profile=profile)
+    return Request(
+        expand_models(models), common, tuple(zip(probes, options, strict=True)), profile=profile, aliases=aliases
+    )
 
 
 # Encoders whose weights, or centres, are drawn.
@@ -158,7 +164,31 @@ def read_profile_request(
     given = given_values(ProfileSettings, config=config, assignments=assignments, flags=flags)
     source = f"{config} and options" if config is not None else "options"
     models = build(Models, {"model": given.pop("model")} if "model" in given else {}, source).model
-    return ProfileRequest(expand_models(models), build(ProfileSettings, given, source))
+    return ProfileRequest(expand_models(read_aliases(models)[0]), build(ProfileSettings, given, source))
+
+
+# `late=enc.py:late`; in names, `=` stands after a colon, a slash or a question mark.
+_ALIAS = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
+
+
+def read_aliases(models: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return models without the aliases of `ALIAS=NAME`, and name -> alias.
+
+    Raises:
+        ConfigError: two names have one alias, or one name two.
+    """
+    names, aliases = [], dict[str, str]()
+    for model in models:
+        match = None if Path(model).exists() else _ALIAS.fullmatch(model)
+        name = match[2] if match else model
+        names.append(name)
+        if match and (
+            aliases.get(name, match[1]) != match[1] or (name not in aliases and match[1] in aliases.values())
+        ):
+            raise ConfigError(f"--model {model}: each alias is for one model, and each model has one alias")
+        if match:
+            aliases[name] = match[1]
+    return tuple(names), aliases
 
 
 def expand_models(models: Sequence[str]) -> tuple[str, ...]:

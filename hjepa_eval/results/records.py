@@ -166,11 +166,17 @@ class Predictions(Settings):
 
 
 class ModelInfo(Settings):
-    """Which encoder: as the user named it, and by its weights."""
+    """Which encoder: as the user named it, and by its weights; `alias` is the short name of `--model ALIAS=NAME`."""
 
     name: str
     weights: str
     identity: dict[str, Any]
+    alias: str = ""
+
+    @property
+    def title(self) -> str:
+        """What tables call it."""
+        return self.alias or self.name
 
 
 class DatasetInfo(Settings):
@@ -269,13 +275,29 @@ class Record(Settings):
     def key(self) -> str:
         """The sha256 of what was measured and how; records of other seeds, levels or images have other keys."""
         extraction = self.extraction.model_dump(mode="json", exclude={"forward_images"})
-        parts = [self.model.model_dump(mode="json"), self.dataset.model_dump(mode="json"), extraction]
+        parts = [
+            self.model.model_dump(mode="json", exclude={"alias"}),
+            self.dataset.model_dump(mode="json"),
+            extraction,
+        ]
         how = [self.probe, self.protocol, self.protocol_version, self.parameters, self.provenance.seed, *self.seeds]
         return hash_json([*parts, *how, [level.level for level in self.levels]])
 
     @property
     def file_name(self) -> str:
         """Name of the record's file: model, dataset and probe for people, the key's beginning to tell them apart."""
-        parts = (self.model.name, self.dataset.name, self.probe)
-        words = [re.sub(r"[^A-Za-z0-9._-]+", "-", part).strip("-")[-60:] for part in parts]
+        words = [_as_file(part) for part in (self.model.title, self.dataset.name, self.probe)]
         return "__".join([*words, self.key[:8]]) + ".json"
+
+
+_LONGEST = 60
+
+
+def _as_file(name: str) -> str:
+    """Return a name as part of a file's: of a long one its last 60 characters, from the beginning of a word."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
+    if len(plain) <= _LONGEST:
+        return plain
+    end = plain[-_LONGEST:]
+    whole = not plain[-_LONGEST - 1].isalnum() or not end[0].isalnum()
+    return (end if whole else re.sub(r"^[A-Za-z0-9]+", "", end) or end).lstrip("-._")

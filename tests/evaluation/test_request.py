@@ -9,7 +9,7 @@ import pytest
 from hjepa_eval.errors import ConfigError, EncoderError, UnknownNameError
 from hjepa_eval.evaluation.plans import PROBES
 from hjepa_eval.evaluation.probe import load_probe
-from hjepa_eval.evaluation.request import expand_models, read_request
+from hjepa_eval.evaluation.request import expand_models, read_aliases, read_request
 from hjepa_eval.evaluation.settings import EvalSettings, ProbeSettings
 
 
@@ -119,3 +119,15 @@ def test_request__a_seed_beside_seeds_is_refused_where_nothing_is_drawn_with_it(
     read_request(EvalSettings, flags={"model": "pixels:8", **both})
     with pytest.raises(ConfigError, match="has no effect"):
         read_request(EvalSettings, flags={"model": "pixels:8", "baselines": "none", **both})
+
+
+def test_request__an_alias_is_taken_from_a_name_and_from_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a=b").mkdir()
+    models = ("late=enc.py:late?layers=1,2", "enc.py:early?checkpoint=x.pth", "runs/x?encoder=context", "a=b")
+    assert read_aliases(models) == (("enc.py:late?layers=1,2", *models[1:]), {"enc.py:late?layers=1,2": "late"})
+    for wrong in (("a=pixels:8", "a=pixels:4"), ("a=pixels:8", "b=pixels:8")):
+        with pytest.raises(ConfigError, match="each alias is for one model"):
+            read_aliases(wrong)

@@ -12,7 +12,6 @@ import typer
 from hjepa_eval.cli.console import guarded, open_page, say_error, say_written
 from hjepa_eval.errors import ConfigError
 
-
 _Results = Annotated[list[Path] | None, typer.Argument(help="result files or folders", metavar="RESULTS")]
 _Format = Annotated[
     str | None,

@@ -45,7 +45,7 @@ def _tidy_row(selection: Selection, record: Record, level: LevelResult, score: S
     standing, cost = selection.standing(record, level, score), level.cost
     test = standing.test
     return {
-        "model": record.model.name,
+        "model": record.model.title,
         "weights": record.model.weights,
         "baseline": selection.beaten(record),
         "dataset": record.dataset.name,

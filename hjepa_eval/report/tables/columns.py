@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,9 +82,12 @@ def variant(record: Record) -> Variant:
 def label_variants(records: Sequence[Record]) -> dict[Variant, str]:
     """Return the heading of each variant: its name, and whatever differs among variants of that name."""
     variants = list(dict.fromkeys(variant(record) for record in records))
+    titles = {record.model.name: record.model.title for record in records}
+    counts = Counter(titles.values())
     labels = {}
     for name, details in variants:
         rivals = [other for rival, other in variants if rival == name]
         differing = [detail for place, detail in enumerate(details) if len({other[place] for other in rivals}) > 1]
-        labels[name, details] = f"{name} ({', '.join(differing)})" if differing else name
+        title = titles[name] if counts[titles[name]] == 1 else name  # Two evaluations may give one alias to two.
+        labels[name, details] = f"{title} ({', '.join(differing)})" if differing else title
     return labels

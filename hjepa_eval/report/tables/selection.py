@@ -134,7 +134,7 @@ def left_out(records: Sequence[Record]) -> list[str]:
 
 def _said(records: Sequence[Record], newer: Mapping[int, int]) -> list[str]:
     sentences = (
-        f"{records[old].model.name}, {records[old].probe}: the record of {records[new].provenance.created} is "
+        f"{records[old].model.title}, {records[old].probe}: the record of {records[new].provenance.created} is "
         f"shown, one of {records[old].provenance.created} with other numbers is left out"
         for old, new in sorted(newer.items())
     )
@@ -241,7 +241,9 @@ def keep(located: Sequence[Located], *, dataset: str | None = None, models: Sequ
         located = [each for each in located if each.record.dataset.name == dataset]
     if not models:
         return list(located)
+    titles = {each.record.model.title: each.record.model.name for each in located}
     names = list(dict.fromkeys(each.record.model.name for each in located))
+    models = [titles.get(model, model) for model in models]
     for model in models:
         if model not in names:
             raise unknown("model in these records", model, names)

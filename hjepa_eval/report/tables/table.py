@@ -156,7 +156,7 @@ def _notes(records: Sequence[Record]) -> tuple[str, ...]:
             places = ["joined" if level.fused else str(level.level) for level in record.levels if note in level.notes]
             every = len(places) == len(record.levels)
             where = "" if every else f" level {places[0]}" if len(places) == 1 else f" levels {', '.join(places)}"
-            notes[f"{record.model.name}{where}, {record.probe}: {note}"] = None
+            notes[f"{record.model.title}{where}, {record.probe}: {note}"] = None
     return tuple(notes)
 
 
