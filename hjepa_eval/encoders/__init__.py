@@ -106,7 +106,7 @@ def _random(request: Request) -> Encoder:
 def _pixels(request: Request) -> Encoder:
     from hjepa_eval.encoders.kinds.pixels import load_pixels
 
-    return load_pixels(request.argument)
+    return load_pixels(request.argument, request.options)
 
 
 def _facts(request: Request) -> Encoder:
@@ -177,7 +177,9 @@ ENCODERS: dict[str, EncoderKind] = {
         "untrained, from --seed: a timm name, vit_SIZE_patchP_IMAGE, or a run's folder",
         ("levels", "taps", "layers"),
     ),
-    "pixels": EncoderKind(_pixels, "pixels[:SIZE]", "raw pixels at SIZE x SIZE, 32 when not given"),
+    "pixels": EncoderKind(
+        _pixels, "pixels[:SIZE]", "raw pixels at SIZE x SIZE, 32 when not given; ?cells=8: colours of cells", ("cells",)
+    ),
     "facts": EncoderKind(
         _facts, "facts[:SIZE]", "colour, contrast, edges, ... of every image and of its cells: what profiles ask for"
     ),
@@ -185,7 +187,7 @@ ENCODERS: dict[str, EncoderKind] = {
         _kmeans,
         "kmeans[:K]",
         "k-means of patches, fitted on the train images: the baseline to beat; K is 128 when not given",
-        ("patch", "size"),
+        ("patch", "size", "cells"),
     ),
     "packaged": EncoderKind(
         _packaged,

@@ -31,6 +31,7 @@ from hjepa_eval.encoders.kinds.fitted import (
     normalise_contrast,
     whitening,
 )
+from hjepa_eval.encoders.kinds.pixels import cell_levels, pyramid, read_cells
 from hjepa_eval.encoders.protocol import Encoder, Level
 from hjepa_eval.errors import DataError, EncoderError, first_few
 
@@ -64,7 +65,7 @@ class KMeans(Encoder):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, tensors: Mapping[str, Tensor], *, size: int, settings: dict[str, Any]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], *, size: int, settings: dict[str, Any], cells: int = 0) -> None:
         """Take what `fit_kmeans` found.
 
         Args:
@@ -72,22 +73,39 @@ class KMeans(Encoder):
                 `deviation` [4 * K] of the sums' roots.
             size: of the images in pixels.
             settings: the recipe of the fit.
+            cells: rows of cells whose mean activations are tokens, instead of the quadrants' sums; 0 for those.
         """
         super().__init__()
         for name in _TENSORS:
             self.register_buffer(name, tensors[name])
         count = len(self.centroids)
         self.name = "kmeans"
-        self.levels = (Level(0, f"{count} centroids, 2x2 quadrants", 4 * count, (1, 1)),)
+        quadrants = (Level(0, f"{count} centroids, 2x2 quadrants", 4 * count, (1, 1)),)
+        self.levels = cell_levels(cells, count, f"{count} centroids") if cells else quadrants
+        self.cells = cells
         self.transform = Transform(size, size, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        self.settings = settings
+        self.settings = {**settings, "cells": cells} if cells else settings
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return `[B, 1, 4 * K]` for images `[B, 3, S, S]` in [0, 1]; always in float32."""
+        """Return `[B, 1, 4 * K]` for images `[B, 3, S, S]` in [0, 1], or cells' `[B, T, K]`; always in float32."""
+        if self.cells:
+            return self._maps(images)
         # The distances are small differences of large numbers, of which bfloat16 would leave nothing.
         with torch.autocast(images.device.type, enabled=False):
             sums = quadrant_sums(images.float(), self.filters, self.offset, self.centroids)
         return [((sums.sqrt() - self.mean) / self.deviation).unsqueeze(1)]
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """Return the mean activations of cells, `[B, T, K]` for each level; a patch belongs to its middle's cell."""
+        patch, size = self.filters.shape[-1], images.shape[-1]
+        middle = torch.arange(size - patch + 1, device=images.device) + patch / 2
+        side = F.one_hot((middle * self.cells / size).long(), self.cells).float()
+        with torch.autocast(images.device.type, enabled=False):
+            sums = region_sums(
+                images.float(), self.filters, self.offset, self.centroids, side / side.sum(0).clamp(min=1)
+            )
+        maps = sums.transpose(1, 2).reshape(len(images), -1, self.cells, self.cells)
+        return pyramid(maps, self.levels)
 
 
 def triangle(distances: Tensor) -> Tensor:
@@ -104,18 +122,32 @@ def quadrant_sums(images: Tensor, filters: Tensor, offset: Tensor, centroids: Te
     A patch less its mean m, over its deviation s, times a whitening direction is (patch . w - m * sum(w)) / s. With
     sum(w) = 0, folded into the filter, whitening is a convolution, divided by a map of deviations.
     """
-    patch, cells = filters.shape[-1], images.shape[-1] - filters.shape[-1] + 1
+    cells = images.shape[-1] - filters.shape[-1] + 1
     half = (cells + 1) // 2
     side = torch.zeros(cells, 2, device=images.device)
     side[:half, 0], side[half:, 1] = 1, 1
-    quadrants = torch.einsum("ir,jc->ijrc", side, side).reshape(cells * cells, 4)
+    return region_sums(images, filters, offset, centroids, side).flatten(1)
+
+
+def region_sums(images: Tensor, filters: Tensor, offset: Tensor, centroids: Tensor, side: Tensor) -> Tensor:
+    """Return the activations of centroids, summed over R x R regions with weights, `[B, R * R, K]`.
+
+    Args:
+        images: `[B, 3, S, S]`.
+        filters: as `quadrant_sums`.
+        offset: as `quadrant_sums`.
+        centroids: as `quadrant_sums`.
+        side: `[positions, R]`, the weight of each row of positions, and of each column, in each row of regions.
+    """
+    patch, cells = filters.shape[-1], len(side)
+    regions = torch.einsum("ir,jc->ijrc", side, side).reshape(cells * cells, -1)
     squares = centroids.square().sum(1)[:, None]
     sums = []
     for part in torch.split(images, max(1, _CHUNK // (cells * cells * len(centroids)))):
         white = F.conv2d(part, filters).div_(_deviations(part, patch)).sub_(offset[:, None, None]).flatten(2)
         distances = (centroids * -2 @ white).add_(squares).add_(white.square().sum(1, keepdim=True))
         activations = triangle(distances.clamp_min_(0).sqrt_())
-        sums.append((activations @ quadrants).transpose(1, 2).flatten(1))
+        sums.append((activations @ regions).transpose(1, 2))
     return torch.cat(sums)
 
 
@@ -168,7 +200,7 @@ def load_kmeans(
 
     Args:
         argument: K, or nothing for 128.
-        options: `patch` and `size`, in pixels.
+        options: `patch` and `size`, in pixels, and `cells`, rows of tokens.
         seed: of the images and patches drawn, and of the centroids' beginning.
         train_images: gives the train split; no label is read.
         cache_dir: where fits are kept.
@@ -180,6 +212,7 @@ def load_kmeans(
     centroids = _number(f"kmeans:{argument}", argument, CENTROIDS, least=2)
     size = _number(f"kmeans?size={options.get('size')}", options.get("size", ""), SIZE, least=3)
     patch = _number(f"kmeans?patch={options.get('patch')}", options.get("patch", ""), PATCH, least=2)
+    cells = read_cells(options, size=size, spec="kmeans")
     if patch >= size:
         raise EncoderError(
             f"kmeans: a patch of {patch} pixels has no two places in an image of {size}; give ?patch= less"
@@ -205,7 +238,8 @@ def load_kmeans(
         images = _drawn_images(dataset, size=size, seed=seed)
         return fit_kmeans(images, centroids=centroids, patch=patch, seed=seed)
 
-    return KMeans(fitted_tensors(recipe, fit, cache_dir=cache_dir), size=size, settings=recipe)
+    tensors = fitted_tensors(recipe, fit, cache_dir=cache_dir)
+    return KMeans(tensors, size=size, settings=recipe, cells=cells)
 
 
 def _number(where: str, text: str, default: int, *, least: int) -> int:
