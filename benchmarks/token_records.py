@@ -23,32 +23,32 @@ PRETRAINED = "packaged:efficientnet_lite0"
 UNTRAINED = "random:tf_efficientnet_lite0"
 HEADS: dict[str, Any] = {"queries": 8, "lr": [1e-3, 3e-3, 1e-2], "weight_decay": [0.1], "head_batch": 128}
 DENSE = {
-    "knn-segmentation": {"bank": 1 << 15},
+    "knn-segmentation": {"bank": 1 << 14},
     "linear-segmentation": {"fit_tokens": 1 << 14},
     "depth": {},
-    "correspondence": {"pairs": 200},
+    "correspondence": {"pairs": 100},
     "discovery": {},
 }
 SECTIONS: dict[str, dict[str, Any]] = {
     "scenes": {
-        "dataset": "scenes?n=1000",
+        "dataset": "scenes?n=400",
         "models": [PRETRAINED, UNTRAINED, "kmeans?size=64?cells=16", "pixels:64?cells=16"],
         "dense": list(DENSE),
-        "attentive": {"max_samples": 1000},
+        "attentive": {},
     },
     "cifar10": {
         "dataset": "cifar10",
         "models": ["random:vit_tiny_patch4_32", "kmeans?cells=8", "pixels:32?cells=8"],
         "dense": ["correspondence"],
         "attentive": {},
-        "options": {"max_samples": 2000},
+        "options": {"max_samples": 1500},
     },
     "imagenette": {
         "dataset": "imagenette",
         "models": [PRETRAINED],
         "dense": ["correspondence"],
         "attentive": {},
-        "options": {"max_samples": 500},
+        "options": {"max_samples": 300},
     },
 }
 

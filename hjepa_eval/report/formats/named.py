@@ -8,22 +8,52 @@ from pathlib import Path
 
 from hjepa_eval.errors import ResultError
 from hjepa_eval.features.fingerprint import write_atomically
-from hjepa_eval.report.formats.latex import distinct_labels, latex
+from hjepa_eval.report.formats.grids import latex_grid, markdown_grid, text_grid
+from hjepa_eval.report.formats.latex import distinct_labels, label, latex
 from hjepa_eval.report.formats.markdown import markdown
 from hjepa_eval.report.formats.terminal import brief, terminal
 from hjepa_eval.report.formats.tidy import as_csv, as_json
+from hjepa_eval.report.tables.grid import Grid
 from hjepa_eval.report.tables.selection import Selection, by_data, select_records
+from hjepa_eval.report.token_grids import token_grids
 from hjepa_eval.results.records import Record
+from hjepa_eval.results.text import markdown_text
+
+
+def _terminal(selection: Selection, *, advice: bool = True) -> str:
+    return terminal(selection, advice=advice) + "\n".join(_grids(selection, text_grid))
+
+
+def _brief(selection: Selection, *, more: str) -> str:
+    return brief(selection, more=more) + "\n".join(_grids(selection, text_grid))
+
+
+def _markdown(selection: Selection) -> str:
+    grids = token_grids(selection.records)
+    more = [line for grid in grids for line in ("", f"**{markdown_text(grid.title)}**", "", *markdown_grid(grid))]
+    return markdown(selection) + "\n".join(more)
+
+
+def _latex(selection: Selection) -> str:
+    tables = [
+        latex_grid(grid, f"{grid.title}.", f"tokens-{label(grid.title).lower()}", ())
+        for grid in token_grids(selection.records)
+    ]
+    return latex(selection) + "".join(f"{line}\n" for table in tables for line in table)
+
+
+def _grids(selection: Selection, lines: Callable[[Grid], list[str]]) -> list[str]:
+    return [line for grid in token_grids(selection.records) for line in lines(grid)]
 
 
 def brief_table(records: Sequence[Record], *, more: str) -> str:
     """Return a table per dataset for a screen; `more` says where the rest is."""
-    return _per_dataset(partial(brief, more=more))(records)
+    return _per_dataset(partial(_brief, more=more))(records)
 
 
 def quiet_table(records: Sequence[Record]) -> str:
     """Return a table per dataset and what its numbers mean, without advice on what to run next."""
-    return _per_dataset(partial(terminal, advice=False))(records)
+    return _per_dataset(partial(_terminal, advice=False))(records)
 
 
 def _per_dataset(table: Callable[[Selection], str]) -> Callable[[Sequence[Record]], str]:
@@ -32,11 +62,11 @@ def _per_dataset(table: Callable[[Selection], str]) -> Callable[[Sequence[Record
 
 
 FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {
-    "table": _per_dataset(terminal),
-    "md": _per_dataset(markdown),
+    "table": _per_dataset(_terminal),
+    "md": _per_dataset(_markdown),
     "csv": as_csv,
     "json": as_json,
-    "latex": lambda records: distinct_labels(_per_dataset(latex)(records)),
+    "latex": lambda records: distinct_labels(_per_dataset(_latex)(records)),
 }
 
 

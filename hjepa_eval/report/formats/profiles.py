@@ -7,25 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hjepa_eval.report.formats.latex import PACKAGES, distinct_labels, heading, label, notes
-from hjepa_eval.report.formats.markdown import table_lines
+from hjepa_eval.report.formats.grids import latex_grid, markdown_grid
+from hjepa_eval.report.formats.latex import PACKAGES, distinct_labels, label
 from hjepa_eval.report.formats.profile_terminal import profiles_text
-from hjepa_eval.report.formats.terminal import groups_that_fit
 from hjepa_eval.report.formats.tidy import csv_text
 from hjepa_eval.report.tables.curves import sentences
-from hjepa_eval.report.tables.grid import Grid, GridCell
 from hjepa_eval.report.tables.prediction import agreements, prediction_grids
 from hjepa_eval.report.tables.profile import grids, profile_caption
 from hjepa_eval.results.profiles import Drop, LevelProfile, Profile
-from hjepa_eval.results.text import latex_text, markdown_text
+from hjepa_eval.results.text import markdown_text
 
 STARS = (
     "* the highest level of a line; ** told from the runner-up, or of changes from the chosen level, by a paired test "
     "(Holm)."
 )
-# Characters beside the names in the line of an article, and between columns.
-_ROOM = 54
-_GAP = 2
 # What a row of CSV says of a number beyond what it is, where it is known.
 _KNOWN = (
     *("low", "high", "chance", "control", "strength", "p_value", "p_holm", "null_mean", "threshold", "calibrated"),
@@ -39,18 +34,11 @@ def markdown(profiles: Sequence[Profile]) -> str:
     for profile in profiles:
         lines += [f"## {markdown_text(profile.model.name)} on {markdown_text(profile_caption(profile.dataset))}", ""]
         for grid in grids(profile):
-            lines += [f"**{markdown_text(grid.title)}**", "", *_markdown_grid(grid)]
+            lines += [f"**{markdown_text(grid.title)}**", "", *markdown_grid(grid)]
         lines += [f"- {markdown_text(line)}" for line in _below(profile)] + [""]
     for grid in prediction_grids(profiles):
-        lines += [f"## {markdown_text(grid.title)}", "", *_markdown_grid(grid)]
+        lines += [f"## {markdown_text(grid.title)}", "", *markdown_grid(grid)]
     return "\n".join(lines)
-
-
-def _markdown_grid(grid: Grid) -> list[str]:
-    header = [markdown_text(grid.corner), *map(markdown_text, grid.columns)]
-    rows = [[_named(line.name, line.reads), *map(_markdown_cell, line.cells)] for line in grid.lines]
-    notes = [f"- {markdown_text(line)}" for line in (grid.lede, *grid.notes)]
-    return [*table_lines(header, rows, left=1), "", *notes, ""]
 
 
 def latex(profiles: Sequence[Profile]) -> str:
@@ -60,23 +48,11 @@ def latex(profiles: Sequence[Profile]) -> str:
         tables = grids(profile)
         for place, grid in enumerate(tables):
             about = f"{grid.title}. {profile.model.name} on {profile_caption(profile.dataset)}."
-            name = label(f"{grid.title} {profile.model.name} {profile.dataset.name}").lower()
-            lines += _latex_table(grid, about, name, _below(profile) if place == len(tables) - 1 else [])
+            name = "profile-" + label(f"{grid.title} {profile.model.name} {profile.dataset.name}").lower()
+            lines += latex_grid(grid, about, name, _below(profile) if place == len(tables) - 1 else [])
     for grid in prediction_grids(profiles):
-        lines += _latex_table(grid, f"{grid.title}.", label(grid.title).lower(), [])
+        lines += latex_grid(grid, f"{grid.title}.", "profile-" + label(grid.title).lower(), [])
     return distinct_labels("\n".join(lines) + "\n")
-
-
-def _latex_table(grid: Grid, about: str, name: str, last: Sequence[str]) -> list[str]:
-    return [
-        r"\begin{table}",
-        r"  \centering\footnotesize\setlength{\tabcolsep}{3pt}",
-        rf"  \caption{{{latex_text(about)}}}",
-        rf"  \label{{tab:profile-{name}}}",
-        *_tabulars(grid),
-        *notes([grid.lede, *grid.notes, *last]),
-        r"\end{table}",
-    ]
 
 
 def as_csv(profiles: Sequence[Profile]) -> str:
@@ -188,54 +164,3 @@ def _below(profile: Profile) -> list[str]:
     """Return the lines below the tables of a profile."""
     of_levels = [f"{level.name}: {note}" for level in profile.levels for note in level.notes]
     return [STARS, *sentences(profile), *profile.notes, *of_levels]
-
-
-def _named(name: str, reads: str) -> str:
-    return f"{markdown_text(name)} ({markdown_text(reads)})" if reads else markdown_text(name)
-
-
-def _markdown_cell(cell: GridCell | None) -> str:
-    if cell is None:
-        return ""
-    shown = f"{markdown_text(cell.text)}{markdown_text(cell.mark)}"
-    below = f" ({markdown_text(cell.below)})" if cell.below else ""
-    return f"{f'**{shown}**' if cell.mark else shown}{below}"
-
-
-def _tabulars(grid: Grid) -> Iterator[str]:
-    """Yield the lines of a tabular per group of columns."""
-    for place, columns in enumerate(_groups(grid)):
-        yield from [r"  \par\medskip"] * bool(place)
-        yield from (f"  {line}" for line in _tabular(grid, columns))
-
-
-def _groups(grid: Grid) -> list[list[int]]:
-    """Return the columns in groups that fit into a line."""
-    shown = [[cell for line in grid.lines if (cell := line.cells[place])] for place in range(len(grid.columns))]
-    sizes = [
-        _GAP + max(len(title), *(len(f"{cell.text}{cell.mark} {cell.below}") for cell in cells), 0)
-        for title, cells in zip(grid.columns, shown, strict=True)
-    ]
-    return groups_that_fit(sizes, _ROOM)
-
-
-def _tabular(grid: Grid, columns: Sequence[int]) -> Iterator[str]:
-    yield rf"\begin{{tabular}}{{p{{0.3\linewidth}}{'r' * len(columns)}}}"
-    yield r"  \toprule"
-    yield rf"  {' & '.join(map(heading, (grid.corner, *(grid.columns[place] for place in columns))))} \\"
-    yield r"  \midrule"
-    for line in grid.lines:
-        reads = rf" {{\scriptsize {latex_text(line.reads)}}}" if line.reads else ""
-        # In braces: a name that begins with [ or * would be read as an option of the line's end before it.
-        cells = " & ".join(_latex_cell(line.cells[place]) for place in columns)
-        yield rf"  {{{latex_text(line.name)}{reads}}} & {cells} \\"
-    yield r"  \bottomrule"
-    yield r"\end{tabular}"
-
-
-def _latex_cell(cell: GridCell | None) -> str:
-    if cell is None:
-        return ""
-    shown = latex_text(cell.text)
-    marked = rf"\textbf{{{shown}}}$^{{{cell.mark}}}$" if cell.mark else shown
-    return marked + (rf" {{\scriptsize {latex_text(cell.below)}}}" if cell.below else "")

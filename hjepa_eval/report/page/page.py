@@ -93,7 +93,7 @@ def _content(page: Contents) -> Mapping[str, Any]:
         **shown,
         "title": _title(models),
         "caption": caption(page.table),
-        "parts": PARTS,
+        "parts": {name: part for name, part in PARTS.items() if not part.shown_by or shown[part.shown_by]},
         "reading": READING,
         "models": models,
         "several": sum(not model.baseline for model in models) > 1,

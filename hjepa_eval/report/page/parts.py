@@ -13,6 +13,7 @@ from hjepa_eval.report.page.pairs import Compared, compare_all
 from hjepa_eval.report.page.profile import fitting_profiles, show_profiles
 from hjepa_eval.report.page.provenance import sources
 from hjepa_eval.report.page.table import table_view
+from hjepa_eval.report.page.tokens import token_views
 from hjepa_eval.report.tables.ranking import ABOUT, rankings
 from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.report.tables.table import Table, build_table
@@ -94,11 +95,13 @@ class Part:
         heading: on its tab.
         show: makes the names that its template uses. Figures are imported inside, for matplotlib is heavy.
         chosen_by: which of the selectors `level`, `model` and `probe` choose what it shows.
+        shown_by: the name without which there is no such part; empty for one that always is.
     """
 
     heading: str
     show: Callable[[Contents], Mapping[str, Any]]
     chosen_by: tuple[str, ...] = ()
+    shown_by: str = ""
 
 
 def _overview(page: Contents) -> dict[str, Any]:
@@ -115,6 +118,10 @@ def _overview(page: Contents) -> dict[str, Any]:
 
 def _profile(page: Contents) -> Mapping[str, Any]:
     return show_profiles(page.profiles, page.models, page.profiles_left)
+
+
+def _tokens(page: Contents) -> dict[str, Any]:
+    return {"token_views": token_views(page.selection.records)}
 
 
 def _classes(page: Contents) -> dict[str, Any]:
@@ -165,6 +172,7 @@ def _provenance(page: Contents) -> dict[str, Any]:
 PARTS = {
     "overview": Part("Overview", _overview, ("level",)),
     "profile": Part("Profile", _profile, ("level", "model")),
+    "tokens": Part("Tokens", _tokens, shown_by="token_views"),
     "classes": Part("Classes", _classes, ("level", "model", "probe")),
     "neighbours": Part("Neighbours", _neighbours, ("level", "model")),
     "map": Part("Map", _map, ("level", "model")),

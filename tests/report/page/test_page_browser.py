@@ -101,6 +101,8 @@ def test_tabs__show_one_part_by_mouse_by_keyboard_and_by_address(report: Path, v
     page = visit(report)
     assert shown_part(page) == ["overview"]
     for name, part in PARTS.items():
+        if part.shown_by:
+            continue  # These records are not of tokens.
         page.get_by_role("tab", name=part.heading, exact=True).click()
         assert shown_part(page) == [name]
         assert page.evaluate("location.hash") == f"#{name}"
