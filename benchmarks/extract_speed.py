@@ -35,11 +35,11 @@ from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.images import image_batches
 from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.costs import encoder_costs
-from hjepa_eval.encoders.precision import fast_bf16, resolve_device, resolve_precision
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.evaluation.models.given import default_workers
 from hjepa_eval.extraction.extract import Compute, extract
 from hjepa_eval.extraction.inference import Inference
+from hjepa_eval.machine.devices import fast_bf16, resolve_device, resolve_precision
 from hjepa_eval.probes.knn import knn
 from hjepa_eval.probes.samples import Samples
 from hjepa_eval.results.provenance import package_versions

@@ -21,7 +21,7 @@ MOST_ENTRIES = 16
 ORDER = {
     "hjepa_eval": (
         ("errors",),
-        ("config", "features", "metrics", "ranks"),
+        ("config", "features", "machine", "metrics"),
         ("datasets", "probes", "results"),
         ("analysis", "encoders", "report"),
         ("extraction", "finetune"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hjepa_eval.datasets.randomness import derive_seed, uniform_rows
+from hjepa_eval.machine.devices import send
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +92,7 @@ class View:
 
         key = derive_seed(self.seed, self.number, "crops of a view")
         rows = uniform_rows(key, np.asarray(indices, dtype=np.int64), columns=DRAWS)
-        draws = torch.from_numpy(rows).T.to(images.device)
+        draws = send(torch.from_numpy(rows).T, images.device)
         return crop_and_flip(images.float(), self.crops, draws=draws).round().clamp(0, 255).byte()
 
 

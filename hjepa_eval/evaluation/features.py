@@ -27,7 +27,7 @@ from hjepa_eval.evaluation.settings import (
 from hjepa_eval.extraction.extract import Compute, ExtractedStores, extract
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.manifest import StoredLevel
-from hjepa_eval.ranks import read_ranks
+from hjepa_eval.machine.ranks import read_ranks
 from hjepa_eval.results.records import DatasetInfo, Extracted, ModelInfo
 
 if TYPE_CHECKING:

@@ -137,8 +137,8 @@ class ImageSettings(Settings):
         None, "image decoding threads; as many as there are CPU cores when not given", group=RUNNING, ge=1
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, ...", group=RUNNING)
-    precision: Literal["auto", "bf16", "fp32"] = option(
-        "auto", "of the forward pass; auto takes bf16 where the machine is fast at it", group=RUNNING
+    precision: Literal["auto", "bf16", "tf32", "fp32"] = option(
+        "auto", "of the forward pass; auto is bf16 where that is fast, else fp32", group=RUNNING
     )
     seed: int = option(0, "of untrained weights, held-out splits and episodes", group=RUNNING, ge=0, lt=2**32)
     cache_dir: Folder | None = option(
@@ -226,7 +226,7 @@ class AttentionSettings(ImageSettings):
     layers: Blocks = option((), "blocks to hold, repeatable: 12, or 4,12, or all, as when not given", group=DATA)
     level: Levels = option((), "levels whose cells can be laid over: 2, or 0,2, or all", group=DATA)
     batch_size: int = option(1, "images per forward pass", group=RUNNING, ge=1)
-    precision: Literal["auto", "bf16", "fp32"] = option("fp32", "of the forward pass", group=RUNNING)
+    precision: Literal["auto", "bf16", "tf32", "fp32"] = option("fp32", "of the forward pass", group=RUNNING)
     out: Folder = option(Path("explorer.html"), "HTML file to write", group=OUTPUT)
     max_mb: float = option(16.0, "largest file in MB; fewer images are taken where all do not fit", group=OUTPUT, gt=0)
     open_browser: bool = option(False, "open it in the browser", group=OUTPUT, alias="open")

@@ -204,7 +204,7 @@ def _run(
     seen = 0
     for images, index, skipped, features in _one_behind(work, inference, parts, batches):
         for name, assembly in assemblies.items():
-            levels = [level.cpu().numpy() for level in features[name]]
+            levels = [level.numpy() for level in features[name]]
             assembly.add(images, index, work.dataset.labels[index], levels, skipped)
         seen += len(images)
         report(seen)
@@ -214,13 +214,18 @@ def _run(
 def _one_behind(
     work: Pass, inference: Inference, parts: Sequence[range], batches: Iterator[Batch]
 ) -> Iterator[tuple[range, list[int], dict[int, str], Features]]:
-    """Yield each batch's features when the encoder has the next batch already, so that no CUDA device waits."""
+    """Yield each batch's features when the encoder has the next batch already, so that no CUDA device waits.
+
+    The copy to the host stands between the two in the device's queue: it is over when the next pass begins.
+    """
     previous = None
     for part, (images, index, skipped) in zip(parts, batches, strict=True):
-        inputs = images if work.view is None or not index else work.view.apply(images.to(inference.device), index)
-        current = part, index, skipped, inference(inputs)
+        inputs = images
+        if work.view is not None and index:
+            inputs = work.view.apply(images.to(inference.device, non_blocking=True), index)
+        current = part, index, skipped, inference.to_host(inference(inputs))
         if previous is not None:
-            yield previous
+            yield *previous[:3], previous[3].wait()
         previous = current
     if previous is not None:
-        yield previous
+        yield *previous[:3], previous[3].wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,16 +14,38 @@ from torch import Tensor
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.encoders.readouts import get_readout
 from hjepa_eval.errors import CompileError
+from hjepa_eval.machine.devices import float32_products
 
 # Compiling a ViT took 60 to 75 s on two cores, and made it a quarter faster in float32 (torch 2.15).
 _COMPILE_SECONDS, _COMPILE_GAIN = 60.0, 1.25
 # Rough speeds in GFLOP/s that a forward pass reaches: per core, and of one CUDA device.
 _CPU_SPEED = {"fp32": 40.0, "bf16": 200.0}
-_CUDA_SPEED = {"fp32": 20_000.0, "bf16": 150_000.0}
+_CUDA_SPEED = {"fp32": 20_000.0, "tf32": 80_000.0, "bf16": 150_000.0}
 # So many of the features must have so high a cosine with those of the eager encoder.
 _SAME_SHARE, _SAME_COSINE = 0.99, 0.999
 
 Features = dict[str, list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Features on their way to the host.
+
+    Attributes:
+        features: in the host's memory, whole only after `wait`.
+        done: recorded behind the copy; None where nothing is copied.
+        source: what is copied, kept until then.
+    """
+
+    features: Features
+    done: torch.cuda.Event | None
+    source: Tensor | None
+
+    def wait(self) -> Features:
+        """Return the features when they are whole."""
+        if self.done is not None:
+            self.done.synchronize()
+        return self.features
 
 
 class Inference:
@@ -47,7 +70,7 @@ class Inference:
             encoder: stays there until `close`.
             readouts: names; all of them come from one forward pass.
             device: where it runs.
-            precision: `bf16` (autocast) or `fp32`.
+            precision: `bf16` (autocast), `tf32` or `fp32`.
             batch_size: the largest batch.
             compiled: compile normalisation, encoder and readouts at the first batch.
 
@@ -72,8 +95,15 @@ class Inference:
             self._compiled = torch.compile(self._features, dynamic=False, options=options)
 
     def close(self) -> None:
-        """Move the encoder back to the CPU."""
+        """Move the encoder back to the CPU, and give back what it used of the device's memory.
+
+        A compiled encoder holds its CUDA graphs' memory for as long as it lives, and torch keeps what it once had;
+        FAISS, which comes next, allocates outside of both.
+        """
         self.encoder.to("cpu")
+        self._compiled = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
@@ -83,6 +113,10 @@ class Inference:
             EncoderError: the encoder returns another shape than it declares.
             CompileError: it cannot be compiled, or gives other features when it is.
         """
+        with float32_products(self.precision):
+            return self._run(images)
+
+    def _run(self, images: Tensor) -> Features:
         count = len(images)
         if count == 0:
             return self._nothing()
@@ -102,6 +136,23 @@ class Inference:
         # The next call of a CUDA graph writes into the same memory.
         keep = Tensor.clone if self.device.type == "cuda" else lambda tensor: tensor
         return {name: [keep(level[:count]) for level in levels] for name, levels in features.items()}
+
+    def to_host(self, features: Features) -> Copies:
+        """Begin to copy `features` to the host, all levels of all readouts at once, and return how to wait for them.
+
+        To be called right after the forward pass, so that the copy is not behind the next one in the device's queue.
+        """
+        rows = [level for levels in features.values() for level in levels]
+        widths = [level.shape[1] for level in rows]
+        if self.device.type != "cuda":
+            return Copies(features, None, None)
+        joined = torch.cat([level.to(self.device) for level in rows], dim=1)
+        host = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
+        host.copy_(joined, non_blocking=True)
+        done: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+        parts = iter(torch.split(host, widths, dim=1))
+        return Copies({name: [next(parts) for _ in levels] for name, levels in features.items()}, done, joined)
 
     def tokens(self, images: Tensor) -> list[Tensor]:
         """Return what the eager encoder gives at its precision for normalised float images `[B, 3, S, S]`."""

@@ -25,6 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from hjepa_eval.encoders.costs import memory_of, mutated, undisturbed
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
 from hjepa_eval.extraction.inference import Inference
+from hjepa_eval.machine.devices import float32_products
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -178,7 +179,7 @@ def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, ba
     Args:
         encoder: comes back on the device where it was.
         device: where it is timed.
-        precision: `bf16` (autocast) or `fp32`.
+        precision: `bf16` (autocast), `tf32` or `fp32`.
         batch: images per forward pass.
 
     Raises:
@@ -186,7 +187,7 @@ def encoder_timing(encoder: Encoder, *, device: torch.device, precision: str, ba
     """
     home = next((tensor.device for tensor in encoder.state_dict().values()), device)
     try:
-        with undisturbed(encoder, device), torch.inference_mode():
+        with undisturbed(encoder, device), torch.inference_mode(), float32_products(precision):
             inference = Inference(encoder, (), device=device, precision=precision, batch_size=batch)
             images, others = _noise(inference, batch), _noise(inference, batch)
             check_outputs(encoder, inference.tokens(images), batch)  # This first pass warms up, too.

@@ -21,6 +21,7 @@ from hjepa_eval.finetune.checkpoint import State, restore, save_checkpoint, writ
 from hjepa_eval.finetune.classifier import Classifier
 from hjepa_eval.finetune.images import TrainingImages
 from hjepa_eval.finetune.recipe import Recipe
+from hjepa_eval.machine.devices import float32_products, send
 
 _CHECK_STEPS = 50
 
@@ -31,7 +32,7 @@ class Running:
 
     Attributes:
         device: of the network.
-        precision: `bf16` or `fp32`, of the encoder.
+        precision: `bf16`, `tf32` or `fp32`, of the encoder.
         workers: decoding threads.
         skip_bad: leave out images that cannot be read instead of stopping.
     """
@@ -117,7 +118,8 @@ def finetune(
         "skip_bad": running.skip_bad,
     }
     encoder.to(running.device)
-    with torch.random.fork_rng(devices=[]):
+    drawn_from = [running.device] if running.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=drawn_from), float32_products(running.precision):
         run = _Run(encoder, splits["train"], recipe, level, readout, held_out, counts["train"], running)
         state = restore(run_dir, run.model, run.optimizer, identity) if resume else State(identity)
         before = len(state.curve)
@@ -193,7 +195,8 @@ class _Run:
         self.images = TrainingImages(
             train, encoder.transform, count=count, workers=running.workers, skip_bad=running.skip_bad
         )
-        self.labels = torch.from_numpy(train.labels[:count])
+        self.labels = torch.from_numpy(train.labels[:count]).to(self.device)
+        self.dataset_labels = train.labels
         self.held_out = torch.from_numpy(held_out)
         self.learned = torch.from_numpy(np.setdiff1d(np.arange(count), held_out))
         # Batches of nearly equal size: no image is left out of an epoch, and none stands alone in a batch norm.
@@ -207,20 +210,21 @@ class _Run:
         view, losses = self.recipe.view(epoch), []
         for number, (images, index) in enumerate(self.images.batches(order, self.step_images)):
             step = epoch * self.steps_per_epoch + number
-            crops = view.apply(images.to(self.device), index.tolist())
-            losses.append(self._train_step(self.transform.normalise(crops), self.labels[index], step))
+            crops = view.apply(send(images, self.device), index.tolist())
+            labels = self.labels[send(index, self.device)]
+            losses.append(self._train_step(self.transform.normalise(crops), labels, step))
             if step % _CHECK_STEPS == 0:
                 self._check(losses, epoch)
             report(step)
         self._check(losses, epoch)
         logits, measured = self.predict(self.images, self.held_out)
-        right = logits.argmax(axis=1) == self.labels.numpy()[measured]
+        right = logits.argmax(axis=1) == self.dataset_labels[measured]
         return {"train_loss": float(torch.stack(losses).mean()), "held_out_accuracy": float(right.mean())}
 
     def _train_step(self, images: Tensor, labels: Tensor, step: int) -> Tensor:
         # Dropped paths draw from the global generator, which has no place in a checkpoint.
         torch.manual_seed(derive_seed(self.recipe.seed, step, "dropped paths"))
-        targets = F.one_hot(labels.to(self.device), self.classes).float()
+        targets = F.one_hot(labels, self.classes).float()
         images, targets = self.recipe.mix(images, targets, step=step)
         loss = self.recipe.loss(self.model(images), targets)
         self.optimizer.zero_grad(set_to_none=True)
@@ -243,8 +247,9 @@ class _Run:
     def predict(self, images: TrainingImages, order: Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Return logits `[N, C]` and indices `[N]` of those images in `order` that can be read."""
         self.model.eval()
-        logits, seen = [torch.empty(0, self.classes)], [torch.empty(0, dtype=torch.int64)]
+        logits = [torch.empty(0, self.classes, device=self.device)]
+        seen = [torch.empty(0, dtype=torch.int64)]
         for batch, index in images.batches(order, self.recipe.batch_size):
-            logits.append(self.model(self.transform.normalise(batch.to(self.device))).cpu())
+            logits.append(self.model(self.transform.normalise(send(batch, self.device))).float())
             seen.append(index)
-        return torch.cat(logits).numpy(), torch.cat(seen).numpy()
+        return torch.cat(logits).cpu().numpy(), torch.cat(seen).numpy()

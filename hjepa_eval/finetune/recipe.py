@@ -13,6 +13,7 @@ from torch import Tensor
 from hjepa_eval.datasets.randomness import derive_seed, seeded_generator
 from hjepa_eval.datasets.transform import Crops, View
 from hjepa_eval.errors import ConfigError
+from hjepa_eval.machine.devices import send
 
 RATE_IMAGES = 256  # The images that `lr` is given for; the rate grows in proportion to the batch.
 
@@ -97,5 +98,5 @@ class Recipe:
             return images, targets
         draw = np.random.default_rng(derive_seed(self.seed, step, "mixup"))
         share = float(draw.beta(self.mixup, self.mixup))
-        other = torch.from_numpy(draw.permutation(len(images))).to(images.device)
+        other = send(torch.from_numpy(draw.permutation(len(images))), images.device)
         return share * images + (1 - share) * images[other], share * targets + (1 - share) * targets[other]

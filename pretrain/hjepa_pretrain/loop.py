@@ -20,6 +20,7 @@ from hjepa_eval.encoders.kinds.run import read_run_config
 from hjepa_eval.errors import TrainingError
 from hjepa_eval.features.claims import alone_in_run
 from hjepa_eval.features.fingerprint import hash_json
+from hjepa_eval.machine.devices import float32_products, resolve_precision
 from hjepa_eval.results.text import visible
 from hjepa_pretrain.checks import check_settings
 from hjepa_pretrain.config.settings import PretrainSettings
@@ -151,7 +152,9 @@ class _Run:
             self.say(f"{self.run_dir} is finished already")
             return finished
         check_logs(self.diagnostics)
-        with torch.random.fork_rng(devices=[]):
+        device, precision = self.ranks.device, resolve_precision(self.train.precision, self.ranks.device)
+        drawn_from = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=drawn_from), float32_products(precision):
             self._prepare(checkpoint)
             step, config = self.steps.step, self.config["settings"]
             self.logs = Logs([])

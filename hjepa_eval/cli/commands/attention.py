@@ -127,6 +127,7 @@ def _images(
     from hjepa_eval.datasets.images import image_batches
     from hjepa_eval.encoders.attention import attention_maps
     from hjepa_eval.evaluation.models.given import default_workers
+    from hjepa_eval.machine.devices import float32_products
 
     device = torch.device(settings.device)
     encoder.to(device).eval()
@@ -144,7 +145,8 @@ def _images(
         if not kept:
             continue
         pixels = encoder.transform.normalise(batch.to(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        bf16 = settings.precision == "bf16"
+        with float32_products(settings.precision), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             maps = attention_maps(encoder, pixels).numpy()
         blocks = choose_blocks(settings.layers, len(maps), name=encoder.name)
         for place, index in enumerate(kept):

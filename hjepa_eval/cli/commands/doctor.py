@@ -25,14 +25,17 @@ class Check:
 def _devices() -> list[Check]:
     import torch
 
-    from hjepa_eval.encoders.precision import fast_bf16
+    from hjepa_eval.machine.devices import device_problem, fast_bf16
 
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    problems = {device: problem for device in devices if (problem := device_problem(device))}
+    names = [torch.cuda.get_device_name(device) for device in devices]
     no_gpu = "" if names else "runs on the CPU; for a GPU install its driver and a torch build for it"
+    no_gpu = "; ".join(f"{device} cannot be used: {problem}" for device, problem in problems.items()) or no_gpu
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     avx = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     units = " and ".join(name for name, here in (("AMX", amx), ("AVX512-BF16", avx)) if here) or "no bf16 units"
-    fast = fast_bf16(torch.device("cuda" if names else "cpu"))
+    fast = fast_bf16(torch.device("cuda" if len(names) > len(problems) else "cpu"))
     return [
         Check("CUDA devices", ", ".join(names) or "none", no_gpu),
         Check("CPU", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, {units}"),

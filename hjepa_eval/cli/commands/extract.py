@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
         --nproc-per-node N -m hjepa_eval extract.
         """
         from hjepa_eval.evaluation.front import extract
-        from hjepa_eval.ranks import read_ranks
+        from hjepa_eval.machine.ranks import read_ranks
 
         first = read_ranks().rank == 0
         features = extract(settings=settings, talk=Stderr(quiet=settings.quiet, leader=first))

@@ -184,8 +184,8 @@ def _train(
     run_dir: Path,
     talk: Talk,
 ) -> Finetuned:
-    from hjepa_eval.encoders.precision import resolve_device
     from hjepa_eval.finetune.loop import Running, finetune
+    from hjepa_eval.machine.devices import resolve_device
     from hjepa_eval.probes.holdout import stratified_holdout
 
     counts = {split: min(settings.max_samples or len(data), len(data)) for split, data in splits.items()}

@@ -10,12 +10,12 @@ import torch
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders import find_network, load_encoder
 from hjepa_eval.encoders.costs import LevelCost, encoder_costs
-from hjepa_eval.encoders.precision import hardware_name
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.encoders.readouts import READOUTS, Level
 from hjepa_eval.evaluation.models.given import load_split, resolve
 from hjepa_eval.evaluation.settings import ImageSettings
 from hjepa_eval.extraction.timing import Milliseconds, encoder_timing, timed_batch
+from hjepa_eval.machine.devices import hardware_name
 
 COLUMNS = ("level", "reads", "grid", "tokens", "width", "parameters (M)", "GFLOP/image", "ms/image")
 CONVENTION = (

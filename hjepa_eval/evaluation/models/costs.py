@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from hjepa_eval.encoders.handle import EncoderHandle
-from hjepa_eval.encoders.precision import hardware_name
 from hjepa_eval.features.cache import encoders_dir
 from hjepa_eval.features.fingerprint import hash_json
 from hjepa_eval.features.memo import recall, remember
+from hjepa_eval.machine.devices import hardware_name
 from hjepa_eval.results.records import CostEntry
 
 if TYPE_CHECKING:

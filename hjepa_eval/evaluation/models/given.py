@@ -12,12 +12,12 @@ from hjepa_eval.datasets import load_dataset, reads_root
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 from hjepa_eval.encoders.kinds.run import is_run, newest_run, read_run_config, with_branch
-from hjepa_eval.encoders.precision import device_name, resolve_precision
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.evaluation.settings import ImageSettings
 from hjepa_eval.features.cache import default_cache_dir, memo_dir
 from hjepa_eval.features.imported import is_imported
-from hjepa_eval.ranks import read_ranks
+from hjepa_eval.machine.devices import device_name, resolve_precision
+from hjepa_eval.machine.ranks import read_ranks
 
 if TYPE_CHECKING:
     from torch import nn

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch  # before faiss: two CUDA runtimes can live in one process only in that order
 
-from hjepa_eval.errors import ProbeError, unknown
+from hjepa_eval.errors import ProbeError, lacks_memory, unknown
+from hjepa_eval.machine.devices import float32_products
 from hjepa_eval.probes.search.bank import Bank, Metric, Space, numbered_blocks
 
 Backend = Literal["auto", "faiss", "torch"]
@@ -43,7 +45,7 @@ class Engine:
     def candidates(self, bank: Bank, queries: torch.Tensor, space: Space, count: int, block_rows: int) -> Found:
         """Return similarity, float32 falling, and index [Q, count] of rows of `bank` for placed `queries` [Q, D]."""
         best: Found | None = None
-        with _whole_float32():
+        with float32_products():
             for first, block in numbered_blocks(bank, block_rows):
                 parts = space.place(block).chunk(len(self.devices))
                 del block  # As large as its placed copy, and the search needs room too.
@@ -58,7 +60,14 @@ class Engine:
         search = _search_faiss if self.backend == "faiss" else _search_torch
 
         def find(device: str, part: torch.Tensor) -> Found:
-            return search(device, part, queries, min(count, len(part)), metric)
+            try:
+                return search(device, part, queries, min(count, len(part)), metric)
+            except RuntimeError as error:
+                # FAISS takes its memory beside torch's; torch needs less, in smaller pieces, and finds the same.
+                if device == "cpu" or search is _search_torch or not lacks_memory(error):
+                    raise
+                torch.cuda.empty_cache()
+                return _search_torch(device, part, queries, min(count, len(part)), metric)
 
         if len(parts) == 1:  # In this thread: OpenMP would start another set of threads for a new one.
             return [find(self.devices[0], parts[0])]
@@ -104,7 +113,29 @@ def _gpu_problem(devices: tuple[str, ...], count: int) -> str | None:
         return f"FAISS {faiss.__version__} has no GPU functions"
     if faiss.get_num_gpus() <= max(_number(device) for device in devices):
         return f"it sees {faiss.get_num_gpus()} GPUs, not {', '.join(devices)}"
-    return f"on a GPU it finds at most {_FAISS_GPU_LIMIT} neighbours, not {count}" if count > _FAISS_GPU_LIMIT else None
+    if count > _FAISS_GPU_LIMIT:
+        return f"on a GPU it finds at most {_FAISS_GPU_LIMIT} neighbours, not {count}"
+    return next((problem for device in devices if (problem := _trial(_number(device)))), None)
+
+
+_TRIAL = """
+import sys, numpy, torch, faiss
+rows = numpy.eye(2, 8, dtype="float32")
+_, index = faiss.knn_gpu(faiss.StandardGpuResources(), rows, rows, 1, device=int(sys.argv[1]))
+sys.exit(index.ravel().tolist() != [0, 1])
+"""
+
+
+@cache
+def _trial(number: int) -> str | None:
+    """Return why FAISS cannot search two rows on GPU `number`; in another process, for a CUDA error in it aborts."""
+    try:
+        ended = subprocess.run([sys.executable, "-c", _TRIAL, str(number)], capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return f"it did not answer on GPU {number} within 2 minutes"
+    if ended.returncode == 0:
+        return None
+    return f"on GPU {number} it failed: {(ended.stderr.strip().splitlines() or ['without a word'])[-1][:200]}"
 
 
 def _devices(device: str) -> tuple[str, ...]:
@@ -172,20 +203,3 @@ def _search_torch(device: str, part: torch.Tensor, queries: torch.Tensor, count:
         similarity, index = product.topk(count, dim=1)
         found.append((similarity.cpu(), index.cpu()))
     return torch.cat([pair[0] for pair in found]), torch.cat([pair[1] for pair in found])
-
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """Switch off TF32 and bfloat16 inside float32 products, whatever the program around has chosen."""
-    backends: Any = torch.backends
-    switches, name, whole = [backends.cuda.matmul], "allow_tf32", cast(Any, False)
-    if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch 2.9 and later
-        switches, name, whole = [backends.cuda.matmul, backends.mkldnn.matmul], "fp32_precision", "ieee"
-    before = [getattr(switch, name) for switch in switches]
-    try:
-        for switch in switches:
-            setattr(switch, name, whole)
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            setattr(switch, name, value)

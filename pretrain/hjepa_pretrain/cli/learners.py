@@ -55,7 +55,7 @@ def run_learner(settings: SaccadeRun, run_dir: Path, talk: Talk, *, resume: bool
     Raises:
         HjepaError: data, configuration or training; what was finished stays.
     """
-    from hjepa_eval.encoders.precision import device_name
+    from hjepa_eval.machine.devices import device_name
     from hjepa_pretrain.cli.progress import show_training
 
     begin, said = _saccade(settings, download=download)

@@ -18,7 +18,7 @@ from hjepa_eval.cli.options import words_of
 from hjepa_eval.errors import CheckpointError, ConfigError, HjepaError
 from hjepa_eval.evaluation.job import Talk
 from hjepa_eval.evaluation.live.display import Stderr
-from hjepa_eval.ranks import read_ranks
+from hjepa_eval.machine.ranks import read_ranks
 
 if TYPE_CHECKING:
     from hjepa_pretrain.config.learners import SaccadeRun
@@ -77,8 +77,8 @@ def run_pretraining(
 def _run_images(settings: PretrainSettings, run_dir: Path, talk: Talk, *, resume: bool, download: bool) -> Summary:
     """Pretrain an H-JEPA on images."""
     from hjepa_eval.datasets import load_dataset, reads_root
-    from hjepa_eval.encoders.precision import device_name
     from hjepa_eval.features.cache import default_cache_dir, memo_dir
+    from hjepa_eval.machine.devices import device_name
     from hjepa_pretrain.cli.progress import show_training
     from hjepa_pretrain.config.geometry import resolve_geometry
     from hjepa_pretrain.loop import pretrain as train

@@ -262,8 +262,8 @@ class TrainSettings(Settings):
     )
     cooldown: float = Field(default=0.25, gt=0, le=1, description="last share of the training, for schedule cooldown")
     clip: float = Field(default=3.0, gt=0, description="largest gradient norm")
-    precision: Literal["auto", "bf16", "fp32"] = Field(
-        default="auto", description="auto is bf16 where the machine is fast at it"
+    precision: Literal["auto", "bf16", "tf32", "fp32"] = Field(
+        default="auto", description="auto is bf16 where the machine is fast at it, else fp32"
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, ...")
     seed: int = Field(default=0, ge=0, description="of weights, order, masks, augmentation and dropped paths")

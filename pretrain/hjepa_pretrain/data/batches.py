@@ -18,7 +18,7 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_eval.datasets.transform import Transform
 from hjepa_eval.errors import DataError
-from hjepa_eval.ranks import read_ranks
+from hjepa_eval.machine.ranks import read_ranks
 from hjepa_pretrain.config.settings import DataSettings
 
 MOST_HELD_OUT = 5000

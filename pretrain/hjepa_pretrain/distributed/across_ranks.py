@@ -8,7 +8,7 @@ of the objective says about it, R times the single process's, and the average ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,23 @@ def rank_and_count() -> tuple[int, int]:
     if not _ALONE and dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+_BUCKET = 25 * 2**20  # bytes, as torch's DDP has it
+
+
+def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the tensors in groups of one type and of about 25 MiB, in their order; a group may be sent as one."""
+    group: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if group and (size + tensor.nbytes > _BUCKET or tensor.dtype != group[0].dtype):
+            yield group
+            group, size = [], 0
+        group.append(tensor)
+        size += tensor.nbytes
+    if group:
+        yield group
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from hjepa_eval.encoders.precision import resolve_device
 from hjepa_eval.errors import ConfigError
-from hjepa_eval.ranks import read_ranks
-from hjepa_pretrain.distributed.across_ranks import rank_and_count
+from hjepa_eval.machine.devices import resolve_device
+from hjepa_eval.machine.ranks import read_ranks
+from hjepa_pretrain.distributed.across_ranks import buckets, rank_and_count
 from hjepa_pretrain.distributed.endings import ending_together
 
 
@@ -125,10 +125,18 @@ class ProcessGroup:
         self.agree(0.0)
 
     def copy_leaders(self, tensors: list[Tensor]) -> None:
-        """Set `tensors` to the leader's, in place."""
-        if self.count > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor.detach(), src=0)
+        """Set `tensors` to the leader's, in place.
+
+        They travel in flat buckets of one type: a handful of messages, and nccl takes contiguous tensors only.
+        """
+        if self.count == 1:
+            return
+        for bucket in buckets([tensor.detach() for tensor in tensors]):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            dist.broadcast(flat, src=0)
+            parts = torch.split(flat, [tensor.numel() for tensor in bucket])
+            for part, tensor in zip(parts, bucket, strict=True):
+                tensor.copy_(part.view_as(tensor))
 
 
 @contextmanager
@@ -144,6 +152,7 @@ def ranks_together(wanted: str) -> Iterator[ProcessGroup]:
     device = resolve_device(read_ranks().device(wanted) if count > 1 else wanted)
     ranks = ProcessGroup(rank, count, local_rank, device)
     if device.type == "cuda" and count > 1:
+        check_devices(wanted, read_ranks().local_world_size, torch.cuda.device_count())
         torch.cuda.set_device(device)
     if count == 1 or dist.is_initialized():
         yield ranks
@@ -160,6 +169,24 @@ def ranks_together(wanted: str) -> Iterator[ProcessGroup]:
             raise
         finally:
             dist.destroy_process_group()
+
+
+def check_devices(wanted: str, ranks: int, devices: int) -> None:
+    """Refuse `ranks` on one machine that would share one of its CUDA `devices`: nccl does not let them.
+
+    Raises:
+        ConfigError: there are more ranks than devices, or `wanted` names one device for all of them.
+    """
+    if ranks > 1 and wanted not in ("auto", "cuda"):
+        raise ConfigError(
+            f"train.device is {wanted} for all {ranks} ranks of this machine, and each needs a GPU of its own; "
+            "set train.device=cuda"
+        )
+    if ranks > devices:
+        raise ConfigError(
+            f"{ranks} ranks on this machine, which has {devices} GPUs, and each needs one of its own; "
+            f"start {devices} (torchrun --nproc-per-node {devices}), or set train.device=cpu"
+        )
 
 
 def _meet(ranks: ProcessGroup) -> Store:

@@ -88,7 +88,7 @@ class Predictor(nn.Module):
         nn.init.normal_(self.level_embed, std=0.02)
         table = build_sincos2d_pos_embed(list(grid), dim=embed_dim).unsqueeze(0)
         for level in range(num_levels):
-            self.register_buffer(f"positions_{level}", pool_cells(table, grid, level), persistent=False)
+            self.register_buffer(f"positions_{level}", pool_cells(table, grid, level).contiguous(), persistent=False)
             self.register_buffer(f"parents_{level}", _parents(grid, level), persistent=False)
         if global_query:
             self.register_buffer(f"positions_{num_levels}", table.mean(dim=1, keepdim=True), persistent=False)

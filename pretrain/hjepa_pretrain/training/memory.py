@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from hjepa_eval.encoders.precision import resolve_device, resolve_precision
+from hjepa_eval.machine.devices import resolve_device, resolve_precision
 from hjepa_pretrain.config.geometry import Geometry, resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.data.step_inputs import StepInputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from hjepa_eval.errors import CheckpointError, first_few
 from hjepa_pretrain.config.settings import TrainSettings
-from hjepa_pretrain.distributed.across_ranks import rank_and_count
+from hjepa_pretrain.distributed.across_ranks import buckets, rank_and_count
 from hjepa_pretrain.training.sharding import spread_like
-
-_BUCKET = 25 * 2**20  # bytes, as torch's DDP has it
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -27,7 +25,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     if count == 1:
         return
     under_way = []
-    for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
+    for bucket in buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         under_way.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
     for bucket, flat, work in under_way:
@@ -51,20 +49,6 @@ def average_running_statistics(network: nn.Module) -> None:
     flat = torch.cat(running)
     dist.all_reduce(flat)
     torch._foreach_copy_(running, list(torch.split(flat / count, [len(tensor) for tensor in running])))
-
-
-def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the gradients in groups of about 25 MiB."""
-    bucket: list[Tensor] = []
-    size = 0
-    for gradient in gradients:
-        if bucket and size + gradient.nbytes > _BUCKET:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(gradient)
-        size += gradient.nbytes
-    if bucket:
-        yield bucket
 
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hjepa_eval.datasets.randomness import derive_seed
-from hjepa_eval.encoders.precision import resolve_precision
 from hjepa_eval.encoders.weights import load_strict
 from hjepa_eval.errors import TrainingError, first_few
+from hjepa_eval.machine.devices import resolve_precision
 from hjepa_pretrain.config.schedules import learning_rate
 from hjepa_pretrain.config.settings import TrainSettings
 from hjepa_pretrain.data.batches import BatchOrder

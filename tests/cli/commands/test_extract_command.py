@@ -13,7 +13,7 @@ import pytest
 
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.features import read_features, read_labels
-from hjepa_eval.ranks import Ranks, read_ranks
+from hjepa_eval.machine.ranks import Ranks, read_ranks
 
 MODEL = ("--model", "random:vit_tiny_patch8_32?levels=2", "--dataset", "digits", "--max-samples", 60)
 

@@ -35,6 +35,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         asked.append(device)
         return faiss.knn(queries, bank, k, metric=metric)
 
+    monkeypatch.setattr(engines_module, "_trial", lambda number: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
     monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
@@ -97,6 +98,7 @@ def test_choose_engine__absent_devices_are_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ProbeError, match="the device cuda is not among the 0 CUDA devices visible here; use cpu"):
         nearest(np.eye(3, dtype=np.float32), k=1, device="cuda")
+    monkeypatch.setattr(engines_module, "_trial", lambda number: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ProbeError, match="cuda:2 is not among the 2"):
         choose_engine("auto", "cuda:2")
