@@ -12,7 +12,7 @@ from hjepa_eval.errors import ConfigError
 
 if TYPE_CHECKING:
     from hjepa_eval.evaluation.job import Talk
-    from hjepa_pretrain.config.learners import SaccadeRun
+    from hjepa_pretrain.config.learners import LearnerRun, SaccadeRun, TokensRun
     from hjepa_pretrain.runs.files import Summary
 
 
@@ -29,7 +29,7 @@ def find_learner(config: str) -> Path | None:
     return path if "task" in read_yaml(path) else None
 
 
-def load_learner(path: Path, assignments: Sequence[str], *, flags: Mapping[str, Any]) -> SaccadeRun:
+def load_learner(path: Path, assignments: Sequence[str], *, flags: Mapping[str, Any]) -> LearnerRun:
     """Return the settings of a YAML file with a `task`, with assignments and flags on top.
 
     Raises:
@@ -49,7 +49,7 @@ def load_learner(path: Path, assignments: Sequence[str], *, flags: Mapping[str, 
     return learner_settings(given, f"{path} and options")
 
 
-def run_learner(settings: SaccadeRun, run_dir: Path, talk: Talk, *, resume: bool, download: bool) -> Summary:
+def run_learner(settings: LearnerRun, run_dir: Path, talk: Talk, *, resume: bool, download: bool) -> Summary:
     """Train what `settings` ask for and return the summary.
 
     Raises:
@@ -57,8 +57,10 @@ def run_learner(settings: SaccadeRun, run_dir: Path, talk: Talk, *, resume: bool
     """
     from hjepa_eval.machine.devices import device_name
     from hjepa_pretrain.cli.progress import show_training
+    from hjepa_pretrain.config.learners import SaccadeRun
 
-    begin, said = _saccade(settings, download=download)
+    made = _saccade(settings, download=download) if isinstance(settings, SaccadeRun) else _tokens(settings)
+    begin, said = made
     talk.note(f"pretraining on {said}, into {run_dir}")
     with show_training(talk, run=str(run_dir), dataset=said, device=device_name(settings.train.device)) as shown:
         return begin(run_dir=run_dir, resume=resume, say=shown.note, progress=shown.update)
@@ -99,3 +101,30 @@ def _saccade(settings: SaccadeRun, *, download: bool) -> tuple[Callable[..., Sum
         settings=settings.model_dump(mode="json"),
     )
     return begin, f"{dataset.name}, {count:,} images at {size}x{size} pixels, {model.network}"
+
+
+def _tokens(settings: TokensRun) -> tuple[Callable[..., Summary], str]:
+    """Return what begins the run and writes its features, and its data in words."""
+    from hjepa_pretrain.data.kinds.load import load_corpus
+    from hjepa_pretrain.diagnostics.judged import build_learner, write_features
+    from hjepa_pretrain.fitting import fit
+
+    corpus = load_corpus(settings.task, settings.data)
+    learner = build_learner(settings, corpus)
+
+    def begin(*, run_dir: Path, **options: Any) -> Summary:
+        summary = fit(
+            learner,
+            corpus.examples,
+            run_dir=run_dir,
+            train=settings.train.model_dump(exclude_unset=True),
+            diagnostics=settings.diagnostics.model_dump(exclude_unset=True),
+            name=settings.task,
+            settings=settings.model_dump(mode="json"),
+            **options,
+        )
+        files = write_features(settings, corpus, run_dir)
+        options["say"](f"features of {len(files)} sets: hjepa import {files[0]} --name NAME makes a model of them")
+        return summary
+
+    return begin, f"{corpus.words}, {settings.model.width} wide"

@@ -21,7 +21,7 @@ from hjepa_eval.evaluation.live.display import Stderr
 from hjepa_eval.machine.ranks import read_ranks
 
 if TYPE_CHECKING:
-    from hjepa_pretrain.config.learners import SaccadeRun
+    from hjepa_pretrain.config.learners import LearnerRun
     from hjepa_pretrain.config.settings import PretrainSettings
     from hjepa_pretrain.runs.files import Summary
 
@@ -51,7 +51,7 @@ _MOMENT = 5.0  # seconds in which rank 0 finds and says the same as others, and 
 
 
 def run_pretraining(
-    settings: PretrainSettings | SaccadeRun,
+    settings: PretrainSettings | LearnerRun,
     run_dir: Path,
     talk: Talk,
     *,
@@ -195,7 +195,7 @@ def pretrain(
 
 def _asked(
     config: str | None, assignments: list[str], flags: Mapping[str, Any], *, out: Path | None, resume: Path | None
-) -> tuple[PretrainSettings | SaccadeRun, Path]:
+) -> tuple[PretrainSettings | LearnerRun, Path]:
     """Return the settings and the folder of the run that is asked for.
 
     Raises:
@@ -231,7 +231,7 @@ def _check_start(run_dir: Path, *, new: bool, download: bool) -> None:
         raise ConfigError("--download is for one process; fetch the data before torchrun or srun")
 
 
-def is_early(summary: Summary, settings: PretrainSettings | SaccadeRun) -> bool:
+def is_early(summary: Summary, settings: PretrainSettings | LearnerRun) -> bool:
     """Return whether `diagnostics.patience` ended a run before its last step."""
     if settings.diagnostics.patience is None:
         return False
@@ -262,7 +262,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def _settings_of(
     run_dir: Path, config: str | None, given: list[str], flags: Mapping[str, Any]
-) -> PretrainSettings | SaccadeRun:
+) -> PretrainSettings | LearnerRun:
     """Return the settings with which a run goes on: its own, unless a configuration is named again."""
     from hjepa_eval.config import merge, parse_assignments
     from hjepa_eval.encoders.kinds.run import read_run_config

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hjepa_eval.config import Settings, build
 from hjepa_eval.errors import unknown
@@ -59,10 +59,58 @@ class SaccadeRun(Settings):
     diagnostics: DiagnosticsSettings = DiagnosticsSettings()
 
 
-SCHEMAS: Mapping[str, type[SaccadeRun]] = {"saccade": SaccadeRun}
+class TokenSettings(Settings):
+    """H-JEPA on tokens of any kind."""
+
+    width: int = Field(default=96, ge=4, description="of tokens")
+    depth: int = Field(default=4, ge=1, description="encoder blocks")
+    num_heads: int = Field(default=4, ge=1, description="attention heads; they divide width")
+    levels: int = Field(default=3, ge=1, le=3, description="levels, each of a deeper block and larger cells")
+    predictor_depth: int = Field(default=1, ge=1, description="predictor blocks")
+    mask_ratio: float = Field(default=0.5, gt=0, lt=1, description="share of the tokens that are hidden")
+    mask_level: int = Field(default=1, ge=0, le=2, description="level whose cells are hidden whole, such as words")
+    prediction: Weight = Field(default=1.0, description="weight: hidden cells of every level are predicted")
+    contrast: Weight = Field(default=1.0, description="weight: InfoNCE between two masked views of an example")
+    momentum: Share = Field(default=0.99, description="of the moving average at the first step")
+    momentum_end: Share = Field(default=1.0, description="of the moving average at the last step")
 
 
-def learner_settings(values: Mapping[str, Any], source: str) -> SaccadeRun:
+class KindData(Settings):
+    """Which data of a kind."""
+
+    sets: tuple[str, ...] | None = Field(
+        default=None, description="names of the sets that are trained on and judged; all of the kind when not given"
+    )
+    length: int = Field(default=128, ge=8, description="steps that series are resampled to, or characters of a text")
+
+
+class TokensRun(Settings):
+    """A run of a token model on a kind of data."""
+
+    task: Literal["series", "text", "tabular", "image_text"]
+    model: TokenSettings = TokenSettings()
+    data: KindData = KindData()
+    train: TrainSettings = TrainSettings()
+    diagnostics: DiagnosticsSettings = DiagnosticsSettings()
+
+    @model_validator(mode="after")
+    def _length_is_read(self) -> TokensRun:
+        if self.task in ("tabular", "image_text") and "length" in self.data.model_fields_set:
+            raise ValueError(f"data.length is of series and texts; nothing of task {self.task} reads it, leave it out")
+        return self
+
+
+LearnerRun = SaccadeRun | TokensRun
+SCHEMAS: Mapping[str, type[SaccadeRun] | type[TokensRun]] = {
+    "saccade": SaccadeRun,
+    "series": TokensRun,
+    "text": TokensRun,
+    "tabular": TokensRun,
+    "image_text": TokensRun,
+}
+
+
+def learner_settings(values: Mapping[str, Any], source: str) -> LearnerRun:
     """Return the settings of a run whose `task` says which model it trains.
 
     Raises:
