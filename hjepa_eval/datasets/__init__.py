@@ -17,6 +17,7 @@ from hjepa_eval.datasets.named.cifar import load_cifar
 from hjepa_eval.datasets.named.digits import Digits
 from hjepa_eval.datasets.named.imagenet import load_imagenet1k, load_imagenet100
 from hjepa_eval.datasets.named.imagenette import load_imagenette
+from hjepa_eval.datasets.named.segmented import load_ade20k, load_pets, load_voc2012
 from hjepa_eval.datasets.named.stl10 import load_stl10
 from hjepa_eval.datasets.named.tinyimagenet import load_tinyimagenet
 from hjepa_eval.datasets.protocol import ImageDataset, check_classes
@@ -122,6 +123,10 @@ def _stl10(source: Source) -> ImageDataset:
     return load_stl10(source.root, split=source.split, download=source.download, memo=source.memo)
 
 
+def _segmented(load: Callable[..., ImageDataset]) -> Callable[[Source], ImageDataset]:
+    return lambda source: load(source.root, split=source.split, memo=source.memo)
+
+
 def _wds(source: Source) -> ImageDataset:
     test = source.options.get("test")
     return load_shards(source.argument, split=source.split, test_pattern=test, memo=source.memo)
@@ -170,6 +175,15 @@ DATASETS: dict[str, Entry] = {
         _imagenet100, "imagenet100", "131,689 photographs, CMC's 100 classes; folders of ImageNet-1k will do", LINKS
     ),
     "imagenet1k": Entry(_imagenet1k, "imagenet1k", "1,331,167 photographs, 1,000 classes; wnid folders", LINKS),
+    "voc2012": Entry(
+        _segmented(load_voc2012), "voc2012", "2,913 photographs with masks of 20 classes; VOCdevkit/VOC2012 as unpacked"
+    ),
+    "pets": Entry(
+        _segmented(load_pets), "pets", "7,349 photographs of 37 breeds with masks; Oxford-IIIT Pets as unpacked"
+    ),
+    "ade20k": Entry(
+        _segmented(load_ade20k), "ade20k", "22,210 photographs with masks of 150 classes; ADEChallengeData2016"
+    ),
     "folder": Entry(_folder, "folder:PATH", "your own: PATH/train/<class>/<image> and PATH/test/ or PATH/val/", LINKS),
     "wds": Entry(
         _wds,

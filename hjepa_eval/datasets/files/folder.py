@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from hjepa_eval.datasets.factors import Factor
 from hjepa_eval.datasets.files.decoding import decode
 from hjepa_eval.datasets.files.factor_table import read_factor_table
 from hjepa_eval.datasets.files.listing import HOW_TO_FOLLOW, FileList, Links, is_folder, statuses, visible
+from hjepa_eval.datasets.files.masks import FolderMasks, image_size
 from hjepa_eval.datasets.protocol import ImageDataset, check_unchanged, interleave
 from hjepa_eval.errors import DataError, MachineError, NoSplitError, first_few, lacks_files
 from hjepa_eval.features.fingerprint import read_regular
@@ -107,10 +108,38 @@ class ImageFiles(ImageDataset):
         return self._digests
 
     @cached_property
-    def _factors(self) -> dict[str, Factor]:
+    def _from_root(self) -> tuple[Path, list[str]]:
+        """The folder that holds the splits, and the images' paths from there."""
         root = self.folder.parent if self.folder.name in ("train", *TEST_FOLDERS) else self.folder
         names = self._names if root == self.folder else [f"{self.folder.name}/{name}" for name in self._names]
-        return read_factor_table(root, names)
+        return root, names
+
+    @cached_property
+    def _factors(self) -> dict[str, Factor]:
+        return read_factor_table(*self._from_root)
+
+    @cached_property
+    def _folder_masks(self) -> FolderMasks:
+        return FolderMasks(*self._from_root)
+
+    @property
+    def map_classes(self) -> tuple[str, ...]:
+        """Names in `masks/classes.txt` beside the splits; none where there are no masks.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        return self._folder_masks.classes
+
+    def maps(self, index: int) -> Mapping[str, NDArray[np.uint8]]:
+        """Return the mask of image `index`, from `masks/` beside the splits, as `class`.
+
+        Raises:
+            DataError: there are none, it is missing, cannot be read, or is of another size than its image.
+        """
+        if not self._folder_masks.known:
+            return super().maps(index)
+        return {"class": self._folder_masks.read(index, image=image_size(self.folder / self._names[index]))}
 
     @property
     def factors(self) -> dict[str, Factor]:
