@@ -1,4 +1,4 @@
-"""timm models with stages (ResNet, ConvNeXt, Swin, ...) as encoders: each of the last stages is a level."""
+"""Models with stages (timm's ResNet, ConvNeXt, Swin, ...; our small convolutions): each of the last is a level."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from timm.layers import DropPath
 from torch import Tensor
 
 from hjepa_eval.datasets.transform import Transform
+from hjepa_eval.encoders.networks.convolutions import Convolutions, is_convolutions, read_widths
 from hjepa_eval.encoders.protocol import Encoder, Level
 from hjepa_eval.errors import EncoderError, unknown
 
@@ -69,10 +70,10 @@ def stage_maps(model: Any, images: Tensor, indices: Sequence[int]) -> list[Tenso
 
 
 def create_stages(name: str, *, seed: int = 0, image_size: int | None = None, drop_path: float = 0.0) -> Any:
-    """Return an untrained timm model with stages, without a classifier; the same seed gives the same weights.
+    """Return an untrained model with stages, without a classifier; the same seed gives the same weights.
 
     Args:
-        name: as timm lists it, such as `resnet18`.
+        name: as timm lists it, such as `resnet18`; or `conv_64_256_256`, a small network of ours, by its widths.
         seed: of the initial weights; the global generator is left as it was.
         image_size: side of the images in pixels; the model's own when not given.
         drop_path: rate of the last block.
@@ -81,6 +82,13 @@ def create_stages(name: str, *, seed: int = 0, image_size: int | None = None, dr
         UnknownNameError: timm has no such model.
         EncoderError: it has no stages, or it cannot drop paths.
     """
+    if is_convolutions(name):
+        if drop_path:
+            raise EncoderError(f"{name} has no paths to drop; leave that out")
+        widths = read_widths(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Convolutions(widths)
     known = timm.list_models()
     if name not in known:
         raise unknown("encoder", name, known)

@@ -70,6 +70,8 @@ def problems(settings: PretrainSettings) -> list[str]:
     model, data = settings.model, settings.data
     if geometry.maps:
         wrong += _problems_of_stages(settings)
+    if data.augmentation == "crops":
+        wrong += _problems_of_crops(settings, geometry)
     if model.embed_dim is not None and model.embed_dim != geometry.dim:
         wrong.append(f"model.embed_dim {model.embed_dim} disagrees with the {geometry.dim} of {model.encoder_type}")
     if geometry.image_size % geometry.patch_size:
@@ -219,6 +221,8 @@ def _problems_of_ranks(settings: PretrainSettings, ranks: int) -> list[str]:
             f"train.accumulate {train.accumulate} leaves one image at once, and the projector needs statistics of "
             "several; lower it"
         )
+    if ranks > 1 and train.parallel == "fsdp" and train.optimizer == "muon":
+        problems.append("train.optimizer muon needs whole matrices on every rank; set train.parallel to ddp")
     if ranks > 1 and train.parallel == "fsdp" and settings.masking.saliency:
         problems.append("masking.saliency needs the target encoder on every rank; set train.parallel to ddp")
     return problems
@@ -228,6 +232,10 @@ def _problems_of_views(settings: PretrainSettings) -> list[str]:
     """Return which objectives lack the views or predictions that they compare."""
     data, train, whole = settings.data, settings.train, settings.train.whole_image
     problems = []
+    if data.augmentation == "crops":
+        return []  # They are views too; `_problems_of_crops` looks at them.
+    if whole.predict_crops:
+        problems.append("train.whole_image.predict_crops needs crops; set data.augmentation to crops")
     if data.augmentation != "asym+global":
         pairs = [objective.name for objective in active_objectives(whole) if "pairs" in objective.needs]
         compared = [f"train.whole_image.{name}" for name in (*pairs, *["predict"] * bool(whole.predict))]
@@ -249,12 +257,47 @@ def _problems_of_views(settings: PretrainSettings) -> list[str]:
     return problems
 
 
+def _problems_of_crops(settings: PretrainSettings, geometry: Geometry) -> list[str]:
+    """Return what does not fit small crops."""
+    data, train, whole = settings.data, settings.train, settings.train.whole_image
+    stored = data.stored_size or geometry.image_size
+    problems = []
+    if not geometry.maps:
+        problems.append(
+            f"data.augmentation crops needs an encoder that takes images of any size, such as conv_64_256_256; "
+            f"model.encoder_type is {settings.model.encoder_type}"
+        )
+    elif data.crop_size < 2 ** len(geometry.maps) * 2:
+        problems.append(
+            f"data.crop_size {data.crop_size} leaves the last of {len(geometry.maps)} stages no cell; "
+            f"at least {2 ** len(geometry.maps) * 2}"
+        )
+    if data.crop_size > stored:
+        problems.append(f"data.crop_size {data.crop_size} is larger than the image of {stored} pixels")
+    if train.predicted_share:
+        problems.append("data.augmentation crops hides no tokens to predict; set train.predicted_share to 0")
+    if whole.predict:
+        problems.append("train.whole_image.predict needs masks; with data.augmentation crops it is predict_crops")
+    if whole.levels > settings.model.num_hierarchies:
+        problems.append(
+            f"train.whole_image.levels {whole.levels} is more than model.num_hierarchies, "
+            f"{settings.model.num_hierarchies}"
+        )
+    if not whole.projected:
+        problems.append("data.augmentation crops needs an objective under train.whole_image; give one a weight")
+    if data.local_views:
+        problems.append("data.local_views are for asym+global; data.crops is their number here")
+    if train.parallel == "fsdp":
+        problems.append("data.augmentation crops is not sharded; set train.parallel to ddp")
+    return problems
+
+
 def _problems_of_stages(settings: PretrainSettings) -> list[str]:
     """Return what is set that an encoder with stages has not, in one message; none when all is well."""
     model, train = settings.model, settings.train
     needed = {
         "train.predicted_share to 0": train.predicted_share != 0,
-        "model.mask_mode to zero": model.mask_mode != "zero",
+        "model.mask_mode to zero": model.mask_mode != "zero" and settings.data.augmentation != "crops",
     }
     meaningless = {
         "model.taps": model.taps != "depth",

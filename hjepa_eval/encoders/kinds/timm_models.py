@@ -12,8 +12,10 @@ import torch
 from hjepa_eval.encoders.kinds.hooked import HookedEncoder
 from hjepa_eval.encoders.kinds.timm_folder import load_timm_folder
 from hjepa_eval.encoders.kinds.timm_network import parse_level_options, timm_transform, wrap_timm
+from hjepa_eval.encoders.networks.convolutions import is_convolutions
 from hjepa_eval.encoders.networks.naming import fill
 from hjepa_eval.encoders.protocol import Encoder
+from hjepa_eval.encoders.stages import create_stages
 from hjepa_eval.encoders.vit import create_vit, is_energy
 from hjepa_eval.errors import EncoderError, unknown
 
@@ -29,6 +31,8 @@ def build_untrained(name: str, *, seed: int) -> tuple[Any, int | None]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return timm.create_model(name, pretrained=False, num_classes=0), None
+    if is_convolutions(name):
+        return create_stages(name, seed=seed), None
     if not (name.startswith("vit_") or is_energy(name)):
         raise unknown("timm model", name, known) if len(name) > 3 else EncoderError(f"no timm model {name!r}")
     model = create_vit(name, seed=seed)

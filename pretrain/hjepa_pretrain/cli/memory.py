@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 CONVENTION = (
-    "weights, gradients and AdamW's moments are fp32; activations are what autograd keeps between forward and backward "
+    "weights, gradients and moments are fp32; activations are what autograd keeps between forward and backward "
     "pass (in bf16 also cast weights), each storage once, found without allocating it; work space, images and the "
     "allocator's waste come on top"
 )
@@ -16,7 +16,7 @@ _KINDS = {
     "weights": "weights",
     "target_weights": "target encoder's copy",
     "gradients": "gradients",
-    "optimizer": "AdamW's two moments",
+    "optimizer": "the optimizer's moments",
     "activations": "activations",
 }
 

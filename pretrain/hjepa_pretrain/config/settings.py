@@ -52,7 +52,8 @@ class ModelSettings(Settings):
     encoder_type: str = Field(
         default="vit_base_patch16_224",
         description="a timm ViT, vit_SIZE_patchP_IMAGE, or energy_SIZE_patchP_IMAGE (an energy transformer); "
-        "with train.predicted_share=0 any timm model with stages",
+        "with train.predicted_share=0 any timm model with stages, or conv_64_256_256, a small network by its "
+        "widths",
     )
     embed_dim: int | None = Field(
         default=None, description="width of the encoder; comes from timm, another value is an error"
@@ -160,10 +161,11 @@ class DataSettings(Settings):
         default=None, ge=1, description="side at which images are kept before crops; image_size when not given"
     )
     max_samples: int | None = Field(default=None, ge=2, description="at most so many images, balanced over classes")
-    augmentation: Literal["none", "light", "asym", "asym+global"] = Field(
+    augmentation: Literal["none", "light", "asym", "asym+global", "crops"] = Field(
         default="light",
         description="none; light: crop and flip; asym: colours of the context view change too; "
-        "asym+global: and a second augmented view joins the objectives on whole images",
+        "asym+global: and a second augmented view joins the objectives on whole images; crops: small crops at their "
+        "own size, and nothing else, for an encoder with stages",
     )
     crop_scale: Range = Field(default=(0.3, 1.0), description="share of the image that a random crop keeps")
     flip: bool = Field(default=True, description="whether half of the images are mirrored")
@@ -177,6 +179,8 @@ class DataSettings(Settings):
         description="further small crops per image that join the objectives on whole images (multi-crop)",
     )
     local_scale: Range = Field(default=(0.1, 0.3), description="share of the image that such a small crop keeps")
+    crops: int = Field(default=8, ge=2, description="crops per image, for augmentation crops")
+    crop_size: int = Field(default=16, ge=1, description="side of such a crop in pixels; it is not enlarged")
     placement: Literal["auto", "device", "loader"] = Field(
         default="auto",
         description="device: the whole data set as uint8 in the device's memory; loader: decoded when needed; auto: "
@@ -219,6 +223,24 @@ class GlobalSettings(Settings):
         default=0.0, ge=0, json_schema_extra=_TERM, description="weight: projections look like N(0, I)"
     )
     sigreg_slices: int = Field(default=256, ge=1, description="random directions of sigreg per step")
+    centre: float = Field(
+        default=0.0,
+        ge=0,
+        json_schema_extra=_TERM,
+        description="weight: views of an image agree with their mean (needs asym+global or crops)",
+    )
+    coding_rate: float = Field(
+        default=0.0, ge=0, json_schema_extra=_TERM, description="weight: projections of images take many directions"
+    )
+    coding_precision: float = Field(
+        default=0.2, gt=0, description="of the coding rate: the smaller, the more a rare direction is worth"
+    )
+    predict_crops: float = Field(
+        default=0.0, ge=0, description="weight: of a crop and its place, another crop at its place is predicted"
+    )
+    levels: int = Field(
+        default=1, ge=1, le=4, description="the last so many levels have objectives, for augmentation crops"
+    )
     hidden_dim: int = Field(default=1024, ge=1, description="hidden width of the projector")
     out_dim: int = Field(default=128, ge=2, description="width of the projections")
 
@@ -253,6 +275,11 @@ class TrainSettings(Settings):
     lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
     final_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
     betas: tuple[Decay, Decay] = Field(default=(0.9, 0.95), description="of AdamW")
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="of matrices and convolutions; all else has AdamW"
+    )
+    muon_lr: float = Field(default=0.05, gt=0, description="peak learning rate of Muon; its shape is that of lr")
+    muon_momentum: Decay = Field(default=0.9, description="of Muon")
     weight_decay: float = Field(
         default=0.05, ge=0, description="of matrices; none on biases, norms, positions and tokens"
     )

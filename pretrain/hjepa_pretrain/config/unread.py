@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from hjepa_pretrain.config.settings import PredictorSettings, PretrainSettings
+from hjepa_pretrain.config.settings import MaskingSettings, PredictorSettings, PretrainSettings
 
 
 class Mode(NamedTuple):
@@ -32,6 +32,16 @@ MODES = (
         "data.augmentation without changes of colour",
         lambda s: s.data.augmentation in ("none", "light"),
         ("data.jitter", "data.gray"),
+    ),
+    Mode(
+        "data.augmentation crops",
+        lambda s: s.data.augmentation == "crops",
+        ("data.crop_scale", "model.mask_mode", *(f"masking.{name}" for name in MaskingSettings.model_fields)),
+    ),
+    Mode(
+        "a data.augmentation other than crops",
+        lambda s: s.data.augmentation != "crops",
+        ("data.crops", "data.crop_size", "train.whole_image.levels"),
     ),
     Mode("data.local_views 0", lambda s: not s.data.local_views, ("data.local_scale",)),
     Mode(
@@ -70,6 +80,8 @@ MODES = (
         ("train.whole_image.hidden_dim", "train.whole_image.out_dim"),
     ),
     Mode("no contrast", lambda s: not s.train.whole_image.contrast, ("train.whole_image.temperature",)),
+    Mode("no coding_rate", lambda s: not s.train.whole_image.coding_rate, ("train.whole_image.coding_precision",)),
+    Mode("train.optimizer adamw", lambda s: s.train.optimizer == "adamw", ("train.muon_lr", "train.muon_momentum")),
     Mode("no sigreg", lambda s: not s.train.whole_image.sigreg, ("train.whole_image.sigreg_slices",)),
     Mode(
         "diagnostics.bank 0",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hjepa_eval.datasets.randomness import seeded_generator
@@ -15,6 +16,7 @@ from hjepa_eval.datasets.transform import Transform
 from hjepa_pretrain.config.geometry import Geometry
 from hjepa_pretrain.config.schedules import context_count
 from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.data.crops import cut_crops
 from hjepa_pretrain.data.views import Views, make_views, random_tokens
 from hjepa_pretrain.masks import Masks, create_mask_generator
 from hjepa_pretrain.models import HJEPA
@@ -36,6 +38,21 @@ class StepInputs:
     views: Views
     masks: Masks
     other_context: Tensor | None
+    directions: Tensor | None
+
+
+@dataclass(frozen=True)
+class CropInputs:
+    """What a step on small crops alone computes with.
+
+    Attributes:
+        crops: normalised, `[V, B, 3, S, S]`.
+        places: `[V, B, 3]`, see `cut_crops`.
+        directions: as in `StepInputs`.
+    """
+
+    crops: Tensor
+    places: Tensor
     directions: Tensor | None
 
 
@@ -61,7 +78,7 @@ class StepInputMaker:
 
     def __call__(
         self, images: Tensor, model: HJEPA, *, number: int, progress: float, shared: int | None = None
-    ) -> StepInputs:
+    ) -> StepInputs | CropInputs:
         """Return the inputs for uint8 images `[B, 3, H, H]`.
 
         Args:
@@ -73,6 +90,10 @@ class StepInputMaker:
                 `number` when there is one rank.
         """
         seed, masking, device = self.settings.train.seed, self.settings.masking, images.device
+        directions = self._directions(images.device, number if shared is None else shared)
+        if self.settings.data.augmentation == "crops":
+            crops = cut_crops(images, self.settings.data, self.transform, seed=seed, number=number)
+            return CropInputs(*crops, directions)
         views = make_views(images, self.settings.data, self.transform, seed=seed, number=number)
         context_tokens = context_count(masking, self.geometry.num_patches, progress)
         masks = self.masks.sample(
@@ -88,8 +109,12 @@ class StepInputMaker:
             generator = seeded_generator(seed, number, "second view", device)
             patches, count = self.geometry.num_patches, context_tokens
             other_context = random_tokens(len(views.others), len(images), patches, count, generator=generator)
-        whole, directions = self.settings.train.whole_image, None
-        if any("directions" in objective.needs for objective in active_objectives(whole)):
-            generator = seeded_generator(seed, number if shared is None else shared, "sigreg", device)
-            directions = sigreg_directions(whole.out_dim, whole.sigreg_slices, generator=generator)
         return StepInputs(views, masks, other_context, directions)
+
+    def _directions(self, device: torch.device, number: int) -> Tensor | None:
+        """Return what objectives with directions look along in the part of a batch with a `number`."""
+        whole = self.settings.train.whole_image
+        if not any("directions" in objective.needs for objective in active_objectives(whole)):
+            return None
+        generator = seeded_generator(self.settings.train.seed, number, "sigreg", device)
+        return sigreg_directions(whole.out_dim, whole.sigreg_slices, generator=generator)

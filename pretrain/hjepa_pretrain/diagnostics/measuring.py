@@ -64,7 +64,7 @@ _BATCH = 256
 
 
 def measure_levels(trainer: Trainer, *, progress: float | None = None) -> dict[str, Any]:
-    """Return the diagnosis of both encoders' levels, and `mask_summary` under `masks`.
+    """Return the diagnosis of both encoders' levels, and `mask_summary` under `masks` where there are masks.
 
     Weights, modes and random numbers stay as they are. All ranks must ask. The leader measures, and all get what it
     found.
@@ -77,6 +77,8 @@ def measure_levels(trainer: Trainer, *, progress: float | None = None) -> dict[s
     if encoders is None:
         return trainer.ranks.share({})
     diagnosis = _measure(trainer, *encoders)
+    if trainer.settings.data.augmentation == "crops":
+        return trainer.ranks.share(diagnosis)  # Nothing is hidden of a crop.
     return trainer.ranks.share({**diagnosis, "masks": mask_summary(trainer, progress=progress)})
 
 

@@ -17,6 +17,7 @@ from hjepa_pretrain.config.flat_keys import from_flat
 from hjepa_pretrain.config.geometry import Geometry, encoder_arguments, resolve_geometry
 from hjepa_pretrain.config.schedules import EmaSchedule
 from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.models.crops import CropHeads
 from hjepa_pretrain.models.encoders import ContextEncoder
 from hjepa_pretrain.models.hjepa import HJEPA
 from hjepa_pretrain.models.predictor import Predictor
@@ -89,13 +90,18 @@ def create_hjepa_from_config(
         if predictor is None:
             # What predicts nothing must not move the draws of what learns.
             torch.manual_seed(derive_seed(settings.train.seed, 0, "projector"))
-        projector = (
-            Projector(encoder_dim=geometry.dim, hidden_dim=whole.hidden_dim, out_dim=whole.out_dim)
-            if whole.projected
-            else None
-        )
+        projector, crop_heads = None, None
+        if settings.data.augmentation == "crops":
+            crop_heads = _crop_heads(settings, geometry)
+        elif whole.projected:
+            projector = Projector(encoder_dim=geometry.dim, hidden_dim=whole.hidden_dim, out_dim=whole.out_dim)
         return HJEPA(
-            context_encoder, predictor, ema=ema, cell_coverage=settings.masking.cell_coverage, projector=projector
+            context_encoder,
+            predictor,
+            ema=ema,
+            cell_coverage=settings.masking.cell_coverage,
+            projector=projector,
+            crop_heads=crop_heads,
         )
 
 
@@ -130,6 +136,17 @@ def _context_encoder(settings: PretrainSettings, geometry: Geometry) -> ContextE
         )
     vit = create_vit(model.encoder_type, drop_path_rate=model.drop_path, **arguments)
     return ContextEncoder(vit, taps=geometry.taps, mask_mode=model.mask_mode)
+
+
+def _crop_heads(settings: PretrainSettings, geometry: Geometry) -> CropHeads:
+    """Return the heads of the levels that objectives look at."""
+    whole, levels = settings.train.whole_image, list(enumerate(geometry.widths))
+    return CropHeads(
+        widths=dict(levels[-whole.levels :]),
+        hidden_dim=whole.hidden_dim,
+        out_dim=whole.out_dim,
+        predictor_dim=whole.hidden_dim // 2 if whole.predict_crops else None,
+    )
 
 
 def _settings(config: Mapping[str, Any]) -> PretrainSettings:

@@ -13,6 +13,7 @@ from hjepa_eval.encoders.vit import check_levels, pool_cells
 from hjepa_eval.errors import TrainingError, UnknownNameError, unknown
 from hjepa_pretrain.config.schedules import EmaSchedule
 from hjepa_pretrain.masks.indices import Masks, masks_from_masked
+from hjepa_pretrain.models.crops import CropHeads
 from hjepa_pretrain.models.encoders import ContextEncoder, gather_tokens
 from hjepa_pretrain.models.predictor import Predictor
 from hjepa_pretrain.models.projector import Projector
@@ -29,6 +30,7 @@ class HJEPA(nn.Module):
         ema: EmaSchedule,
         cell_coverage: float = 0.5,
         projector: Projector | None = None,
+        crop_heads: CropHeads | None = None,
     ) -> None:
         """Assemble the parts; the target encoder is copied from `context_encoder` as it is now.
 
@@ -39,6 +41,7 @@ class HJEPA(nn.Module):
             ema: momentum of the target encoder over the training.
             cell_coverage: share of a cell's tokens that must be targets for the cell to count in the loss.
             projector: of the mean context token, for objectives on whole images; dropped at evaluation.
+            crop_heads: of small crops, likewise.
         """
         super().__init__()
         self.grid, self.taps = context_encoder.grid, context_encoder.taps
@@ -49,6 +52,7 @@ class HJEPA(nn.Module):
         self.heads = nn.ModuleList(_head(width) for width in context_encoder.widths if predictor is not None)
         self.global_head = _head(context_encoder.widths[-1]) if predictor and predictor.global_query else None
         self.projector = projector
+        self.crop_heads = crop_heads
         self.ema = ema
         self.cell_coverage = cell_coverage
         self._told_constant = False
@@ -117,6 +121,17 @@ class HJEPA(nn.Module):
             mean = self.context_encoder.mean_token
             means = [mean(seen, masks.context_valid), *(mean(tokens) for tokens in others)]
             outputs["projections"] = self.projector(means)
+        return outputs
+
+    def see_crops(self, crops: Tensor, places: Tensor) -> dict[str, Any]:
+        """Return what the heads say of small crops `[V, B, 3, S, S]` at `places` `[V, B, 3]`, see `CropHeads`.
+
+        Raises:
+            TrainingError: the model was built without such heads.
+        """
+        if self.crop_heads is None:
+            raise TrainingError("this model has no heads for crops; build it with data.augmentation crops")
+        outputs: dict[str, Any] = self.crop_heads(self.context_encoder, crops, places)
         return outputs
 
     def _check_shapes(self, images: Tensor, masks: Masks) -> None:
@@ -232,6 +247,7 @@ class HJEPA(nn.Module):
             "predictor": self.predictor or nn.Module(),
             "heads": nn.ModuleList([*self.heads, self.global_head or nn.Module()]),
             "projector": self.projector or nn.Module(),
+            "crop_heads": self.crop_heads or nn.Module(),
         }
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
         trainable = sum(p.numel() for p in self.parameters() if p.requires_grad)

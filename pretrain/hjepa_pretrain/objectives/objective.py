@@ -8,9 +8,11 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hjepa_pretrain.config.settings import GlobalSettings, TrainSettings
+from hjepa_pretrain.objectives.coding_rate import coding_rate, distance_to_centre
 from hjepa_pretrain.objectives.contrast import contrast
 from hjepa_pretrain.objectives.losses import explained_variance, hierarchical_loss, level_loss
 from hjepa_pretrain.objectives.sigreg import sigreg
@@ -141,6 +143,10 @@ def _sigreg(seen: Projections) -> Tensor:
     return _of_views(lambda view: sigreg(view, directions), seen)
 
 
+def _coding_rate(seen: Projections) -> Tensor:
+    return _of_views(partial(coding_rate, precision=seen.settings.coding_precision), seen)
+
+
 # To add one: a file with the function, a line here, and its weight in `config.settings.GlobalSettings`.
 OBJECTIVES = (
     Objective("invariance", partial(_of_pairs, invariance), frozenset({"pairs"})),
@@ -148,6 +154,8 @@ OBJECTIVES = (
     Objective("covariance", partial(_of_views, covariance_penalty)),
     Objective("contrast", _contrast, frozenset({"pairs"})),
     Objective("sigreg", _sigreg, frozenset({"directions"})),
+    Objective("centre", lambda seen: distance_to_centre(seen.views), frozenset({"pairs"})),
+    Objective("coding_rate", _coding_rate),
 )
 
 
@@ -174,3 +182,33 @@ def whole_image_loss(
     terms = {objective.name: objective(seen) for objective in active}
     weighted = [objective.weight(settings) * terms[objective.name] for objective in active]
     return torch.stack(weighted).sum(), terms
+
+
+def crops_loss(
+    outputs: dict[str, Any], settings: GlobalSettings, *, directions: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss to minimise for small crops of images, and what is logged, detached: means over levels.
+
+    Args:
+        outputs: of `HJEPA.see_crops`: `projections` and `answers` `[V, B, P]` of each level.
+        settings: weights and kinds.
+        directions: as for `training_loss`.
+    """
+    losses, terms = zip(
+        *(whole_image_loss(level, settings, directions=directions) for level in outputs["projections"]), strict=True
+    )
+    logged = {name: torch.stack([level[name] for level in terms]).mean() for name in terms[0]}
+    total = torch.stack(losses).mean()
+    if settings.predict_crops:
+        levels = zip(outputs["answers"], outputs["projections"], strict=True)
+        logged["predict_crops"] = torch.stack([_distance_to_next(*level) for level in levels]).mean()
+        total = total + settings.predict_crops * logged["predict_crops"]
+    return total, {name: term.detach() for name, term in {"loss": total, **logged}.items()}
+
+
+def _distance_to_next(answers: Tensor, projections: Tensor) -> Tensor:
+    """Return 1 minus the cosine of what each crop says of the next one, `[V, B, P]`, and what that one is, on average.
+
+    Gradient flows into both.
+    """
+    return 1.0 - F.cosine_similarity(answers, projections.roll(-1, dims=0), dim=-1, eps=1e-6).mean()

@@ -16,16 +16,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from hjepa_eval.machine.devices import resolve_device, resolve_precision
 from hjepa_pretrain.config.geometry import Geometry, resolve_geometry
 from hjepa_pretrain.config.settings import PretrainSettings
-from hjepa_pretrain.data.step_inputs import StepInputs
+from hjepa_pretrain.data.step_inputs import CropInputs, StepInputs
 from hjepa_pretrain.data.views import Views
 from hjepa_pretrain.masks import Masks
 from hjepa_pretrain.models import create_hjepa_from_config
 from hjepa_pretrain.models.encoders import use_plain_attention
 from hjepa_pretrain.models.hjepa import HJEPA
+from hjepa_pretrain.training.optimizer import numbers_kept
 from hjepa_pretrain.training.step import step_loss
 
 _FLOAT_BYTES = 4
-_ADAMW_MOMENTS = 2
 # Images whose activations are subtracted, to see what each further image adds.
 _FEW = 2
 
@@ -58,7 +58,7 @@ class StepMemory:
         weights: of what is trained, and of fixed positions.
         target_weights: of the target encoder, the moving average.
         gradients: of trainable parameters.
-        optimizer: two moments for each of them.
+        optimizer: two moments for each of them, one where Muon moves it.
         activations: of one pass over `images`.
         activations_per_image: what one more image adds.
         images: of a pass: the batch over the parts that it is accumulated in.
@@ -114,7 +114,7 @@ def describe_memory(settings: PretrainSettings) -> tuple[tuple[PartSize, ...], S
         weights=_FLOAT_BYTES * (sum(part.parameters for part in parts) - target),
         target_weights=_FLOAT_BYTES * target,
         gradients=_FLOAT_BYTES * trainable,
-        optimizer=_FLOAT_BYTES * _ADAMW_MOMENTS * trainable,
+        optimizer=_FLOAT_BYTES * numbers_kept(model, settings.train),
         activations=whole,
         activations_per_image=round((whole - small) / (images - few)) if images > few else round(whole / images),
         images=images,
@@ -167,9 +167,14 @@ def _reference(tensor: Tensor) -> Any:
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
-def _inputs(settings: PretrainSettings, geometry: Geometry, images: int) -> StepInputs:
+def _inputs(settings: PretrainSettings, geometry: Geometry, images: int) -> StepInputs | CropInputs:
     """Return inputs of a step that have the shapes of real ones, and no content."""
     size, data, masking = geometry.image_size, settings.data, settings.masking
+    whole = settings.train.whole_image
+    directions = torch.zeros(whole.out_dim, whole.sigreg_slices) if whole.sigreg else None
+    if data.augmentation == "crops":
+        crops = torch.zeros(data.crops, images, 3, data.crop_size, data.crop_size)
+        return CropInputs(crops, torch.zeros(data.crops, images, 3), directions)
     seen = geometry.most_context_tokens(masking)
     asked = geometry.target_tokens(masking, seen)
     context = torch.zeros(images, seen, dtype=torch.int64)
@@ -181,10 +186,9 @@ def _inputs(settings: PretrainSettings, geometry: Geometry, images: int) -> Step
     )
     view = torch.zeros(images, 3, size, size)
     others = 1 + data.local_views if data.augmentation == "asym+global" else 0
-    whole = settings.train.whole_image
     return StepInputs(
         Views(view, view, view.expand(others, -1, -1, -1, -1).contiguous() if others else None),
         masks,
         other_context=context.expand(others, -1, -1).contiguous() if others else None,
-        directions=torch.zeros(whole.out_dim, whole.sigreg_slices) if whole.sigreg else None,
+        directions=directions,
     )

@@ -1,8 +1,9 @@
-"""AdamW with weight decay on matrices only, its moments as named tensors, and the mean of gradients over ranks."""
+"""AdamW with weight decay on matrices only, or Muon for these, the moments as named tensors, and the mean of gradients over ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from hjepa_eval.errors import CheckpointError, first_few
 from hjepa_pretrain.config.settings import TrainSettings
 from hjepa_pretrain.distributed.across_ranks import buckets, rank_and_count
+from hjepa_pretrain.training.muon import Muon
 from hjepa_pretrain.training.sharding import spread_like
 
 
@@ -52,6 +54,7 @@ def average_running_statistics(network: nn.Module) -> None:
 
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_MUON_MOMENTS = ("momentum",)
 _NEVER_DECAYED = ("pos_embed", "cls_token", "reg_token", "mask_token", "level_embed")
 
 
@@ -61,14 +64,43 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """Return fused AdamW; biases, norms, positions and tokens are not decayed."""
+    """Return fused AdamW, or `Muon`; biases, norms, positions and tokens are not decayed.
+
+    Muon moves the matrices of the context encoder but for its first one, and hidden layers of heads; AdamW the rest.
+    """
+    matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in trainable(model).items():
-        plain = parameter.ndim >= 2 and not name.endswith(_NEVER_DECAYED)
-        (decayed if plain else others).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+        if parameter.ndim < 2 or name.endswith(_NEVER_DECAYED):
+            others.append(parameter)
+        elif settings.optimizer == "muon" and _is_hidden(name):
+            matrices.append(parameter)
+        else:
+            decayed.append(parameter)
+    decay = settings.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    scale = settings.muon_lr / settings.lr
+    groups.append(
+        {"params": matrices, "weight_decay": decay, "muon": True, "scale": scale, "momentum": settings.muon_momentum}
+    )
+    return Muon(groups, lr=settings.lr, betas=settings.betas, fused=True)
+
+
+def _is_hidden(name: str) -> bool:
+    """Tell whether a matrix lies between others, where Muon is at home."""
+    return name.endswith(".hidden.weight") or ("encoder." in name and not name.endswith("patch_embed.proj.weight"))
+
+
+def numbers_kept(model: nn.Module, settings: TrainSettings) -> int:
+    """Return how many numbers the optimizer keeps for the parameters that get a gradient."""
+    groups = make_optimizer(model, settings).param_groups
+    return sum((1 if group.get("muon") else 2) * p.numel() for group in groups for p in group["params"])
 
 
 def moments(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -77,7 +109,16 @@ def moments(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Ten
         f"{moment}.{name}": optimizer.state[parameter][moment]
         for name, parameter in trainable(model).items()
         if parameter in optimizer.state
-        for moment in _MOMENTS
+        for moment in optimizer.state[parameter]
+    }
+
+
+def _moments_of(optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, tuple[str, ...]]:
+    """Return the names of what the optimizer keeps for each parameter."""
+    return {
+        parameter: _MUON_MOMENTS if group.get("muon") else _MOMENTS
+        for group in optimizer.param_groups
+        for parameter in group["params"]
     }
 
 
@@ -95,11 +136,12 @@ def restore_moments(optimizer: torch.optim.Optimizer, model: nn.Module, tensors:
     """
     if not tensors:
         return
-    names = trainable(model)
-    missing = [f"{moment}.{name}" for name in names for moment in _MOMENTS if f"{moment}.{name}" not in tensors]
+    names, kept = trainable(model), _moments_of(optimizer)
+    wanted = [f"{moment}.{name}" for name, parameter in names.items() for moment in kept[parameter]]
+    missing = [name for name in wanted if name not in tensors]
     if missing:
         raise CheckpointError(f"the checkpoint lacks optimizer tensors: {first_few(missing)}")
     for name, parameter in names.items():
         optimizer.state[parameter] = {
-            moment: _place(tensors[f"{moment}.{name}"], parameter, moment) for moment in _MOMENTS
+            moment: _place(tensors[f"{moment}.{name}"], parameter, moment) for moment in kept[parameter]
         }

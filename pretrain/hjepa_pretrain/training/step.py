@@ -11,9 +11,9 @@ from torch import Tensor
 from hjepa_eval.errors import ConfigError
 from hjepa_eval.extraction.inference import can_compile
 from hjepa_pretrain.config.settings import TrainSettings
-from hjepa_pretrain.data.step_inputs import StepInputs
+from hjepa_pretrain.data.step_inputs import CropInputs, StepInputs
 from hjepa_pretrain.models import HJEPA
-from hjepa_pretrain.objectives.objective import training_loss
+from hjepa_pretrain.objectives.objective import crops_loss, training_loss
 
 # Compilation of forward and backward pass takes one to two minutes on two cores.
 _MINUTES = 10.0
@@ -44,7 +44,7 @@ def resolve_compile(
 
 
 def step_loss(
-    model: HJEPA, inputs: StepInputs, train: TrainSettings, *, precision: str
+    model: HJEPA, inputs: StepInputs | CropInputs, train: TrainSettings, *, precision: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss and its terms, scalars: no branch looks at a value, so that it compiles to one graph.
 
@@ -54,6 +54,10 @@ def step_loss(
         train: weights of the terms, and for which share of the images levels are predicted.
         precision: `bf16` (the networks under autocast; the objectives stay in fp32) or `fp32`.
     """
+    if isinstance(inputs, CropInputs):
+        with torch.autocast(inputs.crops.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            seen = model.see_crops(inputs.crops, inputs.places)
+        return crops_loss(seen, train.whole_image, directions=inputs.directions)
     views = inputs.views
     with torch.autocast(views.context.device.type, torch.bfloat16, enabled=precision == "bf16"):
         outputs: dict[str, Any] = model(

@@ -10,7 +10,7 @@ def test_models__a_pretraining_configuration_as_a_table(hjepa) -> None:
     assert done.out.startswith("vit_tiny_patch2_8, as digits has it\n")
     assert rows["context encoder"] == ["1.34", "1.34"]
     assert rows["target encoder"] == ["1.34", "0.00"]
-    for name in ("weights", "target encoder's copy", "gradients", "AdamW's two moments", "activations"):
+    for name in ("weights", "target encoder's copy", "gradients", "the optimizer's moments", "activations"):
         assert any(line.startswith(f"{name}  ") for line in done.out.splitlines()), name
     assert "a step on 64 images, fp32 on cpu" in done.out
     assert "MB of the activations" in done.out

@@ -29,7 +29,17 @@ STAGES = {
     "data": {"image_size": 32},
     "train": {"predicted_share": 0},
 }
+CROPS = {
+    "model": {"encoder_type": "conv_4_8", "encoder_depth": None, "drop_path": 0.0},
+    "data": {"image_size": 8, "augmentation": "crops", "crops": 2, "crop_size": 8, "flip": True},
+    "train": {
+        "predicted_share": 0,
+        "optimizer": "muon",
+        "whole_image": {"contrast": 0, "centre": 1.0, "coding_rate": 0.01, "predict_crops": 1.0, "levels": 2},
+    },
+}
 CHOICES: dict[str, dict[str, Any]] = {
+    "crops": CROPS,
     "bf16": {"train": {"precision": "bf16"}},
     "accumulate": {"train": {"accumulate": 2, "predicted_share": 0.5}},
     "stages": STAGES,
