@@ -1,6 +1,6 @@
 """What pretraining on two CPU cores is worth: presets and the ladder, run, measured on CIFAR-10 and written down.
 
-    python benchmarks/pretrain_quality.py --root data cifar10_cpu flat_ijepa --seeds 0 1 2
+    python benchmarks/pretrain_quality.py --root data cifar10_cpu_masked flat_ijepa --seeds 0 1 2
     python benchmarks/pretrain_quality.py --root data ladder --seeds 0 1 --minutes 10
 
 Every finished run is one entry of `benchmarks/results/pretrain_cifar10_cpu.json` or `pretrain_ladder.json`; an entry
@@ -46,7 +46,7 @@ LADDER: dict[str, dict[str, Any]] = {
 }
 # Not a rung: the preset itself for as long as a rung, which shows what the contrast term adds.
 LADDER_EXTRA = {"preset": {}}
-PRESETS = {"cifar10_cpu": "cifar10_cpu", "flat_ijepa": "flat_ijepa_cifar10_cpu"}
+PRESETS = {"cifar10_cpu_masked": "cifar10_cpu_masked", "flat_ijepa": "flat_ijepa_cifar10_cpu"}
 PLANS = ["baselines", *PRESETS, "ladder"]
 
 
@@ -137,12 +137,12 @@ def main() -> None:
         file = RESULTS / ("pretrain_ladder.json" if plan == "ladder" else "pretrain_cifar10_cpu.json")
         if plan == "ladder":
             todo += [
-                (file, f"{name}, seed {seed}", "cifar10_cpu", {**settings, **timed}, seed)
+                (file, f"{name}, seed {seed}", "cifar10_cpu_masked", {**settings, **timed}, seed)
                 for seed in arguments.seeds
                 for name, settings in ladder_settings().items()
             ]
         elif plan == "baselines":
-            todo += [(file, name, "", {}, 0) for name in ("random:cifar10_cpu", "pixels:8", "kmeans")]
+            todo += [(file, name, "", {}, 0) for name in ("random:cifar10_cpu_masked", "pixels:8", "kmeans")]
         else:
             todo += [(file, f"{plan}, seed {seed}", PRESETS[plan], timed, seed) for seed in arguments.seeds]
     for file, name, preset, settings, seed in todo:

@@ -71,7 +71,7 @@ def register(app: typer.Typer) -> None:
 
 def masks(
     config: Annotated[
-        str, typer.Option("--config", help="YAML file or preset of hjepa pretrain, such as digits or cifar10_cpu")
+        str, typer.Option("--config", help="YAML file or preset of hjepa pretrain, such as digits or cifar10_cpu_masked")
     ] = "digits",
     assignments: Annotated[
         list[str] | None,
@@ -96,6 +96,8 @@ def masks(
     from hjepa_pretrain.masks import preview_masks
 
     settings = load_settings(config, list(assignments or []))
+    if settings.data.augmentation == "crops":
+        raise ConfigError(f"{config} hides nothing: data.augmentation is crops, so there are no masks to draw")
     geometry = resolve_geometry(settings)
     tokens = context_count(settings.masking, geometry.num_patches, 0.0)
     previews = preview_masks(

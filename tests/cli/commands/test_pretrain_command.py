@@ -43,7 +43,7 @@ def test_show_settings__as_json_has_the_same_values(capsys: pytest.CaptureFixtur
 
 
 def test_set__what_is_set_replaces_what_a_preset_says_the_other_way() -> None:
-    settings = load_settings("cifar10_cpu", ["train.epochs=3", "masking.mask_ratio=0.5"])
+    settings = load_settings("cifar10_cpu_masked", ["train.epochs=3", "masking.mask_ratio=0.5"])
     assert (settings.train.epochs, settings.train.minutes) == (3, None)
     assert (settings.masking.mask_ratio, settings.masking.context_tokens) == (0.5, None)
     with pytest.raises(ConfigError, match="found both"):

@@ -211,7 +211,7 @@ def test_ladder__every_rung_of_the_benchmark_is_a_setting_and_adds_to_the_one_be
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     rungs = [
-        load_settings("cifar10_cpu", [f"{key}={json.dumps(value)}" for key, value in rung.items()])
+        load_settings("cifar10_cpu_masked", [f"{key}={json.dumps(value)}" for key, value in rung.items()])
         for rung in benchmark.ladder_settings().values()
     ]
     assert len(rungs) == 7
