@@ -157,7 +157,9 @@ def masks_against_step(device: torch.device) -> list[dict[str, Any]]:
         took = [seconds(functools.partial(draw, step=step), device) for step in range(12)]
         rows.append((kind, statistics.median(took[2:])))
     trainers = {
-        str(batch): make_trainer(settings_of("cifar10_cpu_masked", "train.compile=off", f"train.batch_size={batch}"), device)
+        str(batch): make_trainer(
+            settings_of("cifar10_cpu_masked", "train.compile=off", f"train.batch_size={batch}"), device
+        )
         for batch in (128, 256, 512, 1024)
     }
     times = {name: statistics.median(each) for name, each in step_times(trainers, device, turns=5).items()}
@@ -193,7 +195,12 @@ def preset_speed(device: torch.device) -> list[dict[str, Any]]:
     share = gflop / 1e3 / step / peak
     parts = ", ".join(f"{name} {1e3 * took:.1f} ms" for name, took in outside.items())
     return [
-        row("cifar10_cpu_masked, compiled: images/s", batch / step, ">= 350 (2 AMX cores)", f"median of 15 steps of {batch}"),
+        row(
+            "cifar10_cpu_masked, compiled: images/s",
+            batch / step,
+            ">= 350 (2 AMX cores)",
+            f"median of 15 steps of {batch}",
+        ),
         row("cifar10_cpu_masked, eager: images/s", batch / times["eager"], "", "the same, turn by turn"),
         row(
             f"cifar10_cpu_masked: share of the {trainer.precision} matmul peak",

@@ -71,7 +71,8 @@ def register(app: typer.Typer) -> None:
 
 def masks(
     config: Annotated[
-        str, typer.Option("--config", help="YAML file or preset of hjepa pretrain, such as digits or cifar10_cpu_masked")
+        str,
+        typer.Option("--config", help="YAML file or preset of hjepa pretrain, such as digits or cifar10_cpu_masked"),
     ] = "digits",
     assignments: Annotated[
         list[str] | None,

@@ -24,6 +24,8 @@ class Mode(NamedTuple):
     unread: tuple[str, ...]
 
 
+_MASKING = tuple(f"masking.{name}" for name in MaskingSettings.model_fields if name != "num_context_masks")
+
 # Not listed: what `masking.type` leaves unread (`checks`); `train.parallel`, which the number of processes decides;
 # `data.root`, of which `load_dataset` knows whether it is read.
 MODES = (
@@ -36,7 +38,7 @@ MODES = (
     Mode(
         "data.augmentation crops",
         lambda s: s.data.augmentation == "crops",
-        ("data.crop_scale", "model.mask_mode", *(f"masking.{name}" for name in MaskingSettings.model_fields)),
+        ("data.crop_scale", "model.mask_mode", *_MASKING),
     ),
     Mode(
         "a data.augmentation other than crops",

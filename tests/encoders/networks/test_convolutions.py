@@ -13,7 +13,9 @@ def test_convolutions__groups_halve_what_the_stem_leaves_of_any_size() -> None:
     network = create_stages("conv_4_6_8")
     for side, grids in ((32, (15, 7, 3)), (16, (7, 3, 1))):
         maps = stage_maps(network.eval(), torch.rand(2, 3, side, side), range(3))
-        assert [tuple(level.shape) for level in maps] == [(2, *pair) for pair in zip((4, 6, 8), grids, grids, strict=True)]
+        assert [tuple(level.shape) for level in maps] == [
+            (2, *pair) for pair in zip((4, 6, 8), grids, grids, strict=True)
+        ]
 
 
 def test_convolutions__same_seed_same_weights_and_the_global_generator_stays() -> None:

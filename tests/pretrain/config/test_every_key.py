@@ -81,6 +81,12 @@ MODES: dict[str, list[str]] = {
         *("train.epochs=4", "model.encoder_type=test_resnet", "model.num_hierarchies=2", "model.mask_mode=zero"),
         *(*VIEWS, "train.predicted_share=0", "train.whole_image.contrast=1", "data.image_size=32"),
     ],
+    "crops, Muon": [
+        *("train.epochs=4", "model.encoder_type=conv_4_8", "model.num_hierarchies=2", "data.image_size=16"),
+        *("data.augmentation=crops", "data.crops=3", "data.crop_size=12", "train.predicted_share=0"),
+        *("train.optimizer=muon", "train.whole_image.levels=2"),
+        *(f"train.whole_image.{name}=1" for name in ("centre", "coding_rate", "predict_crops")),
+    ],
 }
 # Of each key some values; the first one that is not the mode's own is tried.
 OTHER: dict[str, tuple[str, ...]] = {
@@ -132,16 +138,24 @@ OTHER: dict[str, tuple[str, ...]] = {
     "data.jitter": ("[0.1, 0.1, 0.1, 0.1]",),
     "data.gray": ("0.9",),
     "data.local_views": ("2",),
+    "data.crops": ("4",),
+    "data.crop_size": ("10",),
     "data.local_scale": ("[0.2, 0.25]",),
     "data.mean": ("[0.4, 0.4, 0.4]",),
     "data.std": ("[0.4, 0.4, 0.4]",),
     **{f"train.whole_image.{name}": ("2",) for name in ("invariance", "contrast", "predict", "variance", "covariance")},
+    **{f"train.whole_image.{name}": ("2",) for name in ("centre", "coding_rate", "predict_crops")},
+    "train.whole_image.levels": ("2", "1"),
+    "train.whole_image.coding_precision": ("0.5",),
     "train.whole_image.temperature": ("0.1",),
     "train.whole_image.sigreg": ("2",),
     "train.whole_image.sigreg_slices": ("9",),
     "train.whole_image.hidden_dim": ("64",),
     "train.whole_image.out_dim": ("16",),
     "train.minutes": ("5",),
+    "train.optimizer": ("muon", "adamw"),
+    "train.muon_lr": ("0.7",),
+    "train.muon_momentum": ("0.5",),
     "train.lr": ("0.5",),
     "train.final_lr": ("0.1",),
     "train.betas": ("[0.8, 0.9]",),
@@ -216,7 +230,8 @@ def _network(settings: str) -> HJEPA:
 
 def network(settings: PretrainSettings) -> HJEPA:
     """Build the model once for all settings that give the same: those of masks, data and rates do not count."""
-    train = settings.train.model_copy(update={"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.05, "warmup": 0.05})
+    same = {"lr": 1e-3, "betas": (0.9, 0.95), "weight_decay": 0.05, "warmup": 0.05, "optimizer": "adamw"}
+    train = settings.train.model_copy(update=same)
     return _network(settings.model_copy(update={"train": train}).model_dump_json())
 
 
@@ -252,7 +267,8 @@ def made(settings: PretrainSettings) -> Iterator[tuple[str, str]]:
     length = None if train.minutes else 40
     yield "momentum", digest([model.ema.momentum(step, progress=None if length else step / 40) for step in range(40)])
     groups = [
-        [group[name] for name in ("lr", "betas", "weight_decay")] for group in make_optimizer(model, train).param_groups
+        [group.get(name) for name in ("lr", "betas", "weight_decay", "scale", "momentum")]
+        for group in make_optimizer(model, train).param_groups
     ]
     yield "optimiser", digest(groups)
     # A branch whose last norm begins at 0 says nothing of its dropped paths in the first step.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from hjepa_pretrain.checks import build_settings
+from hjepa_pretrain.config.settings import PredictorSettings
 from hjepa_pretrain.loop import Progress, pretrain
 from safetensors.torch import load_file
 from small_runs import AVERAGED, VIEWS, small_run, trace
@@ -24,13 +25,15 @@ TINY = small_run(
     train={"epochs": 3.5, "batch_size": 32, "log_interval": 1, "checkpoint_interval": 3},
     diagnostics={"bank": 32, "interval": 4, "held_out": 0.1},
 )
+# Where nothing is predicted, no size of a predictor is taken.
+NO_PREDICTOR = PredictorSettings().model_dump()
 STAGES = {
-    "model": {"encoder_type": "test_resnet", "encoder_depth": None, "mask_mode": "zero"},
+    "model": {"encoder_type": "test_resnet", "encoder_depth": None, "mask_mode": "zero", "predictor": NO_PREDICTOR},
     "data": {"image_size": 32},
     "train": {"predicted_share": 0},
 }
 CROPS = {
-    "model": {"encoder_type": "conv_4_8", "encoder_depth": None, "drop_path": 0.0},
+    "model": {"encoder_type": "conv_4_8", "encoder_depth": None, "drop_path": 0.0, "predictor": NO_PREDICTOR},
     "data": {"image_size": 8, "augmentation": "crops", "crops": 2, "crop_size": 8, "flip": True},
     "train": {
         "predicted_share": 0,

@@ -35,7 +35,10 @@ def test_orthogonalised__keeps_singular_vectors_and_evens_singular_values(shape:
     assert values.max() < 1.6
     given_left, _, given_right = torch.linalg.svd(matrix, full_matrices=False)
     torch.testing.assert_close(
-        orthogonalised(orthogonalised(matrix)) @ right.T @ right, orthogonalised(orthogonalised(matrix)), atol=1e-4, rtol=0
+        orthogonalised(orthogonalised(matrix)) @ right.T @ right,
+        orthogonalised(orthogonalised(matrix)),
+        atol=1e-4,
+        rtol=0,
     )
     projected = given_left.T @ orthogonalised(matrix) @ given_right.T
     torch.testing.assert_close(projected, torch.diag(projected.diagonal()), atol=1e-4, rtol=0)
