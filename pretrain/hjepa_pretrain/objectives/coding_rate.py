@@ -16,8 +16,8 @@ def coding_rate(vectors: Tensor, *, precision: float = 0.2) -> Tensor:
 
         R = 1/2 log det(I + P / (B precision) sum_n z_n z_n^T), and the term is -R
 
-    The determinant is that of the smaller of two matrices, `[B, B]` or `[P, P]`. The term is -1/2 log(1 + P / precision)
-    where all vectors are one, its worst, and least where they are orthogonal.
+    The determinant is that of the smaller of two matrices, `[B, B]` or `[P, P]`. Where all vectors are one the term is
+    -1/2 log(1 + P / precision), its worst; it is least where they are orthogonal.
 
     Args:
         vectors: any floating dtype; computed in fp32.

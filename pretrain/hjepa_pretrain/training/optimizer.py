@@ -1,4 +1,4 @@
-"""AdamW with weight decay on matrices only, or Muon for these, the moments as named tensors, and the mean of gradients over ranks."""
+"""AdamW, or Muon for matrices; moments as named tensors; gradients averaged over ranks."""
 
 from __future__ import annotations
 
