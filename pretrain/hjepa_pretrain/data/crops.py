@@ -47,4 +47,4 @@ def cut_crops(
     colours = Augmentation(jitter=settings.jitter, gray_probability=settings.gray)
     normalised = transform.normalise(jitter_colours(crops, colours, generator=generator) * 255)
     places = torch.stack((*(2 * corners / max(free, 1) - 1), mirrored * 2.0 - 1), dim=-1)
-    return normalised.unflatten(0, (views, batch)), places
+    return normalised.view(views, batch, 3, size, size), places

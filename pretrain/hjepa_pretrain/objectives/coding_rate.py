@@ -32,7 +32,8 @@ def coding_rate(vectors: Tensor, *, precision: float = 0.2) -> Tensor:
         count, width = unit.shape
         gram = unit @ unit.T if count <= width else unit.T @ unit
         lifted = torch.eye(len(gram), device=gram.device) + gram * (width / (count * precision))
-        return -torch.linalg.cholesky(lifted).diagonal().log().sum()
+        half_log_determinant: Tensor = torch.linalg.cholesky(lifted).diagonal().log().sum()
+        return -half_log_determinant
 
 
 def distance_to_centre(views: list[Tensor]) -> Tensor:

@@ -31,7 +31,8 @@ class Muon(torch.optim.AdamW):
                 for parameter in group["params"]:
                     if parameter.grad is not None:
                         self._move(parameter, group)
-        return super().step(closure)
+        loss: float | None = super().step(closure)
+        return loss
 
     def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
         gradient, rate = parameter.grad, group["lr"] * group["scale"]
@@ -61,4 +62,5 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     for _ in range(_STEPS):
         gram = root @ root.T
         root = first * root + (third * gram + fifth * gram @ gram) @ root
-    return root.T if tall else root
+    result: Tensor = root.T if tall else root
+    return result
