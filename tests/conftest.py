@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from small_runs import TINY_RUN
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads OpenMP, as the program does
 
 import torch
+from quick_measures import quicken
 
 PER_CLASS = {"train": 40, "test": 20}
 TESTS = Path(__file__).parent
@@ -55,6 +55,10 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {TESTS / name: number for number, name in enumerate(DEAR)}
     items.sort(key=lambda item: order.get(item.path, len(DEAR)))
+
+
+def pytest_collection_finish() -> None:
+    quicken()  # Before any fixture; tests of what measures have taken the real functions by now.
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +100,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from hjepa_eval.datasets import load_dataset
 
+    quicken()
     folder = tmp_path_factory.mktemp("runs") / "digits_run"
     pretrain(build_settings(TINY_RUN, "test"), load_dataset("digits", "train"), run_dir=folder)
     return folder
@@ -108,9 +113,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HJEPA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HJEPA_DATA", raising=False)
     monkeypatch.setenv("HJEPA_MAP", "pca")  # UMAP compiles for half a minute; its own tests ask for it.
-    # Every run measures the machine's peak for one number of its log: more than a second, and no test reads it.
-    if measuring := sys.modules.get("hjepa_pretrain.diagnostics.measuring"):
-        monkeypatch.setitem(measuring._SIDES, "cpu", (64,))
+    quicken(monkeypatch.setattr)
 
 
 @dataclass

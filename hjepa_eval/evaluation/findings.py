@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hjepa_eval.metrics.accuracy import superclass_accuracy
-from hjepa_eval.metrics.crossed import crossed_interval
-from hjepa_eval.metrics.intervals import Interval, spread
+from hjepa_eval.metrics.intervals import Interval, crossed_interval, spread
 from hjepa_eval.metrics.paired import Outcomes
 from hjepa_eval.results.records import Score
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hjepa_eval.config import Settings
-from hjepa_eval.errors import ConfigError, HjepaError, UnknownNameError, did_you_mean
+from hjepa_eval.errors import ConfigError, UnknownNameError, did_you_mean
 from hjepa_eval.evaluation.plans import PROBES
 from hjepa_eval.results.headings import Heading
 
@@ -86,7 +86,8 @@ def load_probe(name: str) -> Probe[Any]:
 
     Raises:
         UnknownNameError: there is none of that name.
-        ConfigError: the file cannot be loaded, or what it holds by that name is no probe.
+        ConfigError: there is no such file, or what it holds by that name is no probe.
+        UserCodeError: the file raises an error; the message has the user's frame in three lines.
     """
     if name in PROBES:
         probe = importlib.import_module(PROBES[name][0]).PROBE
@@ -103,24 +104,19 @@ def load_probe(name: str) -> Probe[Any]:
     return probe
 
 
-def _module_of(file: Path) -> Any:
-    """Return the module in a file; its folder is on the import path, so that it may import what lies beside it.
+def _module_of(file: Path) -> ModuleType:
+    """Return the module in a file; its folder stays on the import path, for a plan may import what lies beside it.
 
     Raises:
-        ConfigError: there is no such file, or it cannot be loaded.
+        ConfigError: there is no such file.
+        UserCodeError: it raises an error; the message has the user's frame in three lines.
     """
-    spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
-    if not file.is_file() or spec is None or spec.loader is None:
+    from hjepa_eval.encoders.kinds.user_file import import_file, user_frames
+
+    if not file.is_file():
         raise ConfigError(f"no file {file} with a probe; give FILE.py:PROBE")
-    module = importlib.util.module_from_spec(spec)
     folder = str(file.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    sys.modules.setdefault(file.stem, module)  # As dataclasses and pydantic look up annotations.
-    try:
-        spec.loader.exec_module(module)
-    except HjepaError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
-    return module
+    with user_frames(str(file)):
+        return import_file(file)

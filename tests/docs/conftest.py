@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import quick_page
 from folders import ROOT
 
 
@@ -13,6 +15,12 @@ from folders import ROOT
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache of all pages: what one has extracted the next one reads."""
     return tmp_path_factory.mktemp("documents") / "cache"
+
+
+@pytest.fixture
+def quick_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands write a quick page in place of the report's, which docs/reports.md and tests/report/page make."""
+    monkeypatch.setitem(sys.modules, quick_page.NAME, quick_page)
 
 
 @pytest.fixture

@@ -113,8 +113,14 @@ def fill_in(line: str, photographs: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != COMPLETE_FILES], ids=lambda page: page.stem)
 def test_page__every_block_runs_in_order(
-    page: Path, reader: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    reader: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if page.name != "reports.md":
+        request.getfixturevalue("quick_pages")
     if page.name == "caches.md":
         monkeypatch.setenv("HJEPA_CACHE", str(Path("cache").absolute()))  # It lists and clears the cache.
     run_page(page, lambda line: run_line(fill_in(line, reader), capsys, monkeypatch))

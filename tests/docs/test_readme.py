@@ -26,7 +26,7 @@ def test_readme__make_commands_are_in_the_makefile() -> None:
     assert set(wanted) <= set(targets)
 
 
-def test_readme__every_hjepa_command_runs(reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_readme__every_hjepa_command_runs(reader: Path, quick_pages: None, capsys: pytest.CaptureFixture[str]) -> None:
     commands = lines("hjepa")
     assert len(commands) > 12
     # Pretraining comes first, for others read its run.

@@ -5,7 +5,7 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
-from hjepa_eval.encoders.run_metrics import read_metrics, thin
+from hjepa_eval.encoders.run_facts import read_metrics, thin
 
 
 def test_metrics__of_a_run_are_its_rows(digits_run: Path) -> None:

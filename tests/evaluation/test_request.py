@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hjepa_eval.errors import ConfigError, EncoderError, UnknownNameError
+from hjepa_eval.errors import ConfigError, EncoderError, HjepaError, UnknownNameError
 from hjepa_eval.evaluation.plans import PROBES
 from hjepa_eval.evaluation.probe import load_probe
 from hjepa_eval.evaluation.request import expand_models, read_aliases, read_request
@@ -97,11 +97,15 @@ def test_probes__of_a_file_come_with_what_lies_beside_it(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("x = (", "SyntaxError"), ("PROBE = 3", "is no probe"), ("raise ValueError('why')", "ValueError: why")],
+    [
+        ("x = (", "SyntaxError"),
+        ("PROBE = 3", "is no probe"),
+        ("raise ValueError('why')", r"broken.py failed: ValueError: why\n  .*broken.py, line 1, in <module>\n"),
+    ],
 )
 def test_probes__what_a_file_lacks_is_said(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(text)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(HjepaError, match=words):
         load_probe(f"{tmp_path}/broken.py:PROBE")
 
 

@@ -39,7 +39,7 @@ def program(tmp_path: Path) -> Path:
 
 
 def arguments(root: Path, cache: Path) -> list[str]:
-    model = ["--model", "random:vit_tiny_patch4_32", "--readout", "mean,cls", "--compile", "off"]
+    model = ["--model", "random:vit_tiny_patch8_32", "--readout", "mean,cls", "--compile", "off"]
     return [
         "extract",
         *model,

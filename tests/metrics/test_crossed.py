@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hjepa_eval.errors import ProbeError
-from hjepa_eval.metrics.crossed import crossed_interval
+from hjepa_eval.metrics.intervals import crossed_interval
 
 REDRAWS = 600
 

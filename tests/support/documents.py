@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from folders import ROOT
+from forked import finish, rank_processes
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # Its blocks are files, and have a test of their own: test_docs_extending.py.
 COMPLETE_FILES = "extending.md"
-ON_IMAGES = {"eval", "knn", "linear", "fewshot", "lowshot", "extract", "finetune", "profile"}
+# Steps and what is measured between them.
+_FEW_STEPS = tuple(
+    word
+    for setting in ("train.minutes=0.01", "train.batch_size=32", "diagnostics.bank=64")
+    for word in ("--set", setting)
+)
+ON_IMAGES = {"eval", "knn", "linear", "fewshot", "lowshot", "extract", "finetune", "profile", "search"}
 
 
 def blocks(text: str, *languages: str) -> list[tuple[str, str]]:
@@ -35,11 +40,11 @@ def small(arguments: list[str]) -> list[str]:
     if command == "demo":
         return [*arguments, "--fast"]
     if command == "pretrain" and not {"--show-settings", "--resume"} & set(arguments):
-        return [*arguments, "--set", "train.minutes=0.02"]
+        return [*arguments, *_FEW_STEPS]
     if command in ("eval", "fewshot") and "--episodes" not in arguments:
         arguments = [*arguments, "--episodes", "100"]
     if command == "finetune" and "--epochs" not in arguments:
-        arguments = [*arguments, "--epochs", "2"]
+        arguments = [*arguments, "--epochs", "1"]
     if command in ON_IMAGES and "--max-samples" not in arguments:
         arguments = [*arguments, "--max-samples", "200"]
     return arguments
@@ -66,10 +71,12 @@ def run_line(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
             task.setenv("SLURM_NTASKS", "1")
             run_command(rest[rest.index("hjepa") + 1 :], capsys)
     elif first == "torchrun":
-        program = rest.index("hjepa_eval") + 1
-        command = [sys.executable, "-m", "torch.distributed.run", *rest[:program], *small(rest[program:])]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, f"{line}: {done.stderr}"
+        # The ranks of one machine without the launcher, which pretrain/distributed/test_ranks_end.py starts.
+        program = rest.index("hjepa_eval")
+        assert rest[program - 1] == "-m", line
+        count = int(rest[rest.index("--nproc-per-node") + 1])
+        said, codes = finish(*rank_processes(["-m", "hjepa_eval", *small(rest[program + 1 :])], count))
+        assert codes == [0] * count, f"{line}: {said}"
     else:
         # Installing is what the README says, and its test knows the Makefile.
         assert f"\n{line}" in re.sub(r" +#.*", "", (ROOT / "README.md").read_text()), line

@@ -16,12 +16,16 @@ import torch
 
 torch.set_num_threads(1)
 
+import hjepa_pretrain.diagnostics.measuring  # noqa: E402, F401 - made quick below
 from hjepa_pretrain.training import limits as clock  # noqa: E402
 from hjepa_pretrain.training import step as step_loss  # noqa: E402
 from hjepa_pretrain.training import trainer  # noqa: E402
+from quick_measures import quicken  # noqa: E402
 
 from hjepa_eval.cli import main  # noqa: E402
 from hjepa_eval.errors import DataError  # noqa: E402
+
+quicken()  # Under a launcher as in a forked process: their logs are compared.
 
 RANK = os.environ.get("RANK") or os.environ.get("SLURM_PROCID", "0")
 KIND = os.environ.get("FAULT", "") if os.environ.get("FAULT_RANK") == RANK else ""

@@ -19,7 +19,7 @@ from hjepa_eval.encoders.networks.layers import (
     read_form,
     watch,
 )
-from hjepa_eval.encoders.networks.probing import hash_outputs, probe_images
+from hjepa_eval.encoders.networks.trial import hash_outputs, probe_images
 from hjepa_eval.encoders.protocol import Encoder, Level
 from hjepa_eval.errors import EncoderError, first_few
 

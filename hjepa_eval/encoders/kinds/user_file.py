@@ -20,7 +20,7 @@ from torch import nn
 from hjepa_eval.encoders.kinds.arguments import read_arguments
 from hjepa_eval.encoders.kinds.hooked import HookedEncoder, module_transform
 from hjepa_eval.encoders.networks.naming import OPTIONS, fill
-from hjepa_eval.encoders.networks.probing import hash_outputs
+from hjepa_eval.encoders.networks.trial import hash_outputs
 from hjepa_eval.encoders.protocol import Encoder
 from hjepa_eval.errors import EncoderError, HjepaError, UserCodeError, did_you_mean
 
@@ -136,11 +136,19 @@ def _hooked(model: nn.Module, ours: Mapping[str, str], *, spec: str) -> HookedEn
 
 
 def _import(source: str) -> ModuleType:
-    path = Path(source)
     if not source.endswith(".py"):
         return importlib.import_module(source)
-    if not path.is_file():
-        raise EncoderError(f"no file {path} for the encoder")
+    if not Path(source).is_file():
+        raise EncoderError(f"no file {source} for the encoder")
+    return import_file(Path(source))
+
+
+def import_file(path: Path) -> ModuleType:
+    """Return the module in a file of the user's, loaded anew; whatever its code raises comes through.
+
+    Raises:
+        EncoderError: its name is not that of a Python file.
+    """
     # Not the bare stem: a file `random.py` must not stand in for a module of that name.
     module_spec = importlib.util.spec_from_file_location(f"{_PREFIX}{path.stem}", path)
     if module_spec is None or module_spec.loader is None:

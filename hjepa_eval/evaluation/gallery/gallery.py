@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hjepa_eval.datasets.images import MAX_RATIO
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.kinds.run import is_run
-from hjepa_eval.encoders.run_metrics import read_metrics
+from hjepa_eval.encoders.run_facts import read_metrics
 from hjepa_eval.errors import HjepaError
 from hjepa_eval.evaluation.features import FeatureSet
 from hjepa_eval.evaluation.gallery.neighbourhoods import find_neighbourhoods

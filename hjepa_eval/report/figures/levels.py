@@ -1,4 +1,4 @@
-"""Accuracy by level: a panel per column of the table, a line per model."""
+"""Over the levels: accuracy, a panel per column of the table, a line per model; and what against where, on one axis."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hjepa_eval.report.figures.drawing import drawn, literal_text, page_style, series, variable
-from hjepa_eval.report.figures.svg import Picture, canvas, inline_svg, line_style, listed
+from hjepa_eval.report.figures.svg import Picture, canvas, inline_svg, line_style, listed, shortened
 from hjepa_eval.report.formats.named import write_output
+from hjepa_eval.report.tables.curves import Curve
 from hjepa_eval.report.tables.rounding import percent
 from hjepa_eval.report.tables.selection import Selection
 from hjepa_eval.report.tables.table import Row, Table, build_table, caption
@@ -173,3 +174,52 @@ def describe_plot(table: Table) -> str:
         top = max(rows, key=lambda row: row.cells[column].score.value)  # type: ignore[union-attr]
         best.append(f"{title}: highest {top.model} {'levels joined' if top.joined else f'level {top.level}'}")
     return f"Accuracy by level on {caption(table)}. " + "; ".join(best)
+
+
+# R2 may lie far below 0, where nothing is left to see.
+_LOWEST = -10.0
+_SHIFT = 0.05
+
+
+def what_where_picture(curves: Sequence[Curve], *, title: str, prefix: str) -> Picture:
+    """Return the picture of curves that share an axis: 0 is chance, 100 all, with their 95 % intervals."""
+    return inline_svg(draw_curves(curves), title=title, text=f"{title}. {_describe_curves(curves)}", prefix=prefix)
+
+
+@page_style()
+def draw_curves(curves: Sequence[Curve]) -> Any:
+    """Return a matplotlib figure of curves; what lies far below chance is drawn at the lower edge."""
+    figure, panels = canvas(height=300)
+    panel = panels[0, 0]
+    for place, curve in enumerate(curves):
+        levels = [point.level + _SHIFT * (place - (len(curves) - 1) / 2) for point in curve.points]
+        value, low, high = (
+            [max(_LOWEST, 100 * getattr(point, name)) for point in curve.points] for name in ("share", "low", "high")
+        )
+        ends = [
+            [most - least for most, least in zip(value, low, strict=True)],
+            [most - least for most, least in zip(high, value, strict=True)],
+        ]
+        panel.errorbar(levels, value, yerr=ends, elinewidth=1.2, capsize=3, **line_style(place))
+    numbers = sorted({point.level for curve in curves for point in curve.points})
+    panel.set_xticks(numbers)
+    panel.set_xlim(numbers[0] - 0.4, numbers[-1] + 0.4)
+    panel.set_ylim(_LOWEST - 2, 102)
+    panel.grid(axis="y")
+    panel.set_xlabel("level (0 is the finest)")
+    panel.set_ylabel("percent of the way from chance")
+    lines = [container.lines[0] for container in panel.containers]
+    names = [shortened(curve.factor) for curve in curves]
+    figure.legend(lines, names, loc="outside upper center", ncols=min(2, len(names)))
+    return figure
+
+
+def _describe_curves(curves: Sequence[Curve]) -> str:
+    said = []
+    for curve in curves:
+        numbers = [
+            f"level {point.level} {percent(point.share)} ({percent(point.low)} to {percent(point.high)})"
+            for point in curve.points
+        ]
+        said.append(f"{curve.factor}: {listed(numbers)}.")
+    return f"Percent of the way from chance to all, 95 % interval. {' '.join(said)}"

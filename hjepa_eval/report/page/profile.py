@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hjepa_eval.report.figures.levels import what_where_picture
 from hjepa_eval.report.figures.svg import Picture
-from hjepa_eval.report.figures.what_where import what_where_picture
 from hjepa_eval.report.page.models import PageModel
 from hjepa_eval.report.tables.curves import NO_CURVES, curves, sentences
 from hjepa_eval.report.tables.grid import Grid

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hjepa_eval.config import load
-from hjepa_eval.evaluation.evaluate import baselines_of
+from hjepa_eval.evaluation.models.baselines import baselines_of
 from hjepa_eval.evaluation.settings import EvalSettings
 
 FEW = ("--dataset", "digits", "--max-samples", 250, "--episodes", 10, "--k", 5, "--c", 1)

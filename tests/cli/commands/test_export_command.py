@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
+
 
 def test_export__the_folder_is_measured_like_the_run(hjepa, digits_run: Path) -> None:
     done = hjepa("export", digits_run, "--json", "--quiet")

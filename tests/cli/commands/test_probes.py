@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("warm_cache")
 VIT = "random:vit_tiny_patch2_8?taps=1,2"
 DIGITS = ("--model", VIT, "--dataset", "digits", "--max-samples", 400, "--quiet")
 

@@ -14,13 +14,12 @@ from hjepa_eval.metrics.classes import confusion_counts, per_class_differences
 from hjepa_eval.report.figures.confusion import confusion_picture
 from hjepa_eval.report.figures.cost import cost_pictures
 from hjepa_eval.report.figures.drawing import PALETTE
-from hjepa_eval.report.figures.levels import level_pictures
+from hjepa_eval.report.figures.levels import level_pictures, what_where_picture
 from hjepa_eval.report.figures.map import map_picture
 from hjepa_eval.report.figures.masks import mask_pictures
 from hjepa_eval.report.figures.per_class import class_difference_picture
 from hjepa_eval.report.figures.svg import Picture
 from hjepa_eval.report.figures.training import training_pictures
-from hjepa_eval.report.figures.what_where import what_where_picture
 from hjepa_eval.report.tables.curves import Curve, Point
 from hjepa_eval.results.records import CostEntry
 

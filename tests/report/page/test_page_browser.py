@@ -311,22 +311,30 @@ def test_hostile_names__are_shown_as_text(visit: Callable[..., Any], tmp_path: P
     assert "test image" in page.locator("#tip").inner_text()
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_screenshots__light_dark_and_phone_are_not_blank(report: Path, visit: Callable[..., Any], part: str) -> None:
-    found = {}
-    for name, options in {
-        "light": {"color_scheme": "light"},
-        "dark": {"color_scheme": "dark"},
-        "phone": {"color_scheme": "light", "viewport": PHONE},
-    }.items():
-        page = visit(report, f"#{part}", **options)
-        found[name] = pixels(page)
-        colours = np.unique(found[name].reshape(-1, 3), axis=0)
-        assert len(colours) > 50, f"{name} is nearly blank"
-        assert found[name].std() > 10
-        assert page.evaluate("document.documentElement.scrollWidth") <= options.get("viewport", DESKTOP)["width"]
-    assert np.median(found["light"]) > 200
-    assert np.median(found["dark"]) < 60
+def parts_in_turn(page: Any) -> Iterator[str]:
+    """Show one part after the other on a page that is open."""
+    for part in PARTS:
+        page.evaluate("part => { location.hash = part }", part)
+        page.locator(f"#{part}").wait_for(state="visible")
+        yield part
+
+
+@pytest.mark.parametrize(
+    ("scheme", "viewport", "darkest", "lightest"),
+    [("light", DESKTOP, 200, 255), ("dark", DESKTOP, 0, 60), ("light", PHONE, 200, 255)],
+    ids=["light", "dark", "phone"],
+)
+def test_screenshots__of_every_part_are_not_blank(
+    report: Path, visit: Callable[..., Any], scheme: str, viewport: dict[str, int], darkest: int, lightest: int
+) -> None:
+    page = visit(report, color_scheme=scheme, viewport=viewport)
+    for part in parts_in_turn(page):
+        shown = pixels(page).astype(np.int32)
+        colours = np.unique(shown @ (1 << 16, 1 << 8, 1))
+        assert len(colours) > 50, f"{part} is nearly blank"
+        assert shown.std() > 10, part
+        assert darkest <= np.median(shown) <= lightest, part
+        assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], part
 
 
 def test_theme__is_the_systems_until_the_button_is_pressed(report: Path, visit: Callable[..., Any]) -> None:
@@ -413,10 +421,11 @@ CONTRAST = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text__stands_out_from_what_is_behind_it(report: Path, visit: Callable[..., Any], scheme: str) -> None:
-    for part in PARTS:
-        found = visit(report, f"#{part}/1", color_scheme=scheme).evaluate(CONTRAST)
-        assert len(found) > 20
-        assert [each for each in found if each[0] < LEAST_CONTRAST] == []
+    page = visit(report, "#overview/1", color_scheme=scheme)
+    for part in parts_in_turn(page):
+        texts = page.evaluate(CONTRAST)
+        assert len(texts) > 20
+        assert [text for text in texts if text[0] < LEAST_CONTRAST] == [], part
 
 
 def test_contrast__of_hard_text_is_found(report: Path, visit: Callable[..., Any]) -> None:

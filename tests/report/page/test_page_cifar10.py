@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
-MODEL = "random:vit_tiny_patch4_32?levels=3"
+MODEL = "random:test_vit?levels=3"
 
 
 def test_page__of_cifar10_is_whole_and_below_8_mb(
