@@ -41,6 +41,11 @@ def split_options(spec: str, *, what: str) -> tuple[str, dict[str, str]]:
             raise ConfigError(f"{what} {spec}: expected ?key=value after the name, found ?{query}")
         if key in options:
             raise ConfigError(f"{what} {spec}: ?{key} is said twice; keep one of them")
+        glued = re.search(r",([a-z_]+=)", value)
+        if glued:
+            raise ConfigError(
+                f"{what} {spec}: options begin with ? each; write ?{glued[1]}... instead of ,{glued[1]}..."
+            )
         options[key] = value
     return name, options
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
 from hjepa_eval.config import split_options
 from hjepa_eval.encoders.kinds.run import is_run
-from hjepa_eval.errors import EncoderError, UnknownNameError, did_you_mean
+from hjepa_eval.errors import EncoderError, UnknownNameError, did_you_mean, first_few
 
 # A folder and a file are themselves the name: `runs/demo`, `file.py:build`.
 _NAMED_BY_PATH = ("run", "file")
@@ -41,6 +42,12 @@ def parse_name(spec: str, usages: Mapping[str, str]) -> tuple[str, str, dict[str
         return "run", name, options
     if Path(name).is_dir():
         raise EncoderError(f"{name} is a folder without config.json, so no pretraining run")
+    if name.endswith(".py") and Path(name).is_file():
+        raise EncoderError(f"{name} is a file; say what in it builds the encoder: --model {name}:NAME{_named_in(name)}")
+    if "/" in name and not colon:
+        raise UnknownNameError(
+            f"no folder {name}, so no pretraining run{_runs_beside(Path(name))}; of the hub: hf:NAME"
+        )
     if name.startswith("vit_"):
         raise UnknownNameError(f"unknown model {name!r} (did you mean 'random:{name}' or 'timm:{name}'?)")
     if name.endswith((".pth", ".pth.tar")):
@@ -62,3 +69,23 @@ def _can_be_imported(module: str, name: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
+
+
+def _named_in(file: str) -> str:
+    """Return the classes and functions in a Python file, which is not run."""
+    try:
+        tree = ast.parse(Path(file).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    names = [node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")]
+    return f" (it has {first_few(names)})" if names else ""
+
+
+def _runs_beside(path: Path) -> str:
+    """Return the runs in the folder where another was looked for, the nearest name first."""
+    runs = sorted(str(other) for other in path.parent.glob("*") if is_run(other))
+    near = did_you_mean(str(path), runs)
+    return near or (
+        f"; {path.parent} has {first_few(runs)}" if runs else "; 'hjepa pretrain' or 'hjepa demo' makes one"
+    )

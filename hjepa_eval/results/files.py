@@ -91,6 +91,8 @@ def read_record(path: Path) -> Record:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Return what is in the file of a record, of a version that this program reads."""
+    if path.suffix.lower() != ".json":
+        raise ResultError(f"{path} is no result record: those are .json files; name one, or their folder")
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -28,4 +28,4 @@ def test_alias__stands_in_tables_and_file_names_and_is_no_part_of_the_key() -> N
         text = FORMATS[kind]([record])
         assert "late" in text
         # A command that can be typed has the whole name.
-        assert "enc.py" not in "\n".join(line for line in text.splitlines() if "--model" not in line)
+        assert "enc.py" not in "\n".join(line for line in text.splitlines() if "baselines" not in line)

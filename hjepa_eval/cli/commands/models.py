@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,10 +109,32 @@ def describe_layers(settings: ImageSettings) -> list[dict[str, str]]:
 
 
 def layer_lines(rows: list[dict[str, str]]) -> list[str]:
-    """Return the layers as a table; B is the batch."""
-    table = [{"layer": "layer", "class": "class", "gives": "gives"}, *rows]
+    """Return the layers as a table; B is the batch. Layers that differ in one number of their names are one line."""
+    table = [{"layer": "layer", "class": "class", "gives": "gives"}, *_grouped(rows)]
     widths = {key: max(len(row[key]) for row in table) for key in ("layer", "class")}
     return [f"{row['layer']:<{widths['layer']}}  {row['class']:<{widths['class']}}  {row['gives']}" for row in table]
+
+
+def _grouped(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return rows with those of one class and output in one, such as `blocks.0-11.attn`."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", row["layer"], count=1)
+        groups.setdefault((pattern, row["class"], row["gives"]), []).append(row["layer"])
+    return [
+        {"layer": _spanned(pattern, names), "class": kind, "gives": gives}
+        for (pattern, kind, gives), names in groups.items()
+    ]
+
+
+def _spanned(pattern: str, names: list[str]) -> str:
+    """Return a pattern with the numbers that it stands for; a single name as it is."""
+    if len(names) == 1:
+        return names[0]
+    place = pattern.split(".").index("*")
+    numbers = [int(name.split(".")[place]) for name in names]
+    whole = numbers == list(range(numbers[0], numbers[-1] + 1))
+    return pattern.replace("*", f"{numbers[0]}-{numbers[-1]}" if whole else ",".join(map(str, numbers)))
 
 
 def _widths(level: Level) -> dict[str, int]:

@@ -47,7 +47,9 @@ def read_names(path: Path, kind: str, *, item: str, line: str) -> NameList:
         content = path.read_bytes()
         lines = content.decode("utf-8-sig").splitlines()
     except OSError as error:
-        raise DataError(f"cannot read the {kind} {path}: {error.strerror}") from None
+        raise DataError(
+            f"cannot read the {kind} {path}: {error.strerror}; it is a file with one {line} a line"
+        ) from None
     except UnicodeDecodeError:
         raise DataError(f"the {kind} {path} is no text; expected one {line} a line") from None
     names = tuple(unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,25 +179,31 @@ def _dtype(model: nn.Module, default: torch.dtype) -> torch.dtype:
     return default if weights is None else weights.dtype
 
 
-def usual_transform(model: nn.Module, *, size: int | None = None) -> tuple[Transform, str]:
+def usual_transform(
+    model: nn.Module, *, size: int | None = None, built_for: int | None = None
+) -> tuple[Transform, str]:
     """Return how images are prepared where nothing says it, and a sentence on it.
 
-    The size is the module's `img_size`, `image_size` or that of its `config`, else 224; the normalisation ImageNet's.
+    The size is the module's `img_size`, `image_size` or that of its `config`, else that which it was `built_for`, else
+    224; the normalisation ImageNet's.
     """
     config = getattr(model, "config", None)
     known = [getattr(owner, name, None) for owner in (model, config) for name in ("img_size", "image_size")]
     sides = [value[0] if isinstance(value, list | tuple) else value for value in known if value]
-    side = size or next((int(value) for value in sides if isinstance(value, int)), 224)
+    side = size or next((int(value) for value in sides if isinstance(value, int)), built_for or 224)
     transform = Transform(side, side, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     return transform, f"images {side}x{side}, ImageNet's mean and deviation, since nothing says how it wants them"
 
 
-def module_transform(model: nn.Module, *, size: str | None = None) -> tuple[Transform, str]:
+def module_transform(
+    model: nn.Module, *, size: str | None = None, built_for: int | None = None
+) -> tuple[Transform, str]:
     """Return a module's own `transform`, timm's, or the usual one and a sentence that says so.
 
     Args:
         model: any module.
         size: input size in pixels, which goes before the module's own.
+        built_for: what its constructor was given, where the module does not keep it.
 
     Raises:
         EncoderError: `size` is no number.
@@ -210,7 +217,21 @@ def module_transform(model: nn.Module, *, size: str | None = None) -> tuple[Tran
         from hjepa_eval.encoders.kinds.timm_network import timm_transform
 
         return timm_transform(model, name=type(model).__name__), ""
-    return usual_transform(model, size=int(size) if size else None)
+    return usual_transform(model, size=int(size) if size else None, built_for=built_for)
+
+
+# Sides that images are usually resized to.
+_SIDES = (224, 32, 28, 64, 96, 112, 128, 160, 192, 240, 256, 288, 299, 320, 336, 384, 448, 512, 518)
+
+
+@torch.no_grad()
+def side_that_runs(model: nn.Module) -> int | None:
+    """Return a usual side of images on which a module runs, None where it runs on none of them."""
+    for side in _SIDES:
+        with contextlib.suppress(Exception):
+            model(torch.zeros(2, 3, side, side, dtype=_dtype(model, torch.float32)))
+            return side
+    return None
 
 
 def load_module(model: nn.Module, *, layers: Sequence[str], transform: Transform | None) -> Encoder:
@@ -238,6 +259,20 @@ def load_module(model: nn.Module, *, layers: Sequence[str], transform: Transform
     if transform is None:
         transform, note = module_transform(model)
         notes = (note,) if note else ()
-    encoder = HookedEncoder(model, type(model).__name__, layers=layers, transform=transform)
+    try:
+        encoder = HookedEncoder(model, type(model).__name__, layers=layers, transform=transform)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        side = side_that_runs(model.eval())
+        if side in (None, transform.size):
+            raise
+        raise EncoderError(
+            f"{type(model).__name__} failed on images of {transform.size}x{transform.size} pixels ({one_line(error)}); "
+            f"it runs on {side}x{side}: pass transform=Transform({side}, {side})"
+        ) from None
     encoder.notes = (*notes, *encoder.notes)
     return encoder
+
+
+def one_line(error: Exception) -> str:
+    """Return the first line of an error, cut where it is long."""
+    return str(error).strip().partition("\n")[0][:200]

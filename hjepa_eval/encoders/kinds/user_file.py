@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import sysconfig
 import traceback
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from hjepa_eval.encoders.kinds.arguments import read_arguments
-from hjepa_eval.encoders.kinds.hooked import HookedEncoder, module_transform
+from hjepa_eval.encoders.kinds.hooked import HookedEncoder, module_transform, side_that_runs
 from hjepa_eval.encoders.networks.naming import OPTIONS, fill
 from hjepa_eval.encoders.networks.trial import hash_outputs
 from hjepa_eval.encoders.protocol import Encoder
@@ -74,12 +75,13 @@ def load_user_code(spec: str, options: Mapping[str, str], *, seed: int) -> Encod
     """
     source, _, name = spec.rpartition(":")
     with own_modules(source) as own, user_frames(spec):
-        built, ours = _call(_find(spec), options, spec=spec, seed=seed)
+        build = _find(spec)
+        built, ours = _call(build, options, spec=spec, seed=seed)
         if isinstance(built, Encoder):
             encoder = _checked(built, ours, spec=spec)
         elif isinstance(built, nn.Module):
             notes = _filled(built, ours)
-            encoder = _hooked(built, ours, spec=spec)
+            encoder = _hooked(built, ours, spec=spec, built_for=_built_for(build, options))
             encoder.notes = (*notes, *encoder.notes)
         else:
             raise EncoderError(f"{spec} returned {type(built).__name__}; return a torch.nn.Module")
@@ -121,15 +123,35 @@ def _filled(model: nn.Module, ours: Mapping[str, str]) -> tuple[str, ...]:
     return ()
 
 
-def _hooked(model: nn.Module, ours: Mapping[str, str], *, spec: str) -> HookedEncoder:
+# What constructors call the side of the images that they build for.
+_SIDE_NAMES = ("img_size", "image_size", "input_size", "size")
+
+
+def _built_for(build: Callable[..., Any], options: Mapping[str, str]) -> int | None:
+    """Return the side of images that a class or function builds for: what its option says, else its default."""
+    if isinstance(build, nn.Module):
+        return None
+    try:
+        parameters = inspect.signature(build).parameters
+    except (TypeError, ValueError):  # Of a class in C.
+        return None
+    for name in (name for name in _SIDE_NAMES if name in parameters):
+        value: Any = options.get(name, parameters[name].default)
+        value = value[0] if isinstance(value, list | tuple) and value else value
+        if str(value).isdigit() and int(value) > 0:
+            return int(value)
+    return None
+
+
+def _hooked(model: nn.Module, ours: Mapping[str, str], *, spec: str, built_for: int | None = None) -> HookedEncoder:
     if "layers" not in ours:
         raise EncoderError(
             f"{spec} is a module without levels; say which layers they are: ?layers=NAME,NAME "
             f"('hjepa models {spec} --layers' lists them)"
         )
     layers = [layer.strip() for layer in ours["layers"].split(",") if layer.strip()]
-    transform, note = module_transform(model, size=ours.get("size"))
-    with user_frames(spec, images=transform.shape):
+    transform, note = module_transform(model, size=ours.get("size"), built_for=built_for)
+    with user_frames(spec, images=transform.shape, model=model):
         encoder = HookedEncoder(model, spec, layers=layers, transform=transform)
     encoder.notes = (*((note,) if note else ()), *encoder.notes)
     return encoder
@@ -231,12 +253,13 @@ def _hash_sources(files: Mapping[str, Path]) -> str:
 
 
 @contextmanager
-def user_frames(spec: str, *, images: tuple[int, int] | None = None) -> Iterator[None]:
+def user_frames(spec: str, *, images: tuple[int, int] | None = None, model: nn.Module | None = None) -> Iterator[None]:
     """Turn an error of the user's own code into three lines: what failed, in which line of it, and that line.
 
     Args:
         spec: what failed.
         images: rows and columns of the images that it was given, in pixels; the message says how to give others.
+        model: what failed on them; the message says on which usual size it runs.
 
     Raises:
         UserCodeError: anything that is no `HjepaError` was raised.
@@ -247,7 +270,9 @@ def user_frames(spec: str, *, images: tuple[int, int] | None = None) -> Iterator
         raise
     except Exception as error:  # noqa: BLE001 - a user's code may raise anything
         text = " ".join(str(error).split())
-        what = f"{spec} failed{_on(images)}: {type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
+        what = (
+            f"{spec} failed{_on(images, model)}: {type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
+        )
         frames = [
             frame
             for frame in traceback.extract_tb(error.__traceback__)
@@ -260,5 +285,9 @@ def user_frames(spec: str, *, images: tuple[int, int] | None = None) -> Iterator
         raise UserCodeError(f"{what}\n{where}") from None
 
 
-def _on(images: tuple[int, int] | None) -> str:
-    return f" on images of {images[0]}x{images[1]} pixels (?size= sets others)" if images else ""
+def _on(images: tuple[int, int] | None, model: nn.Module | None) -> str:
+    if images is None:
+        return ""
+    side = None if model is None else side_that_runs(model)
+    other = "?size= sets others" if side in (None, *images) else f"it runs on {side}x{side}: ?size={side}"
+    return f" on images of {images[0]}x{images[1]} pixels ({other})"

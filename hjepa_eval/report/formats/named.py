@@ -11,7 +11,7 @@ from hjepa_eval.features.fingerprint import write_atomically
 from hjepa_eval.report.formats.grids import latex_grid, markdown_grid, text_grid
 from hjepa_eval.report.formats.latex import distinct_labels, label, latex
 from hjepa_eval.report.formats.markdown import markdown
-from hjepa_eval.report.formats.terminal import brief, terminal
+from hjepa_eval.report.formats.terminal import bare, brief, terminal
 from hjepa_eval.report.formats.tidy import as_csv, as_json
 from hjepa_eval.report.tables.grid import Grid
 from hjepa_eval.report.tables.selection import Selection, by_data, select_records
@@ -20,8 +20,12 @@ from hjepa_eval.results.records import Record
 from hjepa_eval.results.text import markdown_text
 
 
-def _terminal(selection: Selection, *, advice: bool = True) -> str:
-    return terminal(selection, advice=advice) + "\n".join(_grids(selection, text_grid))
+def _terminal(selection: Selection) -> str:
+    return terminal(selection) + "\n".join(_grids(selection, text_grid))
+
+
+def _bare(selection: Selection) -> str:
+    return bare(selection) + "\n".join(_grids(selection, text_grid))
 
 
 def _brief(selection: Selection, *, more: str) -> str:
@@ -52,8 +56,8 @@ def brief_table(records: Sequence[Record], *, more: str) -> str:
 
 
 def quiet_table(records: Sequence[Record]) -> str:
-    """Return a table per dataset and what its numbers mean, without advice on what to run next."""
-    return _per_dataset(partial(_terminal, advice=False))(records)
+    """Return a table per dataset, and nothing else."""
+    return _per_dataset(_bare)(records)
 
 
 def _per_dataset(table: Callable[[Selection], str]) -> Callable[[Sequence[Record]], str]:

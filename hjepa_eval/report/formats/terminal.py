@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from hjepa_eval.report.tables.legend import brief_lines, cost_columns, lines_below
 from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.selection import Selection
-from hjepa_eval.report.tables.standing import baseline_note
 from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
 from hjepa_eval.results.text import one_line
 
@@ -123,19 +122,14 @@ _CLOSE = 1
 _SHORTEST_NAME = 8
 
 
-def terminal(selection: Selection, *, advice: bool = True) -> str:
-    """Return everything that can be said, the costs and, last, the accuracies, drawn for a terminal or a log.
+def terminal(selection: Selection) -> str:
+    """Return everything that can be said, the costs and, last, the accuracies, drawn for a terminal or a log."""
+    return _drawn(selection, lambda table, width: lines_below(selection, table, whole=True), short=False)
 
-    Args:
-        selection: what is shown.
-        advice: say what to run next, too.
-    """
-    unsaid = () if advice else baseline_note(selection.records)
 
-    def said(table: Table, width: int) -> list[str]:
-        return [line for line in lines_below(selection, table, whole=True) if line not in unsaid]
-
-    return _drawn(selection, said, short=False)
+def bare(selection: Selection) -> str:
+    """Return the tables alone: no marks explained, no notes, no advice."""
+    return _drawn(selection, lambda table, width: [], short=False)
 
 
 def brief(selection: Selection, *, more: str) -> str:

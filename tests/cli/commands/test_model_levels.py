@@ -131,3 +131,10 @@ def test_models__weights_that_are_not_here_say_how_to_get_them(hjepa) -> None:
 def test_models__options_of_other_commands_are_checked_likewise(hjepa) -> None:
     assert "options: seed: input should be a valid integer" in hjepa("models", "kmeans", "--seed", "no").err
     assert "nowhere" in hjepa("models", "kmeans", "--dataset", "cifar10", "--root", "nowhere").err
+
+
+def test_models__layers_that_differ_in_a_number_are_one_line(hjepa) -> None:
+    text = hjepa("models", "random:vit_tiny_patch16_224", "--layers").out
+    assert "blocks.0-11.attn.qkv" in text
+    assert len(text.splitlines()) < 40
+    assert len(json.loads(hjepa("models", "random:vit_tiny_patch16_224", "--layers", "--json").out)) > 150
