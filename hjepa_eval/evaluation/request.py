@@ -54,7 +54,7 @@ class Request:
         write: write records, and what else the options ask for, into the folder `out`.
         draw_masks: draws the masks of a run for its gallery.
         closing: names of stages that the caller adds.
-        say_deviations: say what protocols do not reproduce, which records and reports hold, too.
+        say_deviations: say what protocols do not reproduce, which records and tables hold, too.
         aliases: model, as asked for -> its short name.
     """
 
@@ -67,7 +67,7 @@ class Request:
     write: bool = True
     draw_masks: DrawMasks | None = None
     closing: tuple[str, ...] = ()
-    say_deviations: bool = True
+    say_deviations: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
 
 

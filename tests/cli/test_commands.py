@@ -51,13 +51,14 @@ def test_probes__every_accuracy_has_an_interval_and_a_count(hjepa, probe: str) -
     assert top > (0.6 if probe == "fewshot" else 0.95)
 
 
-def test_quiet__says_what_numbers_mean_and_not_what_to_run_next(hjepa, digits_run: Path) -> None:
+def test_quiet__prints_the_table_and_what_makes_its_numbers_doubtful(hjepa, digits_run: Path) -> None:
     arguments = ("knn", "--model", digits_run, "--dataset", "digits", "--max-samples", 40, "--k", 3)
     assert "no baseline is in view" in hjepa(*arguments).out
     quiet = hjepa(*arguments, "--quiet")
     assert (quiet.code, quiet.err) == (0, "")
     assert "no baseline" not in quiet.out
-    assert "95 % interval" in quiet.out
+    assert "95 % interval" not in quiet.out
+    assert quiet.out.startswith(f"{digits_run}, knn: accuracy is not above chance")
 
 
 def test_knn__k_larger_than_the_train_set_is_clipped_and_said(hjepa, cifar10_sample: Path) -> None:
@@ -233,8 +234,9 @@ def test_eval__few_shot_that_the_data_cannot_fill_is_left_out_with_a_note(hjepa)
     done = hjepa("eval", "--model", "pixels:8", "--dataset", "digits", "--max-samples", 100, "--baselines", "pixels:4")
     assert done.code == 0
     assert done.err.count("few-shot is left out: 5-way 1-shot episodes") == 1, "once for all encoders"
-    assert "protocol logreg: " in done.err
-    assert "protocol few-shot" not in done.err
+    assert done.out.count("protocol logreg: ") == 1
+    assert "protocol" not in done.err, "the table says it"
+    assert "protocol few-shot" not in done.out
     assert "kNN k=20" in done.out
     assert len(list(Path("results").glob("*.json"))) == 4
 

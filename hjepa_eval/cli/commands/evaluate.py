@@ -40,7 +40,6 @@ def evaluate_and_report(request: Request, talk: Talk, *, folder: Path, notes: Se
     Raises:
         HjepaError: as `evaluate`, or the report cannot be written; the records are, and their table is printed.
     """
-    from hjepa_eval.cli.commands.probes import is_brief
     from hjepa_eval.cli.console import open_page, where_it_is
     from hjepa_eval.cli.pretraining import draw_mask_examples
     from hjepa_eval.evaluation.evaluate import evaluate
@@ -54,9 +53,8 @@ def evaluate_and_report(request: Request, talk: Talk, *, folder: Path, notes: Se
     more = ""
     try:
         with talk.job():
-            request = replace(
-                request, draw_masks=draw_mask_examples, closing=(REPORT,), say_deviations=not is_brief(common)
-            )
+            # The table says what protocols do not reproduce, where it is no JSON.
+            request = replace(request, draw_masks=draw_mask_examples, closing=(REPORT,), say_deviations=common.as_json)
             records += evaluate(request=request, talk=talk).records
             if request.profile is not None:  # Features come from the cache.
                 profiles += profile(request=ProfileRequest(request.models, request.profile), talk=talk)

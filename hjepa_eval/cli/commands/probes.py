@@ -56,7 +56,7 @@ def register(app: typer.Typer, name: str) -> None:
                 ProbeSettings, probes=[probe], config=config_file, assignments=assignments or (), flags=flags
             )
             talk = Stderr(quiet=request.common.quiet)
-            result = evaluate(request=replace(request, say_deviations=not is_brief(request.common)), talk=talk)
+            result = evaluate(request=replace(request, say_deviations=request.common.as_json), talk=talk)
             # Files are there before stdout, which may take nothing.
             for entry in result.located:
                 talk.note(f"written: {entry.path}")

@@ -56,7 +56,7 @@ def brief_table(records: Sequence[Record], *, more: str) -> str:
 
 
 def quiet_table(records: Sequence[Record]) -> str:
-    """Return a table per dataset, and nothing else."""
+    """Return a table per dataset, and what makes a number of it doubtful."""
     return _per_dataset(_bare)(records)
 
 

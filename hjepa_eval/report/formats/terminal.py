@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hjepa_eval.report.tables.legend import brief_lines, cost_columns, lines_below
 from hjepa_eval.report.tables.rounding import interval, percent, points
 from hjepa_eval.report.tables.selection import Selection
-from hjepa_eval.report.tables.table import Cell, Table, build_table, caption
+from hjepa_eval.report.tables.standing import fallen_ranks
+from hjepa_eval.report.tables.table import Cell, Table, build_table, caption, level_notes
 from hjepa_eval.results.text import one_line
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ def terminal(selection: Selection) -> str:
 
 
 def bare(selection: Selection) -> str:
-    """Return the tables alone: no marks explained, no notes, no advice."""
-    return _drawn(selection, lambda table, width: [], short=False)
+    """Return the tables, and of all notes those that make a number of theirs doubtful."""
+    doubts = [*fallen_ranks(selection.records), *level_notes(selection.records)]
+    return _drawn(selection, lambda table, width: doubts, short=False)
 
 
 def brief(selection: Selection, *, more: str) -> str:

@@ -149,8 +149,13 @@ def data_notes(records: Sequence[Record]) -> tuple[str, ...]:
 
 
 def _notes(records: Sequence[Record]) -> tuple[str, ...]:
-    """Return every note once; one that holds for all levels of a record does not name them."""
-    notes = dict.fromkeys(data_notes(records))
+    """Return every note of images and levels once."""
+    return tuple(dict.fromkeys((*data_notes(records), *level_notes(records))))
+
+
+def level_notes(records: Sequence[Record]) -> tuple[str, ...]:
+    """Return every note of levels once; one that holds for all levels of a record does not name them."""
+    notes: dict[str, None] = {}
     for record in records:
         for note in dict.fromkeys(note for level in record.levels for note in level.notes):
             places = ["joined" if level.fused else str(level.level) for level in record.levels if note in level.notes]
