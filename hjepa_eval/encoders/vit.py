@@ -87,6 +87,15 @@ def is_energy(name: str) -> bool:
     return name == "energy" or name.startswith("energy_")
 
 
+# What timm calls plain ViTs; those of DeiT with a distillation token have a network of their own.
+_PLAIN = re.compile(r"vit_|deit3?_(?!.*distilled)")
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a name is asked for as a plain ViT."""
+    return bool(_PLAIN.match(name))
+
+
 def vit_arguments(name: str) -> tuple[str, dict[str, int]]:
     """Return the timm model and the arguments that a ViT name means.
 
@@ -99,7 +108,7 @@ def vit_arguments(name: str) -> tuple[str, dict[str, int]]:
     if is_energy(name):
         name = "vit_small_patch16_224" if name == "energy" else f"vit{name.removeprefix('energy')}"
     known = timm.list_models("vit_*")
-    if name in known:
+    if name in known or (is_plain(name) and name in timm.list_models("deit*")):
         return name, {}
     parsed = _NAME.match(name)
     if parsed is None:

@@ -294,10 +294,14 @@ def _problems_of_crops(settings: PretrainSettings, geometry: Geometry) -> list[s
 
 def _problems_of_stages(settings: PretrainSettings) -> list[str]:
     """Return what is set that an encoder with stages has not, in one message; none when all is well."""
-    model, train = settings.model, settings.train
+    model, train, data = settings.model, settings.train, settings.data
     needed = {
         "train.predicted_share to 0": train.predicted_share != 0,
-        "model.mask_mode to zero": model.mask_mode != "zero" and settings.data.augmentation != "crops",
+        "model.mask_mode to zero": model.mask_mode != "zero" and data.augmentation != "crops",
+        # What learns then; all that is missing is told at once.
+        "train.whole_image.contrast to 1": not train.whole_image.projected and data.augmentation != "crops",
+        "data.augmentation to asym+global": not train.whole_image.projected
+        and data.augmentation not in ("asym+global", "crops"),
     }
     meaningless = {
         "model.taps": model.taps != "depth",
@@ -311,7 +315,8 @@ def _problems_of_stages(settings: PretrainSettings) -> list[str]:
     }
     advice = []
     if any(needed.values()):
-        advice.append(f"set {' and '.join(name for name, wrong in needed.items() if wrong)}")
+        wanted = [name for name, wrong in needed.items() if wrong]
+        advice.append(f"set {' and '.join(filter(None, (', '.join(wanted[:-1]), wanted[-1])))}")
     if any(meaningless.values()):
         advice.append(f"leave out {', '.join(name for name, given in meaningless.items() if given)}")
     if not advice:

@@ -14,7 +14,7 @@ import torch
 from timm.layers import PatchEmbed
 
 from hjepa_eval.encoders.stages import create_stages, stage_maps
-from hjepa_eval.encoders.vit import create_vit, is_energy, resolve_taps, use_rotary_positions
+from hjepa_eval.encoders.vit import create_vit, is_energy, is_plain, resolve_taps, use_rotary_positions
 from hjepa_eval.errors import EncoderError
 from hjepa_pretrain.config.schedules import context_count
 
@@ -29,7 +29,7 @@ PATCHES = 8
 def has_stages(settings: PretrainSettings) -> bool:
     """Tell whether the encoder is asked for as a model with stages: no ViT and no energy transformer."""
     name = settings.model.encoder_type
-    return not (name.startswith("vit_") or is_energy(name))
+    return not (is_plain(name) or is_energy(name))
 
 
 def stage_arguments(settings: PretrainSettings) -> dict[str, Any]:

@@ -51,9 +51,9 @@ class ModelSettings(Settings):
 
     encoder_type: str = Field(
         default="vit_base_patch16_224",
-        description="a timm ViT, vit_SIZE_patchP_IMAGE, or energy_SIZE_patchP_IMAGE (an energy transformer); "
-        "with train.predicted_share=0 any timm model with stages, or conv_64_256_256, a small network by its "
-        "widths",
+        description="a timm ViT (vit_..., deit_...), vit_SIZE_patchP_IMAGE, or energy_SIZE_patchP_IMAGE (an energy "
+        "transformer); with train.predicted_share=0 any timm model with stages, or conv_64_256_256, a small network by "
+        "its widths",
     )
     embed_dim: int | None = Field(
         default=None, description="width of the encoder; comes from timm, another value is an error"

@@ -214,8 +214,9 @@ def test_settings__what_only_tokens_have_is_named_in_one_message() -> None:
     with pytest.raises(ConfigError) as caught:
         build_settings(wrong, "test")
     assert str(caught.value).endswith(
-        "model.encoder_type test_resnet has stages instead of tokens: set train.predicted_share to 0 and "
-        "model.mask_mode to zero, and leave out model.taps, model.encoder_depth, model.layer_scale, model.positions, "
+        "model.encoder_type test_resnet has stages instead of tokens: set train.predicted_share to 0, "
+        "model.mask_mode to zero and train.whole_image.contrast to 1, "
+        "and leave out model.taps, model.encoder_depth, model.layer_scale, model.positions, "
         "model.class_token, masking.saliency, train.whole_image.predict, train.checkpoint_activations"
     )
     with pytest.raises(ConfigError, match=r"set model\.mask_mode to zero$"):
@@ -291,3 +292,28 @@ def test_knn__scores_every_stage_of_a_run(whole: Path, capsys: pytest.CaptureFix
     (record,) = json.loads(captured.out)
     assert [level["width"] for level in record["levels"]] == [48, 192, 96]
     assert all(level["scores"][0]["value"] > 0.3 for level in record["levels"])  # A tenth is chance.
+
+
+def test_settings__all_that_a_network_with_stages_needs_is_told_at_once() -> None:
+    flat = {"model": {"encoder_type": "test_resnet"}, "train": {"epochs": 1}}
+    with pytest.raises(ConfigError) as caught:
+        build_settings(flat, "test")
+    said = str(caught.value).partition("instead of tokens: ")[2]
+    assert said == (
+        "set train.predicted_share to 0, model.mask_mode to zero, train.whole_image.contrast to 1 and "
+        "data.augmentation to asym+global"
+    )
+    whole = {
+        "model": {"encoder_type": "test_resnet", "mask_mode": "zero"},
+        "train": {"epochs": 1, "predicted_share": 0, "whole_image": {"contrast": 1}},
+        "data": {"augmentation": "asym+global"},
+    }
+    assert build_settings(whole, "test").train.whole_image.contrast == 1
+
+
+def test_settings__plain_vits_of_other_names_are_vits() -> None:
+    for name, dim in (("deit_tiny_patch16_224", 192), ("deit3_small_patch16_224", 384)):
+        settings = build_settings({"model": {"encoder_type": name}, "train": {"epochs": 1}}, "test")
+        assert (resolve_geometry(settings).dim, resolve_geometry(settings).maps) == (dim, ())
+    with pytest.raises(ConfigError, match="has no stages"):
+        build_settings({"model": {"encoder_type": "deit_tiny_distilled_patch16_224"}, "train": {"epochs": 1}}, "test")
