@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -92,6 +94,34 @@ def debiased_cka(first: NDArray[np.floating], second: NDArray[np.floating]) -> f
     one, other = _centred(first), _centred(second)
     both = _hsic(one, one) * _hsic(other, other)
     return _hsic(one, other) / float(np.sqrt(both)) if both > 0 else 0.0
+
+
+def cka_null(first: NDArray[np.floating], second: NDArray[np.floating], draws: Sequence[NDArray[np.int64]]) -> Array:
+    """Return `debiased_cka` `[K]` under each permutation of the second's images; zeros where one is constant.
+
+    Norms and sums do not depend on the order: a permutation costs one product `[D, N] x [N, E]`, in float32.
+
+    Args:
+        first: features `[N, D]`.
+        second: features `[N, E]` of the same images.
+        draws: permutations, int64 `[N]` each.
+    """
+    same_images(first, second)
+    one, other = _centred(first), _centred(second)
+    both = _hsic(one, one) * _hsic(other, other)
+    if both <= 0:
+        return np.zeros(len(draws))
+    count = len(one)
+    lengths = [np.einsum("nd,nd->n", rows, rows) for rows in (one, other)]
+    sums = [rows @ rows.sum(axis=0) - length for rows, length in zip((one, other), lengths, strict=True)]
+    totals = float(sums[0].sum()) * float(sums[1].sum()) / ((count - 1) * (count - 2))
+    turned, rows = np.ascontiguousarray(one.T, dtype=np.float32), other.astype(np.float32)
+    values = np.empty(len(draws))
+    for number, order in enumerate(draws):
+        product = turned @ rows[order]
+        trace = float(np.einsum("de,de->", product, product, dtype=np.float64)) - float(lengths[0] @ lengths[1][order])
+        values[number] = trace + totals - 2 * float(sums[0] @ sums[1][order]) / (count - 2)
+    return np.asarray(values / np.sqrt(both))
 
 
 def biased_cka(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:

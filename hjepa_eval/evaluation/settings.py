@@ -275,6 +275,7 @@ class EvalSettings(ProbeSettings):
 
 
 ProfilePart = Literal["factors", "geometry", "neighbours", "map", "changes"]
+MapMeasures = Annotated[tuple[Literal["rbf-cka", "cknna", "procrustes", "rsa"], ...], BeforeValidator(_split)]
 ProfileParts = Annotated[tuple[ProfilePart, ...], BeforeValidator(_split), Field(min_length=1)]
 
 
@@ -293,6 +294,9 @@ class ProfileSettings(ImageSettings):
         ("factors", "geometry", "neighbours", "map"), "repeatable: what to measure", group=PROBE
     )
     changes: bool = option(False, "the part changes, too: it extracts changed test images, 76 times", group=PROBE)
+    map_measures: MapMeasures = option(
+        (), "repeatable: further likeness of levels: rbf-cka, cknna, procrustes, rsa", group=PROBE
+    )
     images: int = option(
         10_000, "train images that linear probes and the search under changes read, at most", group=PROBE, ge=40
     )

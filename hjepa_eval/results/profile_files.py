@@ -120,6 +120,8 @@ def profile_problems(profile: Profile) -> Iterator[str]:
             yield f"level_map.{number} is of levels {pair.first} and {pair.second}, not two of the profile's"
         for name in ("mutual_knn", "within_classes"):
             yield from (f"level_map.{number}.{name}.{wrong}" for wrong in _shares(getattr(pair, name)))
+        if pair.cka_chance is not None:
+            yield from (f"level_map.{number}.cka_chance.{wrong}" for wrong in _shares(pair.cka_chance, least=-1.0))
         if not -1 - _CLOSE <= pair.cka <= 1 + _CLOSE or max(pair.forward, pair.backward) > 1 + _CLOSE:
             yield f"level_map.{number}: cka {pair.cka}, forward {pair.forward}, backward {pair.backward}, beyond 1"
     for number, joining in enumerate(profile.joining):
@@ -165,9 +167,9 @@ def _ends(entry: Any, name: str) -> Iterator[str]:
         yield f"p_value is {entry.p_value} and p_holm {entry.p_holm}, not 0 <= p_value <= p_holm <= 1"
 
 
-def _shares(entry: Any) -> Iterator[str]:
+def _shares(entry: Any, *, least: float = 0.0) -> Iterator[str]:
     for name in ("value", "null_mean", "threshold", "calibrated"):
-        if not -_CLOSE <= getattr(entry, name) <= 1 + _CLOSE:
-            yield f"{name} is {getattr(entry, name)}, outside [0, 1]"
+        if not least - _CLOSE <= getattr(entry, name) <= 1 + _CLOSE:
+            yield f"{name} is {getattr(entry, name)}, outside [{least:g}, 1]"
     if not 0 <= entry.p_value <= entry.p_holm <= 1:
         yield f"p_value is {entry.p_value} and p_holm {entry.p_holm}, not 0 <= p_value <= p_holm <= 1"

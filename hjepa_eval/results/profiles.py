@@ -142,7 +142,7 @@ class FactorTest(Settings):
 
 
 class Agreement(Settings):
-    """A similarity beside what permuted images give: `calibrated` is 0 at chance and 1 for equal neighbours."""
+    """A similarity beside what permuted images give: `calibrated` is 0 at chance and 1 for equal levels."""
 
     value: float
     null_mean: float
@@ -157,7 +157,8 @@ class LevelPair(Settings):
 
     `low` and `high` are the ends of the bootstrap interval of `mutual_knn.value`; `within_classes` has as its null
     images permuted inside their class, so that what remains is agreement beyond the label. `forward` is the R2 with
-    which the first level predicts the second on test images, `backward` the other way round.
+    which the first level predicts the second on test images, `backward` the other way round. `cka` is linear, without
+    bias, `cka_chance` the same beside permuted images; `further` holds measures that were asked for by name.
     """
 
     first: int
@@ -171,6 +172,8 @@ class LevelPair(Settings):
     cka: float
     forward: float
     backward: float
+    cka_chance: Agreement | None = None
+    further: dict[str, float] = Field(default_factory=dict)
     identical: bool = False
     num_samples: int
 

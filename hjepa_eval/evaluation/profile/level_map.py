@@ -9,9 +9,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from hjepa_eval.analysis.agreement import NEIGHBOURS, cosine_neighbours, debiased_cka, shared_neighbours
+from hjepa_eval.analysis.agreement import NEIGHBOURS, cka_null, cosine_neighbours, debiased_cka, shared_neighbours
 from hjepa_eval.analysis.calibration import Calibrated, calibrate, neighbour_null, permutations
 from hjepa_eval.analysis.factors import PENALTIES, Standardised, ridge_factors
+from hjepa_eval.analysis.kernels import MEASURES
 from hjepa_eval.evaluation.rows import LevelRow, root_mean_square_norm
 from hjepa_eval.metrics.intervals import bootstrap_interval
 from hjepa_eval.metrics.paired import adjusted, compare, holm
@@ -59,13 +60,18 @@ class View:
 
 
 def map_levels(
-    views: Sequence[View], others: Sequence[View], *, report: Callable[[int, int], None]
+    views: Sequence[View],
+    others: Sequence[View],
+    *,
+    further: Sequence[str] = (),
+    report: Callable[[int, int], None],
 ) -> tuple[LevelPair, ...]:
     """Return all pairs of a model's levels, and of each with the levels of other models, Holm over all of them.
 
     Args:
         views: of the model's levels.
         others: of other models' levels, of the same images.
+        further: names of `MEASURES` beside those that every map has.
         report: told about (pairs done, pairs).
     """
     pairs = [(first, second) for place, first in enumerate(views) for second in views[place + 1 :]]
@@ -73,27 +79,31 @@ def map_levels(
     measured = []
     for done, (first, second) in enumerate(pairs):
         report(done, len(pairs))
-        measured.append(_measure(first, second))
-    whole = holm([pair.mutual_knn.p_value for pair in measured])
-    within = holm([pair.within_classes.p_value for pair in measured])
-    return tuple(
-        pair.model_copy(
-            update={
-                "mutual_knn": pair.mutual_knn.model_copy(update={"p_holm": one}),
-                "within_classes": pair.within_classes.model_copy(update={"p_holm": other}),
-            }
-        )
-        for pair, one, other in zip(measured, whole, within, strict=True)
-    )
+        measured.append(_measure(first, second, further))
+    return _with_holm(measured)
 
 
-def _measure(first: View, second: View) -> LevelPair:
+def _with_holm(pairs: Sequence[LevelPair]) -> tuple[LevelPair, ...]:
+    """Return the pairs with p-values adjusted over all of them, of each similarity for itself."""
+    raised = list(pairs)
+    for name in ("mutual_knn", "within_classes", "cka_chance"):
+        adjusted_values = holm([getattr(pair, name).p_value for pair in raised])
+        raised = [
+            pair.model_copy(update={name: getattr(pair, name).model_copy(update={"p_holm": p})})
+            for pair, p in zip(raised, adjusted_values, strict=True)
+        ]
+    return tuple(raised)
+
+
+def _measure(first: View, second: View, further: Sequence[str]) -> LevelPair:
     shared = shared_neighbours(first.neighbours, second.neighbours)
     interval = bootstrap_interval(shared)
     value, count = float(shared.mean()), len(first.test)
-    free = calibrate(value, neighbour_null(first.neighbours, second.neighbours, permutations(count)()))
+    draws = permutations(count)()
+    free = calibrate(value, neighbour_null(first.neighbours, second.neighbours, draws))
     kept = permutations(count, labels=first.labels)()
     within = calibrate(value, neighbour_null(first.neighbours, second.neighbours, kept))
+    cka = min(1.0, max(-1.0, debiased_cka(first.test, second.test)))
     forward, backward = _predicted(first, second), _predicted(second, first)
     return LevelPair(
         first=first.level,
@@ -104,7 +114,9 @@ def _measure(first: View, second: View) -> LevelPair:
         low=min(interval.low, value),
         high=max(interval.high, value),
         within_classes=_agreement(within),
-        cka=min(1.0, max(-1.0, debiased_cka(first.test, second.test))),
+        cka=cka,
+        cka_chance=_agreement(calibrate(cka, cka_null(first.test, second.test, draws))),
+        further={name: float(MEASURES[name](first.test, second.test)) for name in further},
         forward=forward,
         backward=backward,
         identical=min(forward, backward) > _SAME and value > _SAME,

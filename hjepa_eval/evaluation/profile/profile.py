@@ -230,7 +230,8 @@ def _map(
     made: dict[str, Any] = {}
     with work.part("map", str(own.model)) as report:
         # Baselines are compared with models, not with each other.
-        made["level_map"] = map_levels(views, () if baseline else work.views, report=report)
+        others = () if baseline else work.views
+        made["level_map"] = map_levels(views, others, further=own.map_measures, report=report)
         if len(rows) > 1:
             made["joining"] = join_levels(rows, images=own.images)
         else:
@@ -283,7 +284,9 @@ def _changes(
 
 def _parameters(own: ProfileSettings, knowledge: Knowledge) -> dict[str, Any]:
     """Return all that changes a number and is not of model, images or extraction."""
-    changed = {"change_images": own.change_images} if "changes" in own.all_parts else {}
+    changed: dict[str, Any] = {"change_images": own.change_images} if "changes" in own.all_parts else {}
+    if "map" in own.all_parts and own.map_measures:
+        changed["map_measures"] = own.map_measures
     return {
         "images": own.images,
         **changed,

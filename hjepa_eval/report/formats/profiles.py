@@ -119,7 +119,10 @@ def _numbers(profile: Profile) -> Iterator[dict[str, Any]]:
         yield {**_row("map", "mutual kNN within classes", within.value, within, **where), **count}
         for name in ("cka", "forward", "backward"):
             words = {"cka": "CKA", "forward": "R2 forward", "backward": "R2 backward"}[name]
-            yield {**_row("map", words, getattr(pair, name), None, **where), **count}
+            chance = pair.cka_chance if name == "cka" else None
+            yield {**_row("map", words, getattr(pair, name), chance, **where), **count}
+        for name, value in pair.further.items():
+            yield {**_row("map", name, value, None, **where), **count}
     for joining in profile.joining:
         yield _row("joining", "adds", joining.difference, joining, level=joining.level)
         for name in ("alone", "others", "together"):

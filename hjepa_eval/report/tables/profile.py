@@ -114,7 +114,7 @@ def map_grid(profile: Profile) -> Grid | None:
         lede=(
             "Above the diagonal: the share of nearest neighbours that two levels have in common, calibrated, so that 0 "
             "is what permuted images give and 1 equal neighbours, with its p-value (Holm). Below it: debiased linear "
-            "CKA of the same two levels."
+            "CKA of the same two levels, and the same calibrated."
         ),
         corner="level",
     )
@@ -125,7 +125,9 @@ def _map_cell(pair: LevelPair | None, *, above: bool) -> GridCell | None:
         return None
     about = _pair_words(pair)
     if not above:
-        return GridCell(f"{pair.cka:.2f}", "CKA", "", min(1.0, max(0.0, pair.cka)), about)
+        chance = pair.cka_chance
+        below = "CKA" if chance is None else f"calibrated {chance.calibrated:.2f}"
+        return GridCell(f"{pair.cka:.2f}", below, "", min(1.0, max(0.0, pair.cka)), about)
     shared = pair.mutual_knn
     below = "identical" if pair.identical else f"p {p_text(shared.p_holm)}"
     return GridCell(f"{shared.calibrated:.2f}", below, "", min(1.0, max(0.0, shared.calibrated)), about)
@@ -144,10 +146,11 @@ def _pair_words(pair: LevelPair) -> str:
 def pair_grid(profile: Profile) -> Grid | None:
     """Return every pair of levels, those with other models too, with all that was measured of it."""
     lines = []
+    further = list(dict.fromkeys(name for pair in profile.level_map for name in pair.further))
     for pair in profile.level_map:
         other = f" of {pair.other_model}" if pair.other_model else ""
         shared, within = pair.mutual_knn, pair.within_classes
-        texts = (
+        measured: tuple[str, ...] = (
             f"{shared.value:.3f}",
             f"{pair.low:.3f} to {pair.high:.3f}",
             f"{shared.calibrated:.3f}",
@@ -155,13 +158,16 @@ def pair_grid(profile: Profile) -> Grid | None:
             f"{within.calibrated:.3f}",
             p_text(within.p_holm),
             f"{pair.cka:.3f}",
+            "" if pair.cka_chance is None else f"{pair.cka_chance.calibrated:.3f}",
             f"{pair.forward:.2f}",
             f"{pair.backward:.2f}",
         )
+        texts = (*measured, *(f"{pair.further[key]:.2f}" if key in pair.further else "" for key in further))
         name = f"level {pair.first} and level {pair.second}{other}"
         reads = "identical" if pair.identical else ""
         lines.append(GridLine(name, reads, tuple(GridCell(text, about=_pair_words(pair)) for text in texts)))
-    columns = ("mutual kNN", "95 %", "calibrated", "p (Holm)", "within classes", "p (Holm)", "CKA", "R2", "R2 back")
+    first = ("mutual kNN", "95 %", "calibrated", "p (Holm)", "within classes", "p (Holm)")
+    columns = (*first, "CKA", "calibrated", "R2", "R2 back", *further)
     lede = (
         "Within classes the null permutes images inside their class: what remains is agreement beyond the label. R2: "
         "how well a linear map predicts the second level from the first on test images, and back."

@@ -20,9 +20,8 @@ MODEL = "facts:32"
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     folder = tmp_path_factory.mktemp("profile")
-    made = hjepa.profile(
-        MODEL, SCENES, baselines=["none"], cache_dir=folder / "cache", out=folder / "results", quiet=True
-    )
+    folders = {"cache_dir": folder / "cache", "out": folder / "results"}
+    made = hjepa.profile(MODEL, SCENES, baselines=["none"], map_measures=["cknna", "rsa"], quiet=True, **folders)
     (kept,) = find_profiles([folder / "results"])
     assert kept.model_dump(mode="json") == made[0].model_dump(mode="json")
     return made[0]
@@ -56,6 +55,9 @@ def test_map__has_the_pair_of_levels_and_what_each_adds(profiled: Profile) -> No
     assert 0 < pair.mutual_knn.calibrated < 1
     assert pair.low <= pair.mutual_knn.value <= pair.high
     assert not pair.identical
+    assert pair.cka_chance is not None
+    assert pair.cka_chance.value == pair.cka
+    assert set(pair.further) == {"cknna", "rsa"}
     first, second = profiled.joining
     assert first.together == second.together
     assert first.difference == pytest.approx(first.together - first.others)
