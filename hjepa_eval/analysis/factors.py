@@ -20,6 +20,8 @@ from hjepa_eval.probes.samples import Samples
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 PENALTIES = tuple(float(a) for a in 10.0 ** np.arange(-2, 7))
 RESAMPLES = 1000
+# Of resampled images at a time: 16 MiB of weights.
+_DRAWN_NUMBERS = 1 << 21
 Array = NDArray[np.float64]
 
 
@@ -95,9 +97,11 @@ def ridge_factors(
         known = ~np.isnan(_columns(train[names[0]])).any(axis=1)
         for name in names:
             _check_numeric(name, _columns(train[name])[known], _columns(test[name]))
-        mean = features.train[known].mean(axis=0)
-        spectrum, basis = np.linalg.eigh((features.train[known] - mean).T @ (features.train[known] - mean))
-        rotated, spectrum = (features.train[known] - mean) @ basis, np.maximum(spectrum, 0)
+        centred = features.train[known]
+        mean = centred.mean(axis=0)
+        centred -= mean
+        spectrum, basis = np.linalg.eigh(centred.T @ centred)
+        rotated, spectrum = centred @ basis, np.maximum(spectrum, 0)
         turned = (features.test - mean) @ basis
         columns = {name: _columns(train[name])[known] for name in names}
         errors = _left_out_errors(rotated, spectrum, columns, penalties)
@@ -224,11 +228,18 @@ def ratio_intervals(error: Array, spread: Array, *, seed: int = 0) -> tuple[Arra
     """
     values = 1 - error.sum(axis=0) / spread.sum(axis=0)
     generator, count = np.random.default_rng(seed), len(error)
-    both, draws = np.concatenate([error, spread], axis=1), []
-    for _ in range(RESAMPLES):
-        sums = np.bincount(generator.integers(count, size=count), minlength=count) @ both
-        draws.append(1 - sums[: len(values)] / np.maximum(sums[len(values) :], np.finfo(np.float64).tiny))
-    low, high = np.quantile(np.array(draws), [0.025, 0.975], axis=0)
+    both = np.concatenate([error, spread], axis=1)
+    sums = np.empty((RESAMPLES, both.shape[1]))
+    # A product of many draws at once reads the images' rows once for all of them.
+    step = max(1, _DRAWN_NUMBERS // count)
+    for start in range(0, RESAMPLES, step):
+        part = slice(start, min(start + step, RESAMPLES))
+        times = [
+            np.bincount(generator.integers(count, size=count), minlength=count) for _ in range(*part.indices(RESAMPLES))
+        ]
+        sums[part] = np.array(times, dtype=np.float64) @ both
+    draws = 1 - sums[:, : len(values)] / np.maximum(sums[:, len(values) :], np.finfo(np.float64).tiny)
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     return values, np.minimum(low, values), np.maximum(high, values)
 
 

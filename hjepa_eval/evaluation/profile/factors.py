@@ -19,6 +19,8 @@ from hjepa_eval.results.profiles import FactorScore, FactorTest, LeftOut
 # level -> factor -> what was measured
 Fits = dict[int, dict[str, FactorFit]]
 Values = Mapping[str, NDArray[np.float64]]
+# No factor's name ends so.
+_CONTROL = "\0control"
 
 
 def probe_factors(
@@ -80,10 +82,11 @@ def _numeric(
     if not names:
         return {}, {}
     train, test = ({name: values[name][part] for name in names} for part in (0, 1))
-    measured = ridge_factors(split, train, test, seed=seed)
-    dealt = {name: shuffled(given, seed=seed) for name, given in train.items()}
-    controls = ridge_factors(split, dealt, test, seed=seed)
-    return measured, {name: fit.value for name, fit in controls.items()}
+    # Controls lack the same images, and so share the decomposition of the features.
+    train |= {f"{name}{_CONTROL}": shuffled(train[name], seed=seed) for name in names}
+    test |= {f"{name}{_CONTROL}": test[name] for name in names}
+    fits = ridge_factors(split, train, test, seed=seed)
+    return {name: fits[name] for name in names}, {name: fits[f"{name}{_CONTROL}"].value for name in names}
 
 
 def _categorical(

@@ -117,7 +117,8 @@ def _overview(page: Contents) -> dict[str, Any]:
 
 
 def _profile(page: Contents) -> Mapping[str, Any]:
-    return show_profiles(page.profiles, page.models, page.profiles_left)
+    records = [entry.record for entry in page.selection.located]
+    return show_profiles(page.profiles, page.models, page.profiles_left, records=records)
 
 
 def _tokens(page: Contents) -> dict[str, Any]:

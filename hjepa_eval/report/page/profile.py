@@ -16,6 +16,7 @@ from hjepa_eval.report.tables.prediction import prediction_grids
 from hjepa_eval.report.tables.profile import grids, profile_caption
 from hjepa_eval.report.tables.standing import is_twin_of_another
 from hjepa_eval.results.profiles import Profile
+from hjepa_eval.results.records import Record
 
 NO_PROFILE = (
     "There is no profile of these models beside their records; hjepa profile --model M --dataset D, with --out naming "
@@ -78,20 +79,24 @@ def _belongs(profile: Profile, names: Sequence[str], known: Sequence[str]) -> bo
 
 
 def show_profiles(
-    profiles: Sequence[Profile], models: Sequence[PageModel], left: Sequence[str] = ()
+    profiles: Sequence[Profile],
+    models: Sequence[PageModel],
+    left: Sequence[str] = (),
+    *,
+    records: Sequence[Record] = (),
 ) -> Mapping[str, Any]:
     """Return what the part's template shows."""
     numbers = {model.encoder: model.number for model in models}
     shown = sorted(profiles, key=lambda profile: profile.baseline)
-    views = [_view(place, profile, numbers.get(profile.model.name)) for place, profile in enumerate(shown)]
+    views = [_view(place, profile, numbers.get(profile.model.name), records) for place, profile in enumerate(shown)]
     texts = {"profiles_left": left, "no_profile": NO_PROFILE, "no_curves": NO_CURVES}
     return {"profiles": views, "predictions": prediction_grids(profiles), **texts}
 
 
-def _view(number: int, profile: Profile, model: int | None) -> ProfileView:
+def _view(number: int, profile: Profile, model: int | None, records: Sequence[Record]) -> ProfileView:
     tables = grids(profile)
     first = tables[0] if profile.factors else None
-    drawn = curves(profile)
+    drawn = curves(profile, records)
     title = f"What against where, {profile.model.name}"
     picture = what_where_picture(drawn, title=title, prefix=f"curves-{number}-") if drawn else None
     return ProfileView(
@@ -103,6 +108,6 @@ def _view(number: int, profile: Profile, model: int | None) -> ProfileView:
         factors=first,
         others=tuple(grid for grid in tables if grid is not first),
         picture=picture,
-        said=tuple(sentences(profile)),
+        said=tuple(sentences(profile, records)),
         notes=profile.notes + tuple(f"{level.name}: {note}" for level in profile.levels for note in level.notes),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hjepa_eval.report.tables.rounding import percent
 from hjepa_eval.results.profiles import FactorScore, Profile
+from hjepa_eval.results.records import Record
 
 # Factors that say where something is, as data sets bring them; of images without any, where their edges are.
 WHERE = ("position", "x", "y", "row", "column", "angle", "depth")
@@ -37,21 +38,39 @@ class Curve:
     points: tuple[Point, ...]
 
 
-def curves(profile: Profile) -> list[Curve]:
-    """Return the curve of the class and, after it, those of where things are; none when there is nothing to compare."""
+def curves(profile: Profile, records: Sequence[Record] = ()) -> list[Curve]:
+    """Return the curve of the class and, after it, those of where things are; none when there is nothing to compare.
+
+    Args:
+        profile: of a model.
+        records: of which those of dense probes on the same model and images tell where objects are, by mIoU.
+    """
     names = profile.factors
     classes = [score.factor for level in profile.levels for score in level.factors if score.origin == "class"]
     what = "class" if "class" in classes else next(iter(classes), None)
     where = [name for name in WHERE if name in names] or [name for name in EDGES if name in names]
-    if what is None or not where:
+    dense = [curve for record in records if (curve := _segmented(profile, record)) is not None]
+    if what is None or not (where or dense):
         return []
-    drawn = [_curve(profile, name) for name in (what, *where[: MOST - 1])]
+    drawn = [_curve(profile, what), *dense[: MOST - 1]]
+    drawn += [_curve(profile, name) for name in where[: MOST - len(drawn)]]
     return drawn if min(len(curve.points) for curve in drawn) > 1 else []
 
 
-def sentences(profile: Profile) -> list[str]:
+def _segmented(profile: Profile, record: Record) -> Curve | None:
+    """Return mIoU over the levels of a dense record of the same model and images; chance counts as 0."""
+    same = ("train_fingerprint", "test_fingerprint")
+    unlike = any(getattr(record.dataset, name) != getattr(profile.dataset, name) for name in same)
+    if record.probe != "dense" or record.model.name != profile.model.name or unlike:
+        return None
+    scores = [(level.level, score) for level in record.levels for score in level.scores if score.metric == "miou"]
+    points = {level: Point(level, score.value, score.low, score.high) for level, score in reversed(scores)}
+    return Curve(record.headed.of("", {}), tuple(points[level] for level in sorted(points))) if points else None
+
+
+def sentences(profile: Profile, records: Sequence[Record] = ()) -> list[str]:
     """Return, for each curve of where, a sentence whether that of the class crosses it."""
-    drawn = curves(profile)
+    drawn = curves(profile, records)
     return [_sentence(drawn[0], curve) for curve in drawn[1:]]
 
 

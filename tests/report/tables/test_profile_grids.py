@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from made_profiles import FACTORS, profile_of
+from made_records import record_of
 
 from hjepa_eval.report.tables import curves as curves_module
 from hjepa_eval.report.tables.changes import change_grid, severity_grid
@@ -180,3 +181,18 @@ def test_curves__fall_back_to_edges_and_need_two_levels(monkeypatch: pytest.Monk
     assert [curve.factor for curve in curves(profile_of())] == ["class", "contrast"]
     profile = profile_of()
     assert curves(profile.model_copy(update={"levels": profile.levels[:1]})) == []
+
+
+def test_curves__miou_of_a_dense_record_stands_beside_the_class() -> None:
+    profile = profile_of()
+    record = record_of("linear", model="runs/demo", values=(0.6, 0.5, 0.3))
+    levels = tuple(
+        level.model_copy(update={"scores": (level.scores[0].model_copy(update={"metric": "miou"}),)})
+        for level in record.levels
+    )
+    told = record.model_copy(update={"probe": "dense", "dataset": profile.dataset, "levels": levels})
+    names = [curve.factor for curve in curves(profile, [told])]
+    assert names == ["class", told.headed.of("", {}), "x"]
+    assert [point.share for point in curves(profile, [told])[1].points] == [0.6, 0.5, 0.3]
+    elsewhere = told.model_copy(update={"dataset": record.dataset})
+    assert [curve.factor for curve in curves(profile, [elsewhere])] == ["class", "x"]
