@@ -113,13 +113,15 @@ def read_request(
         probes = [load_probe(name) for name in names if name != PROFILE]
         if not probes:
             raise ConfigError("--probes profile alone has no table; run hjepa profile, or name probes beside it")
-    common, *options = build_together([schema, *(probe.settings for probe in probes)], given, source)
+    schemas = [schema, *(probe.settings for probe in probes)]
+    of_profile = _only_of_profile(given, schemas) if profiled else {}
+    common, *options = build_together(schemas, {key: given[key] for key in given if key not in of_profile}, source)
     assert isinstance(common, ProbeSettings)
     twice = {probe.name for probe in probes if [other.name for other in probes].count(probe.name) > 1}
     if twice:
         raise ConfigError(f"--probes has two probes of the name {sorted(twice)[0]}; a record tells them apart by name")
     _check_seeds(models, common, options)
-    profile = _profile_settings(common) if profiled else None
+    profile = _profile_settings(common, of_profile, source) if profiled else None
     return Request(
         expand_models(models), common, tuple(zip(probes, options, strict=True)), profile=profile, aliases=aliases
     )
@@ -146,10 +148,20 @@ def _check_seeds(models: Sequence[str], common: ProbeSettings, options: Sequence
         )
 
 
-def _profile_settings(common: ProbeSettings) -> ProfileSettings:
-    """Return a profile of the same images, with what was said of them; its own options are those of `hjepa profile`."""
+def _only_of_profile(given: Mapping[str, Any], schemas: Sequence[type[Settings]]) -> dict[str, Any]:
+    """Return what was given for a profile alone, such as `changes`; what probes know too is theirs."""
+    known = {key for schema in schemas for name, field in schema.model_fields.items() for key in (name, field.alias)}
+    return {key: value for key, value in given.items() if key in ProfileSettings.model_fields and key not in known}
+
+
+def _profile_settings(common: ProbeSettings, more: Mapping[str, Any], source: str) -> ProfileSettings:
+    """Return a profile of the same images, with what was said of them, and with options of `hjepa profile`.
+
+    Raises:
+        ConfigError: one of these does not fit.
+    """
     shared = {name for name in common.model_fields_set if name in ProfileSettings.model_fields} - {"as_json"}
-    return ProfileSettings(**{name: getattr(common, name) for name in shared})
+    return build(ProfileSettings, {**{name: getattr(common, name) for name in shared}, **more}, source)
 
 
 def read_profile_request(

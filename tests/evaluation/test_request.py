@@ -135,3 +135,14 @@ def test_request__an_alias_is_taken_from_a_name_and_from_nothing_else(
     for wrong in (("a=pixels:8", "a=pixels:4"), ("a=pixels:8", "b=pixels:8")):
         with pytest.raises(ConfigError, match="each alias is for one model"):
             read_aliases(wrong)
+
+
+def test_profile__beside_probes_takes_options_of_its_own_and_no_other_may() -> None:
+    given = ["probes=knn,profile", "changes=true", "map_measures=cknna", "max_samples=50"]
+    profile = read_request(EvalSettings, assignments=given).profile
+    assert profile is not None
+    assert (profile.all_parts[-1], profile.map_measures, profile.max_samples) == ("changes", ("cknna",), 50)
+    with pytest.raises(ConfigError, match="unknown key 'changes'"):
+        read_request(EvalSettings, assignments=["probes=knn", "changes=true"])
+    with pytest.raises(ConfigError, match="change_images"):
+        read_request(EvalSettings, assignments=["probes=knn,profile", "change_images=1"])
