@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,12 @@ from hjepa_eval.finetune.loop import Running, _Run
 from hjepa_eval.finetune.recipe import Recipe
 from hjepa_eval.machine import devices
 from hjepa_eval.machine.devices import resolve_device
+from hjepa_eval.probes.linear.linear import logistic_regression
+from hjepa_eval.probes.linear.protocols import linear_protocol
+from hjepa_eval.probes.linear.ridge import ridge_regression
+from hjepa_eval.probes.linear.sgd_probe import sgd_probe
+from hjepa_eval.probes.samples import Samples, StreamedSamples
+from hjepa_eval.probes.search.bank import ArrayBank
 from hjepa_eval.probes.search.search import nearest
 
 # Operations of the device in a part of a step of two levels; a graph of small kernels is bound by the host.
@@ -204,6 +211,39 @@ def test_rehearsal__torchs_search_finds_the_cpus_neighbours(metric: Any, pretend
         measured = nearest(rows, k=5, metric=metric, backend="torch", device="cuda")
     assert measured.backend == "torch-cuda"
     assert np.array_equal(measured.index, expected.index)
+
+
+def classes_of(count: int, seed: int) -> Samples:
+    labels = np.arange(count) % 3
+    noise = np.random.default_rng(seed).standard_normal((count, 6)).astype(np.float32)
+    return Samples(noise + 2 * np.eye(3, 6, dtype=np.float32)[labels], labels.astype(np.int64))
+
+
+PROBES: dict[str, Callable[..., Any]] = {
+    "ridge": ridge_regression,
+    "logistic": partial(logistic_regression, cs=[0.1, 1.0]),
+    "sgd": partial(sgd_probe, protocol=linear_protocol("ijepa-linear-cached")),
+}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_rehearsal__linear_probes_fit_where_they_are_told_to(name: str, pretend: Callable[[], Any]) -> None:
+    train, test = classes_of(90, 0), classes_of(60, 1)
+    expected = PROBES[name](train, test, num_classes=3)
+    with pretend() as seen:
+        measured = PROBES[name](train, test, num_classes=3, device="cuda")
+        assert seen.record.launches > 20
+    assert np.array_equal(measured.predictions, expected.predictions)
+    assert measured.weight == pytest.approx(expected.weight, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ridge", "logistic"])
+def test_streamed__rows_that_are_never_held_give_the_same_fit(name: str) -> None:
+    train, test = classes_of(90, 0), classes_of(60, 1)
+    streamed = StreamedSamples(ArrayBank(train.features), train.labels)
+    held, read = (PROBES[name](samples, test, num_classes=3) for samples in (train, streamed))
+    assert np.array_equal(held.weight, read.weight)
+    assert held.val_scores == read.val_scores
 
 
 def test_auto__a_gpu_that_fails_its_first_kernel_is_left_alone(

@@ -161,7 +161,7 @@ def _record(
         heading=plan.heading or task.heading,
         provenance=make_provenance(
             seed=next(iter(features)),
-            device=first.device,
+            device=first.device if plan.moves else "cpu",
             settings=dict(task.settings),
             seconds={**phases, task.probe: seconds},
             command=task.command,

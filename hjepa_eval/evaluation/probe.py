@@ -43,6 +43,7 @@ class Plan:
         tokens: what it reads of tokens, if any.
         joins: all levels together have a row too, whatever `--fuse` says.
         contrasts: scores of the last level and of all together are compared in pairs, too.
+        moves: whether it computes on the device that was asked for; the record of one that does not names the CPU.
     """
 
     protocol: str
@@ -60,6 +61,7 @@ class Plan:
     tokens: TokenNeed | None = None
     joins: bool = False
     contrasts: bool = False
+    moves: bool = True
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import ProbeError, first_few
-from hjepa_eval.probes.search.bank import Bank, rows_per_block
+from hjepa_eval.probes.search.bank import Bank, PartOfBank, rows_per_block
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,15 @@ class StreamedSamples:
     def __len__(self) -> int:
         """Return the number of samples N."""
         return len(self.labels)
+
+    def take(self, index: NDArray[np.int64]) -> StreamedSamples:
+        """Return the samples at `index` [M], read when they are asked for."""
+        return StreamedSamples(PartOfBank(self.features, index), self.labels[index])
+
+    def read(self) -> Samples:
+        """Return all samples in memory."""
+        rows = np.arange(len(self.labels))
+        return Samples(self.features.rows(rows), self.labels)
 
 
 AnySamples = TypeVar("AnySamples", bound="Samples | StreamedSamples")

@@ -38,6 +38,7 @@ def plan_few_shot(settings: FewShotSettings) -> Plan:
     """Return few-shot episodes as the settings ask for them, the same ones for every level and model."""
     parameters = {name: getattr(settings, name) for name in ("ways", "shots", "queries", "episodes", "classifier")}
     return Plan(
+        moves=False,
         protocol=f"few-shot-{settings.classifier}",
         parameters={**parameters, "shots": list(settings.shots)},
         run=lambda row, seed, choosing: _run(row, seed, choosing, settings=settings),

@@ -100,12 +100,15 @@ def _fit(row: LevelRow, seed: int, protocol: LinearProtocol, settings: LinearSet
     from hjepa_eval.probes.linear.ridge import ridge_regression
     from hjepa_eval.probes.linear.sgd_probe import sgd_probe
 
-    train, test = row.samples("train"), row.samples("test")
+    train, test = row.stream("train"), row.samples("test")
     common: dict[str, Any] = {"num_classes": len(row.class_names), "class_names": row.class_names}
+    common["device"] = row.features.device
     if protocol.solver == "ridge":
         return ridge_regression(train, test, **common)
     if protocol.solver == "sgd":
-        return sgd_probe(train, test, protocol=protocol, train_views=row.train_views() or None, seed=seed, **common)
+        return sgd_probe(
+            row.samples("train"), test, protocol=protocol, train_views=row.train_views() or None, seed=seed, **common
+        )
     cs = settings.c if settings.c is not None else protocol.cs
     return logistic_regression(train, test, cs=cs, search=protocol.search, seed=seed, **common)
 

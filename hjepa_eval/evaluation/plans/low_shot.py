@@ -149,7 +149,7 @@ def plan_low_shot(settings: LowShotSettings) -> Plan:
     }
     # 2: logistic regression of two classes has scikit-learn's penalty, ridge tells tiny features apart.
     version = 1 if protocol.classifier == "knn" else 2
-    return Plan(protocol.name, parameters, run, protocol.deviations, version=version)
+    return Plan(protocol.name, parameters, run, protocol.deviations, version=version, moves=False)
 
 
 PROBE = Probe(

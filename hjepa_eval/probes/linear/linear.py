@@ -16,7 +16,7 @@ from hjepa_eval.metrics.accuracy import accuracy, topk_accuracy
 from hjepa_eval.metrics.intervals import Interval
 from hjepa_eval.probes.holdout import stratified_holdout
 from hjepa_eval.probes.linear.logistic_path import best_c, fit_logistic, search_c
-from hjepa_eval.probes.samples import Samples, check_samples
+from hjepa_eval.probes.samples import Samples, StreamedSamples, check_samples
 
 Search = Literal["grid", "bisect"]
 
@@ -68,10 +68,11 @@ class LinearResult:
 
 
 def logistic_regression(
-    train: Samples,
+    train: Samples | StreamedSamples,
     test: Samples,
     *,
     num_classes: int,
+    device: str = "cpu",
     cs: Sequence[float] | None = None,
     search: Search = "grid",
     val_fraction: float = 0.1,
@@ -86,9 +87,11 @@ def logistic_regression(
     train is fitted again with that C. The test set is used once, for the reported number.
 
     Args:
-        train: features [N, D], used as given: any normalisation belongs to the protocol that calls this.
+        train: features [N, D], used as given: any normalisation belongs to the protocol that calls this. Of streamed
+            ones one copy is held.
         test: features [N_test, D].
         num_classes: C; labels lie in [0, C).
+        device: where the fits are computed; the answer is the same but for rounding.
         cs: the grid of C. Default: 17 values from 1e-4 to 1e4, and further up to 1e8 for as long as the largest is the
             best. A single value is used without a choice.
         search: `grid` tries all of `cs`; `bisect` is CLIP's search from 1e-6 to 1e6 and takes no `cs`.
@@ -115,12 +118,19 @@ def logistic_regression(
     if search == "bisect" and cs is not None:
         raise ProbeError("a search by bisection has its own values of C; leave out `cs`, or search the grid")
     if len(grid) > 1:
-        held_out = _HeldOut(train, num_classes, val_fraction, seed, tol, max_iter)
+        held_out = _HeldOut(train, num_classes, val_fraction, seed, tol, max_iter, device)
         val_scores = _searched(held_out.accuracies, grid, search, grows=cs is None)
         grid = list(val_scores)
     best = best_c(val_scores or dict.fromkeys(grid, 0.0)) if grid else float("nan")
     path = fit_logistic(
-        train.features, train.labels, num_classes=num_classes, cs=[best], tol=tol, max_iter=max_iter, certain=True
+        train.features,
+        train.labels,
+        num_classes=num_classes,
+        device=device,
+        cs=[best],
+        tol=tol,
+        max_iter=max_iter,
+        certain=True,
     )
     if len(grid) > 1 and best in (grid[0], grid[-1]) and len(set(val_scores.values())) > 1:
         side = "smallest" if best == grid[0] else "largest"
@@ -167,13 +177,23 @@ def _searched(
 class _HeldOut:
     """Accuracy on a held-out part of train after fits on the rest, and the logits there of the best C so far."""
 
-    def __init__(self, train: Samples, num_classes: int, fraction: float, seed: int, tol: float, max_iter: int) -> None:
+    def __init__(
+        self,
+        train: Samples | StreamedSamples,
+        num_classes: int,
+        fraction: float,
+        seed: int,
+        tol: float,
+        max_iter: int,
+        device: str,
+    ) -> None:
         kept, held = stratified_holdout(train.labels, fraction=fraction, seed=seed)
-        self.kept, self.held = train.take(kept), train.take(held)
+        self.kept, aside = train.take(kept), train.take(held)
+        self.held = aside if isinstance(aside, Samples) else aside.read()
         self.labels = self.held.labels
         self.logits: NDArray[np.float32] | None = None
         self.best = (-1.0, 0.0)
-        self.fit = partial(fit_logistic, num_classes=num_classes, tol=tol, max_iter=max_iter)
+        self.fit = partial(fit_logistic, num_classes=num_classes, device=device, tol=tol, max_iter=max_iter)
 
     def accuracies(self, cs: Sequence[float]) -> list[float]:
         """Return the accuracy for every C."""

@@ -10,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import ProbeError
+from hjepa_eval.machine.devices import float32_products
 from hjepa_eval.probes.linear.lbfgs import minimise
 from hjepa_eval.probes.linear.newton import polish
 from hjepa_eval.probes.linear.softmax_loss import SoftmaxLoss
 from hjepa_eval.probes.samples import check_features, check_labels
+from hjepa_eval.probes.search.bank import Bank
 from hjepa_eval.probes.side_by_side import one_thread
 
 # Positions on 97 points from 1e-6 to 1e6, eight steps in each factor of ten.
@@ -100,10 +102,11 @@ class LogisticPath:
 
 
 def fit_logistic(
-    features: NDArray[np.float32],
+    features: NDArray[np.float32] | Bank,
     labels: NDArray[np.int64],
     *,
     num_classes: int,
+    device: str = "cpu",
     cs: Sequence[float],
     tol: float = 1e-7,
     max_iter: int = 1000,
@@ -118,9 +121,10 @@ def fit_logistic(
     the last ones ended. `softmax_loss.py` has the derivation.
 
     Args:
-        features: [N, D]; they are not standardised or normalised.
+        features: [N, D]; they are not standardised or normalised. Of a bank one copy is held, in float32 when large.
         labels: int64 [N], in [0, num_classes).
         num_classes: C.
+        device: where the products are computed.
         cs: inverse strengths of the penalty, all above 0.
         tol: relative accuracy of the objective at which L-BFGS stops, as estimated.
         max_iter: iterations for each C.
@@ -132,18 +136,19 @@ def fit_logistic(
 
     Source: the objective of scikit-learn's `LogisticRegression` (L2, lbfgs).
     """
-    features = check_features(features, "train")
-    labels = check_labels(labels, "train", num_samples=len(features), num_classes=num_classes)
+    if isinstance(features, np.ndarray):
+        features = check_features(features, "train")
+    labels = check_labels(labels, "train", num_samples=features.shape[0], num_classes=num_classes)
     values = np.asarray(cs, dtype=np.float64)
     if values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
         raise ProbeError(f"every C must be a number above 0, found {list(cs)}")
-    loss = SoftmaxLoss(features, labels, num_classes)
+    loss = SoftmaxLoss(features, labels, num_classes, device=device)
     order = np.argsort(values, kind="stable")
     start = loss.trivial()
     halves = 2 if len(np.unique(labels)) == 2 else 1
     penalties = halves / (values * len(labels) * loss.scale**2)
     parts = []
-    with one_thread(loss.small):
+    with one_thread(loss.small), float32_products():
         for group in np.array_split(order, -(-len(order) // max(1, _COLUMNS // num_classes))):
             penalty = torch.from_numpy(penalties[group])
             parts.append(_fit_group(loss, penalty, start, tol, max_iter, certain=certain))

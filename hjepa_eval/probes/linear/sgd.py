@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from hjepa_eval.errors import ProbeError
+from hjepa_eval.machine.devices import float32_products, send
 from hjepa_eval.probes.samples import check_features, check_labels
 from hjepa_eval.probes.side_by_side import one_thread
 
@@ -108,6 +109,7 @@ def train_heads(
     heads: Sequence[Head],
     recipe: Recipe,
     seed: int = 0,
+    device: str = "cpu",
 ) -> HeadWeights:
     """Train every head on the same minibatches, from the same small random weights.
 
@@ -121,6 +123,7 @@ def train_heads(
         heads: in the order of the result.
         recipe: of all heads.
         seed: of the first weights and of the passes.
+        device: where the heads are trained.
 
     Raises:
         ProbeError: NaN, views of unlike shape, labels outside the range, or a head or recipe that cannot train.
@@ -130,7 +133,9 @@ def train_heads(
     rows = [torch.from_numpy(check_features(view, "train")) for view in views]
     if not rows or any(view.shape != rows[0].shape for view in rows):
         raise ProbeError(f"views must be features of the same images, found shapes {[list(v.shape) for v in rows]}")
+    place = torch.device(device)
     targets = torch.from_numpy(check_labels(labels, "train", num_samples=len(rows[0]), num_classes=num_classes))
+    rows, targets = [view.to(place) for view in rows], targets.to(place)
     batch = min(recipe.batch, len(targets))
     _check_recipe(heads, recipe, batch)
     count, dims = rows[0].shape
@@ -138,9 +143,11 @@ def train_heads(
     groups = []
     for norm in sorted({head.batch_norm for head in heads}):
         places = [i for i, head in enumerate(heads) if head.batch_norm == norm]
-        groups.append(_Group([heads[i] for i in places], places, first, batch, lars=recipe.optimiser == "lars"))
-    with one_thread(len(heads) * num_classes * dims * batch < _SMALL):
+        chosen_heads = [heads[i] for i in places]
+        groups.append(_Group(chosen_heads, places, first, batch, lars=recipe.optimiser == "lars", device=place))
+    with one_thread(len(heads) * num_classes * dims * batch < _SMALL), float32_products():
         for step, (number, chosen) in enumerate(_minibatches(count, batch, recipe.steps, seed)):
+            chosen = send(chosen, place)
             inputs, own = rows[number % len(rows)].index_select(0, chosen), targets[chosen]
             for group in groups:
                 group.step(inputs, own, recipe.factor(step))
@@ -174,18 +181,25 @@ class _Group:
     """Heads with the same inputs: batch-normalised or not. The last column of weights and inputs is the bias."""
 
     def __init__(
-        self, heads: Sequence[Head], places: list[int], first: NDArray[np.float64], batch: int, *, lars: bool
+        self,
+        heads: Sequence[Head],
+        places: list[int],
+        first: NDArray[np.float64],
+        batch: int,
+        *,
+        lars: bool,
+        device: torch.device,
     ) -> None:
         self.places = places
         self.lars = lars
-        self.lr = torch.tensor([head.lr for head in heads])[:, None, None]
-        self.decay = torch.tensor([head.weight_decay for head in heads])[:, None, None]
+        self.lr = torch.tensor([head.lr for head in heads], device=device)[:, None, None]
+        self.decay = torch.tensor([head.weight_decay for head in heads], device=device)[:, None, None]
         classes, dims = first.shape
-        self.weight = torch.zeros(len(heads), classes, dims + 1)
-        self.weight[:, :, :-1] = torch.from_numpy(first)
+        self.weight = torch.zeros(len(heads), classes, dims + 1, device=device)
+        self.weight[:, :, :-1] = torch.from_numpy(first).to(device)
         self.momentum = torch.zeros_like(self.weight)
-        self.inputs = torch.ones(batch, dims + 1)
-        self.norm = _BatchNorm(dims) if heads[0].batch_norm else None
+        self.inputs = torch.ones(batch, dims + 1, device=device)
+        self.norm = _BatchNorm(dims, device) if heads[0].batch_norm else None
 
     def step(self, inputs: torch.Tensor, labels: torch.Tensor, factor: float) -> None:
         """Train on `inputs` [B, D] with `labels` [B], at `factor` times the learning rates."""
@@ -209,7 +223,7 @@ class _Group:
         if self.norm:
             weight = weight * (self.norm.variance.double() + _NORM_EPS).rsqrt()
             bias = bias - weight @ self.norm.mean.double()
-        return weight.float(), bias.float()
+        return weight.float().cpu(), bias.float().cpu()
 
 
 def _adapt(gradient: torch.Tensor, weight: torch.Tensor, decay: torch.Tensor) -> None:
@@ -225,9 +239,9 @@ def _adapt(gradient: torch.Tensor, weight: torch.Tensor, decay: torch.Tensor) ->
 class _BatchNorm:
     """Batch normalisation without scale and shift: the batch's moments in training, running ones [D] at test."""
 
-    def __init__(self, dims: int) -> None:
-        self.mean = torch.zeros(dims)
-        self.variance = torch.ones(dims)
+    def __init__(self, dims: int, device: torch.device) -> None:
+        self.mean = torch.zeros(dims, device=device)
+        self.variance = torch.ones(dims, device=device)
 
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return `inputs` [B, D] normalised by their own moments, which the running ones then take in."""

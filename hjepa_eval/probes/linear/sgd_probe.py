@@ -62,6 +62,7 @@ def sgd_probe(
     train_views: Sequence[NDArray[np.float32]] | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
+    device: str = "cpu",
     class_names: Sequence[str] | None = None,
 ) -> SgdResult:
     """Train the heads of `protocol` on `train` and report the accuracy of one of them on `test`.
@@ -79,6 +80,7 @@ def sgd_probe(
             `train.features` alone. Held-out scores are always taken on `train.features`.
         val_fraction: share of each class held out for the choice.
         seed: of the held-out part, the first weights and the passes.
+        device: where heads are trained.
         class_names: names for messages.
 
     Raises:
@@ -98,7 +100,8 @@ def sgd_probe(
     def fit(rows: NDArray[np.int64], heads: Sequence[Head]) -> HeadWeights:
         used = views if len(rows) == len(train) else [view[rows] for view in views]
         recipe = recipe_for(len(rows))
-        return train_heads(used, train.labels[rows], num_classes=num_classes, heads=heads, recipe=recipe, seed=seed)
+        own = train.labels[rows]
+        return train_heads(used, own, num_classes=num_classes, heads=heads, recipe=recipe, seed=seed, device=device)
 
     kept, held = stratified_holdout(train.labels, fraction=val_fraction, seed=seed)
     best, val_scores, val_logits = _compare(fit(kept, protocol.heads), protocol.heads, train.take(held))

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hjepa_eval.probes.search.bank import middle_of, spread_rows
+from hjepa_eval.probes.search.bank import Bank, as_bank, middle_of, numbered_blocks, spread_rows
 
 _BLOCK_ELEMENTS = 1 << 20
 _SMALL = 1 << 20
@@ -36,28 +36,42 @@ _PART_ROWS = 4096
 class SoftmaxLoss:
     """Mean cross-entropy plus |U|^2 / (2 C N) for several C, each weights [K, D + 1] with the bias as last column."""
 
-    def __init__(self, features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> None:
+    def __init__(
+        self,
+        features: NDArray[np.float32] | Bank,
+        labels: NDArray[np.int64],
+        num_classes: int,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Rotate `features` [N, D], an array or a bank of which no second copy is made, and keep them on `device`."""
+        self.device = torch.device(device)
+        bank = as_bank(features)
+        count, width = bank.shape
         # Small problems in float64, where it costs nothing; large ones multiply in float32 and add up in float64.
-        self.small = features.size <= _SMALL
+        self.small = count * width <= _SMALL
         self.dtype = torch.float64 if self.small else torch.float32
-        rows = torch.from_numpy(features)
         # A power of two amid the sizes of the rows, so that no features leave the range of float32.
-        _, self.scale = middle_of(rows[torch.from_numpy(spread_rows(len(rows)))])
-        self.mean = rows.mean(dim=0, dtype=torch.float64)
-        self.rotated = torch.empty(len(rows), rows.shape[1] + 1, dtype=self.dtype)
-        covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-        parts = list(zip(torch.split(rows, _PART_ROWS), torch.split(self.rotated[:, :-1], _PART_ROWS), strict=True))
-        for part, out in parts:
+        _, self.scale = middle_of(torch.from_numpy(bank.rows(spread_rows(count))))
+        self.mean = torch.zeros(width, dtype=torch.float64)
+        for _, part in numbered_blocks(bank, _PART_ROWS):
+            self.mean += part.sum(dim=0, dtype=torch.float64)
+        self.mean /= count
+        self.rotated = torch.empty(count, width + 1, dtype=self.dtype, device=self.device)
+        covariance = torch.zeros(width, width, dtype=torch.float64, device=self.device)
+        for first, part in numbered_blocks(bank, _PART_ROWS):
+            out = self.rotated[first : first + len(part), :-1]
             out.copy_(torch.sub(part, self.mean).div_(self.scale))
             covariance += out.T @ out
-        self.basis = torch.linalg.eigh(covariance / len(rows)).eigenvectors
-        for _, out in parts:
-            out.copy_(out @ self.basis.to(self.dtype))
+        self.basis = torch.linalg.eigh(covariance.cpu() / count).eigenvectors
+        turn = self.basis.to(self.device, self.dtype)
+        for out in torch.split(self.rotated[:, :-1], _PART_ROWS):
+            out.copy_(out @ turn)
         self.rotated[:, -1] = 1
-        self.labels = torch.from_numpy(labels)
+        self.labels = torch.from_numpy(labels).to(self.device)
         self.num_classes = num_classes
-        counts = torch.bincount(self.labels, minlength=num_classes).to(torch.float64)
-        self.shares = counts / len(rows)
+        counts = torch.bincount(torch.from_numpy(labels), minlength=num_classes).to(torch.float64)
+        self.shares = counts / count
         # The loss of the best model that ignores its input.
         self.entropy = float(-torch.special.xlogy(self.shares, self.shares).sum())
 
@@ -98,9 +112,10 @@ class SoftmaxLoss:
             weights: float64 [A, K, D + 1].
             penalty: float64 [A], 1 / (C N).
         """
-        used = weights.to(self.dtype)
-        loss = torch.zeros(len(weights), dtype=torch.float64)
-        gradient = torch.zeros(weights.shape[0] * self.num_classes, weights.shape[2], dtype=torch.float64)
+        used = weights.to(self.device, self.dtype)
+        loss = torch.zeros(len(weights), dtype=torch.float64, device=self.device)
+        shape = weights.shape[0] * self.num_classes, weights.shape[2]
+        gradient = torch.zeros(shape, dtype=torch.float64, device=self.device)
         for rows, labels in self._blocks(len(weights)):
             log_shares = self._log_shares(used, rows)
             own = labels.expand(len(weights), 1, -1)
@@ -110,30 +125,32 @@ class SoftmaxLoss:
             gradient += error.flatten(0, 1) @ rows
         penalised = weights.clone()
         penalised[:, :, -1] = 0
+        loss, gradient = loss.cpu(), gradient.cpu()
         loss = loss / len(self.labels) + 0.5 * penalty * penalised.square().sum(dim=(1, 2))
         return loss, gradient.view_as(weights) / len(self.labels) + penalty[:, None, None] * penalised
 
     def diagonal(self, weights: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
         """Return the diagonal of the Hessian, float64 [A, K, D + 1]; arguments as in `evaluate`."""
-        used = weights.to(self.dtype)
-        diagonal = torch.zeros(weights.shape[0] * self.num_classes, weights.shape[2], dtype=torch.float64)
+        used = weights.to(self.device, self.dtype)
+        shape = weights.shape[0] * self.num_classes, weights.shape[2]
+        diagonal = torch.zeros(shape, dtype=torch.float64, device=self.device)
         for rows, _ in self._blocks(len(weights)):
             share = self._log_shares(used, rows).exp_()
             diagonal += (share - share.square()).flatten(0, 1) @ rows.square()
-        diagonal = diagonal.view_as(weights) / len(self.labels)
+        diagonal = diagonal.cpu().view_as(weights) / len(self.labels)
         diagonal[:, :, :-1] += penalty[:, None, None]
         # A bias that no sample doubts has no curvature and no gradient either; any positive number will do.
         return diagonal.clamp_min_(1e-10)
 
     def product(self, weights: torch.Tensor, direction: torch.Tensor, penalty: torch.Tensor) -> torch.Tensor:
         """Return the Hessian at `weights` float64 [1, K, D + 1] times `direction` of the same shape."""
-        used, along = weights.to(self.dtype), direction.to(self.dtype)
-        total = torch.zeros(self.num_classes, weights.shape[2], dtype=torch.float64)
+        used, along = weights.to(self.device, self.dtype), direction.to(self.device, self.dtype)
+        total = torch.zeros(self.num_classes, weights.shape[2], dtype=torch.float64, device=self.device)
         for rows, _ in self._blocks(2):
             share = self._log_shares(used, rows)[0].exp_()
             change = share * (along[0] @ rows.T)
             total += (change - share * change.sum(dim=0)) @ rows
-        result = (total / len(self.labels))[None]
+        result = (total.cpu() / len(self.labels))[None]
         result[:, :, :-1] += penalty[:, None, None] * direction[:, :, :-1]
         return result
 

@@ -57,6 +57,28 @@ def as_bank(features: NDArray | Bank) -> Bank:
     return ArrayBank(features) if isinstance(features, np.ndarray) else features
 
 
+class PartOfBank:
+    """Some rows of a bank, in the order of their numbers, as a bank."""
+
+    def __init__(self, bank: Bank, index: NDArray[np.int64]) -> None:
+        """Take the rows of `bank` at `index` [M]; nothing is read."""
+        self._bank, self._index = bank, index
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows M and of dimensions D."""
+        return len(self._index), self._bank.shape[1]
+
+    def blocks(self, rows: int) -> Iterator[NDArray[np.float32]]:
+        """Yield all rows in order, float32 [`rows`, D] at a time."""
+        for start in range(0, len(self._index), rows):
+            yield self._bank.rows(self._index[start : start + rows])
+
+    def rows(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the rows at `index` [K], each in [0, M)."""
+        return self._bank.rows(self._index[index])
+
+
 def rows_per_block(bank: Bank, *, elements: int = _BLOCK_ELEMENTS) -> int:
     """Return how many rows of `bank` make a block of `elements` numbers, at least one."""
     return max(1, elements // bank.shape[1])
