@@ -36,6 +36,7 @@ def embedded(rows: Array, width: int = 50) -> Array:
     return np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) @ turned
 
 
+@pytest.mark.rows("E6")
 @pytest.mark.parametrize("estimate", ALL)
 @pytest.mark.parametrize("name", ["plane", "ball", "sphere", "swiss roll", "five"])
 def test_dimension__of_known_manifolds_in_50_dimensions_is_right_to_a_tenth(name: str, estimate: object) -> None:

@@ -42,6 +42,7 @@ def inside(encoder: Any, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
     return seen
 
 
+@pytest.mark.rows("E5")
 @pytest.mark.parametrize("build", [lambda: load_encoder(VIT), rope_encoder], ids=["learned", "rope"])
 def test_attention_maps__equal_what_hooks_see(build: Any) -> None:
     encoder = build()

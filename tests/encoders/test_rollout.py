@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from hjepa_eval.encoders.attention import attention_rollout
 
@@ -14,6 +15,7 @@ def test_rollout__two_tokens_by_hand() -> None:
     np.testing.assert_allclose(found[1], [[0.625, 0.375], [0.5, 0.5]], atol=1e-7)
 
 
+@pytest.mark.rows("E5", "F")
 def test_rollout__rows_sum_to_one_and_each_layer_needs_only_those_before() -> None:
     scores = np.random.default_rng(0).normal(size=(5, 3, 7, 7)) * 3
     attention = (np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)).astype(np.float32)

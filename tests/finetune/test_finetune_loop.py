@@ -71,6 +71,7 @@ def test_layer_decay__scales_the_very_first_step(tmp_path: Path) -> None:
     assert moved["model.patch_embed.proj.weight"] == pytest.approx(1.25e-4, rel=1e-2)
 
 
+@pytest.mark.rows("F")
 def test_finetune__beats_a_linear_probe_of_the_untrained_encoder(tmp_path: Path) -> None:
     vit = create_vit("vit_tiny_patch4_8", depth=2, embed_dim=64, num_heads=4)
     encoder = ViTEncoder(vit, "small", taps=(1, 2), transform=Transform(8, 8), architecture={}).eval()

@@ -163,6 +163,7 @@ def test_pretrain__ends_with_its_last_weights_and_says_so_when_the_best_are_gone
     assert all(torch.equal(tensor, last[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
+@pytest.mark.rows("F")
 def test_pretrain__patience_ends_a_run_early_and_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hjepa_pretrain.tasks
 
@@ -350,6 +351,7 @@ def test_pretrain__too_little_memory_says_what_to_change_and_the_run_goes_on_aft
     assert_same_run(whole, tmp_path / "run")
 
 
+@pytest.mark.rows("F")
 def test_pretrain__collapse_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="level 0 has collapsed"):
         pretrain(

@@ -116,6 +116,7 @@ def test_knn__top5_ties_are_ranked_by_the_nearest_neighbour() -> None:
     assert result.predictions[6].tolist() == [5, 5]
 
 
+@pytest.mark.rows("E4")
 def test_knn__leave_one_out_equals_a_loop_without_the_sample(digits: tuple[Samples, Samples]) -> None:
     train = digits[0].take(np.arange(120))
     result = knn(train, num_classes=10, ks=(5,), leave_one_out=True)

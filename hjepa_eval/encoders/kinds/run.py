@@ -174,6 +174,11 @@ def _build(run: Path, name: str) -> ViTEncoder | StageEncoder:
     from hjepa_eval.encoders.weights import check_sizes
 
     config = read_run_config(run)
+    if "learner" in config["encoder"]:
+        raise EncoderError(
+            f"{run} holds a model of {config['dataset'].get('name')}, which reads no images; bring its features: "
+            f"hjepa import {run}/features/SET.npz --name NAME, then --model features:NAME"
+        )
     try:
         encoder, transform = config["encoder"], config["transform"]
         check_sizes(encoder["arguments"], source=str(run / "config.json"))

@@ -189,8 +189,18 @@ def pretrain(
     elif leader:
         early = ", stopped early" if is_early(summary, settings) else ""
         print(f"finished: {run_dir}, {summary.steps:,} steps, {summary.seconds:.0f} s{early}{_best(summary)}")
-        unjudged = summary.measures and not any(score is not None for score in summary.measures["knn"])
-        print(f"next: hjepa eval --model {run_dir}{' --dataset NAME, of images with classes' if unjudged else ''}")
+        print(f"next: {_next(summary, settings, run_dir)}")
+
+
+def _next(summary: Summary, settings: PretrainSettings | LearnerRun, run_dir: Path) -> str:
+    """Return the command that looks at a finished run."""
+    from hjepa_pretrain.config.learners import TokensRun
+
+    if isinstance(settings, TokensRun):
+        file = min((run_dir / "features").glob("*.npz"))
+        return f"hjepa import {file} --name {file.stem}, then hjepa eval --model features:{file.stem}"
+    unjudged = summary.measures and not any(score is not None for score in summary.measures["knn"])
+    return f"hjepa eval --model {run_dir}{' --dataset NAME, of images with classes' if unjudged else ''}"
 
 
 def _asked(

@@ -257,6 +257,7 @@ def test_facts__what_no_file_says_stays_unsaid(tmp_path: Path, summary: Any) -> 
     assert "- seconds of training: not stated" in card
 
 
+@pytest.mark.rows("F")
 @pytest.mark.parametrize("batch", [1, 3])
 @torch.no_grad()
 def test_torch__a_program_gives_all_levels_for_any_batch(
@@ -271,6 +272,7 @@ def test_torch__a_program_gives_all_levels_for_any_batch(
         torch.testing.assert_close(output, level, rtol=0, atol=1e-5)
 
 
+@pytest.mark.rows("F")
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnx__onnxruntime_gives_all_levels_for_any_batch(
     digits_run: Path, tmp_path: Path, images: Tensor, batch: int

@@ -107,6 +107,7 @@ def real_images(encoder_transform: Transform, count: int = 3) -> Tensor:
     return encoder_transform.normalise(images.expand(count, 3, -1, -1))
 
 
+@pytest.mark.rows("E1")
 @pytest.mark.parametrize(("branch", "section"), [("", "target_encoder"), ("?encoder=context", "encoder")])
 def test_ijepa__levels_equal_the_published_forward(tmp_path: Path, branch: str, section: str) -> None:
     content = checkpoint()

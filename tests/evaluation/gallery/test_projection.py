@@ -114,6 +114,7 @@ def test_umap__needs_more_images_than_a_neighbourhood(monkeypatch: pytest.Monkey
     assert project_levels([features]).method.startswith("PCA")
 
 
+@pytest.mark.rows("E7")
 @pytest.mark.slow
 def test_umap__keeps_classes_together_and_is_the_same_again() -> None:
     need_module("umap")

@@ -8,6 +8,7 @@ from hjepa_pretrain.config.schedules import EmaSchedule, learning_rate
 from hjepa_eval.errors import ConfigError
 
 
+@pytest.mark.rows("A5")
 @pytest.mark.parametrize("shape", ["cosine", "linear"])
 def test_ema__rises_monotonically_between_the_right_ends(shape: str) -> None:
     schedule = EmaSchedule(base=0.9, end=0.99, total_steps=101, shape=shape)
@@ -60,6 +61,7 @@ def test_ema__falling_momentum_is_an_error() -> None:
         EmaSchedule(base=0.99, end=0.9)
 
 
+@pytest.mark.rows("C6")
 def test_learning_rate__cosine_warms_up_and_falls_to_the_final_rate() -> None:
     def rate(progress: float) -> float:
         return learning_rate(progress, peak=1.0, warmup=0.1, shape="cosine", final=0.1)

@@ -141,6 +141,7 @@ def test_knn__is_none_for_images_of_one_class() -> None:
     assert nearest_neighbour_score(torch.randn(8, 3), torch.zeros(8, dtype=torch.int64)) is None
 
 
+@pytest.mark.rows("F")
 def test_knn__held_out_images_are_classified_by_the_bank_and_the_bank_leaves_one_out() -> None:
     bank = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
     labels = torch.tensor([0, 0, 1, 1])

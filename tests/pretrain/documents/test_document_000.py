@@ -66,6 +66,7 @@ def noise(count: int, size: int) -> Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.rows("A1", "A11")
 def test_example__basic_usage(documented: HJEPA) -> None:
     with torch.no_grad():
         outputs = documented(noise(2, 224), documented_mask(), return_all_levels=True)
@@ -85,6 +86,7 @@ def test_example__feature_extraction(documented: HJEPA) -> None:
     assert list(coarse.shape) == [2, 16, 768]
 
 
+@pytest.mark.rows("A13")
 def test_example__config_based_usage() -> None:
     config = parse_yaml(DOCUMENTED, "document 000")
     with torch.device("meta"):
@@ -96,6 +98,7 @@ def test_example__config_based_usage() -> None:
     assert (model.ema.base, model.ema.end) == (0.996, 1.0)
 
 
+@pytest.mark.rows("A5")
 def test_ema__of_the_documented_configuration_is_held_for_30_epochs_then_rises_to_one() -> None:
     ema = parse_yaml(DOCUMENTED, "document 000")["model"]["ema"]
     config = {"model": {"encoder_type": "vit_tiny_patch4_32", **TINY, "ema": ema}}
@@ -108,6 +111,7 @@ def test_ema__of_the_documented_configuration_is_held_for_30_epochs_then_rises_t
     assert momenta[150 + 350 // 2] == pytest.approx(0.998, abs=2e-5)  # half of the way, not of all steps
 
 
+@pytest.mark.rows("A6")
 def test_update__moves_the_target_by_the_momentum_that_it_returns() -> None:
     config = {"model": {"encoder_type": "vit_tiny_patch4_32", **TINY, "ema": {"momentum": 0.9, "momentum_end": 0.98}}}
     model = create_hjepa_from_config(config, total_steps=201)
@@ -120,6 +124,7 @@ def test_update__moves_the_target_by_the_momentum_that_it_returns() -> None:
     torch.testing.assert_close(average.blocks[0].mlp.fc1.weight, momentum * before + (1 - momentum) * weight)
 
 
+@pytest.mark.rows("A2")
 @pytest.mark.parametrize(("size", "width"), [("small", 384), ("base", 768), ("large", 1024)])
 def test_encoder__sizes_of_timm_with_their_own_width(size: str, width: int) -> None:
     with torch.device("meta"):
@@ -129,6 +134,7 @@ def test_encoder__sizes_of_timm_with_their_own_width(size: str, width: int) -> N
         create_hjepa(f"vit_{size}_patch16_224", embed_dim=640)
 
 
+@pytest.mark.rows("A2")
 def test_encoder__class_token_is_in_the_encodings_and_not_in_the_cells() -> None:
     model = create_hjepa("vit_tiny_patch4_32", class_token=True, **TINY).eval()
     masks = masks_from_masked(torch.cat((torch.ones(2, 40), torch.zeros(2, 24)), dim=1))
@@ -139,6 +145,7 @@ def test_encoder__class_token_is_in_the_encodings_and_not_in_the_cells() -> None
         assert model(noise(2, 32), masks)["predictions"][0].shape[1] == 40
 
 
+@pytest.mark.rows("A4")
 def test_target_encoder__pretrained_weights_survive_the_copy(tmp_path: Path) -> None:
     source = create_vit("vit_tiny_patch4_32", seed=7, depth=3).state_dict()
     save_file(source, tmp_path / "pretrained.safetensors")
@@ -188,6 +195,7 @@ def test_predictor__indices_and_binary_mask_over_the_full_sequence_say_the_same(
         torch.testing.assert_close(whole[image, places], expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.rows("A7")
 def test_predictor__mask_tokens_start_small_and_normal() -> None:
     torch.manual_seed(0)
     token = Predictor(encoder_dim=8, grid=(4, 4), embed_dim=1024, depth=1, num_heads=4).mask_token.detach()
@@ -195,6 +203,7 @@ def test_predictor__mask_tokens_start_small_and_normal() -> None:
     assert abs(float(token.mean())) < 0.002
 
 
+@pytest.mark.rows("A8")
 def test_predictor_block__has_attention_gelu_mlp_norms_residuals_and_dropped_paths() -> None:
     predictor = Predictor(encoder_dim=8, grid=(4, 4), embed_dim=32, depth=3, num_heads=4, mlp_ratio=4.0, drop_path=0.2)
     block = predictor.blocks[-1]
@@ -236,12 +245,14 @@ def test_hierarchies__of_14x14_tokens_have_7x7_4x4_and_2x2_cells_that_count_no_p
     torch.testing.assert_close(features[3][:, 3], tokens[:, 8:, 8:].mean(dim=(1, 2)))
 
 
+@pytest.mark.rows("A9")
 def test_hierarchies__groups_never_wrap_around_rows() -> None:
     columns = torch.arange(14.0).repeat(14).reshape(1, 196, 1)
     pooled = pool_cells(columns, (14, 14), 1).reshape(7, 7)
     assert torch.equal(pooled, (2 * torch.arange(7.0) + 0.5).expand(7, 7))
 
 
+@pytest.mark.rows("A10")
 def test_heads__one_per_level_on_the_prediction_side_and_targets_are_normalised_without_parameters() -> None:
     model = create_hjepa("vit_tiny_patch4_32", **TINY).eval()
     mask = torch.cat((torch.ones(2, 32), torch.zeros(2, 32)), dim=1)
@@ -258,6 +269,7 @@ def test_heads__one_per_level_on_the_prediction_side_and_targets_are_normalised_
         torch.testing.assert_close(old.std(dim=-1, correction=0), torch.ones(old.shape[:2]), atol=1e-3, rtol=0)
 
 
+@pytest.mark.rows("A11")
 @pytest.mark.parametrize("mode", ["drop", "zero"])
 def test_padding__gets_zero_gradient_from_the_loss_to_the_pixels(mode: str) -> None:
     model = create_hjepa("vit_tiny_patch2_28", mask_mode=mode, **TINY)
@@ -281,6 +293,7 @@ def test_padding__gets_zero_gradient_from_the_loss_to_the_pixels(mode: str) -> N
     assert bool((images.grad[~hidden] != 0).any())
 
 
+@pytest.mark.rows("A15")
 def test_masks__one_is_masked_here_and_true_is_use_in_the_other_document() -> None:
     model = create_hjepa("vit_tiny_patch4_32", **TINY).eval()
     masked = torch.cat((torch.ones(2, 40), torch.zeros(2, 24)), dim=1)

@@ -62,6 +62,7 @@ def documented_levels() -> HierarchicalMaskGenerator:
     )
 
 
+@pytest.mark.rows("B1", "B5")
 def test_example__usage_gives_the_documented_shapes() -> None:
     context, targets = documented_blocks()(batch_size=8, device="cpu")
     assert (context.dtype, context.shape) == (torch.bool, (8, 196))
@@ -74,6 +75,7 @@ def test_example__usage_gives_the_documented_shapes() -> None:
     assert HierarchicalMaskGenerator(384, 16)(2)["level_2"]["context"].shape == (2, 576)
 
 
+@pytest.mark.rows("B9")
 def test_statistics__are_reached_where_they_can_be() -> None:
     """Statistics that the document prints, of 1,000 masks on 14x14 tokens.
 
@@ -114,6 +116,7 @@ def from_yaml(half: str) -> MultiBlockMaskGenerator | HierarchicalMaskGenerator:
     return made
 
 
+@pytest.mark.rows("B8")
 def test_yaml__each_half_loads_and_draws_the_masks_of_the_documented_call() -> None:
     drawn, expected = from_yaml(MULTI_BLOCK)(8), documented_blocks()(8)
     assert all(torch.equal(mine, its) for mine, its in zip(drawn, expected, strict=True))
@@ -158,6 +161,7 @@ def drawn() -> tuple[Tensor, Tensor]:
     return MultiBlockMaskGenerator(32, 4, BLOCKS, min_keep=4)(batch_size=IMAGES, device="cpu")
 
 
+@pytest.mark.rows("C1")
 def test_training_step__block_by_block_is_what_the_model_does_in_one_pass(model: HJEPA) -> None:
     context_mask, target_masks = drawn()
     masks = masks_from_used(context_mask, target_masks)
@@ -187,6 +191,7 @@ def test_training_step__its_loss_teaches_encoder_and_predictor_and_leaves_the_ta
     assert all(each.grad is None for each in model.target_encoder.parameters())
 
 
+@pytest.mark.rows("B5")
 def test_training_step__every_level_of_hierarchical_masks_trains_its_level(model: HJEPA) -> None:
     masks = HierarchicalMaskGenerator(32, 4, min_keep=4)(batch_size=IMAGES, device="cpu")
     for level, each in enumerate(masks.values()):

@@ -47,6 +47,7 @@ def refused(values: dict[str, Any]) -> str:
     return str(error.value)
 
 
+@pytest.mark.rows("C4")
 def test_flat__documented_keys_become_nested_settings(documented: Path) -> None:
     settings = load_settings(str(documented), [])
     assert settings.model.encoder_type == "vit_base_patch16_224"
@@ -110,6 +111,7 @@ def test_flat__assignments_win_over_the_file_in_either_form(documented: Path) ->
         load_settings(str(documented), ["epochs=2", "train.epochs=3"])
 
 
+@pytest.mark.rows("C3", "C4")
 @pytest.mark.parametrize("kind", ["huber", "mse", "smooth_l1"])
 def test_flat__loss_types_are_those_of_torch(kind: str) -> None:
     settings = build_settings(from_flat({"loss_type": kind, "epochs": 1}), "test")
@@ -131,6 +133,7 @@ def test_flat__create_hjepa_from_config_reads_it_too() -> None:
     assert {model.update_target_encoder(current_step=step) for step in (0, 50, 99)} == {0.99}
 
 
+@pytest.mark.rows("C5")
 def test_example__pretrain_then_evaluate_the_frozen_context_encoder(
     documented: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

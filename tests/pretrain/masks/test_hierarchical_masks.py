@@ -31,6 +31,7 @@ def test_hierarchical__every_level_has_context_and_targets_that_share_no_token(
         assert targets.any(dim=(1, 2)).all()
 
 
+@pytest.mark.rows("B6")
 @pytest.mark.parametrize("grid", [(14, 14), (8, 8)])
 @pytest.mark.parametrize("roll", [0.0, 0.5])
 def test_hierarchical__context_grows_and_blocks_become_longer_with_the_level(
@@ -45,6 +46,7 @@ def test_hierarchical__context_grows_and_blocks_become_longer_with_the_level(
     assert [each["context_target_overlap"] for each in found] == [0, 0, 0]
 
 
+@pytest.mark.rows("B5")
 @pytest.mark.parametrize("grid", [(14, 14), (8, 8)])
 def test_hierarchical__blocks_of_a_level_have_its_scale(grid: tuple[int, int]) -> None:
     masks = generator(grid)

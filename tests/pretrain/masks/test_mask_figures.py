@@ -20,6 +20,7 @@ def texts(figure: object) -> str:
     return "\n".join(found)
 
 
+@pytest.mark.rows("B4", "B9")
 def test_figures__tiles_and_numbers_are_those_of_the_masks() -> None:
     context = torch.zeros(2, 12, dtype=torch.bool)
     context[:, :3] = True

@@ -76,6 +76,7 @@ def test_generators__every_grid_from_4_to_24_has_masks(kind: str, overlap: bool)
                 assert not sampled.valid((side, side), level)[~own].any()
 
 
+@pytest.mark.rows("B8")
 def test_generators__every_documented_key_arrives() -> None:
     blocks = create(
         settings(
@@ -127,6 +128,7 @@ def test_generators__settings_that_contradict_each_other_are_one_error() -> None
     assert masking_problems(settings(type="hierarchical"), num_levels=3) == []
 
 
+@pytest.mark.rows("B10", "C4")
 def test_context_count__moves_from_the_one_ratio_to_the_other_in_few_steps() -> None:
     masking = settings(mask_ratio=0.5, mask_ratio_end=0.75)
     counts = [context_count(masking, 64, progress / 1000) for progress in range(1001)]
@@ -164,6 +166,7 @@ def test_inside_sums__are_those_of_the_slices() -> None:
                 torch.testing.assert_close(sums[image, top, left], wanted)
 
 
+@pytest.mark.rows("B10")
 @pytest.mark.parametrize(
     ("kind", "overlap"), [("multi_block", True), ("multi_block", False), ("hierarchical", True), ("random", True)]
 )

@@ -17,6 +17,7 @@ def generator(grid: tuple[int, int], **options: object) -> MultiBlockMaskGenerat
     return MultiBlockMaskGenerator((grid[0] * 4, grid[1] * 4), 4, **options)
 
 
+@pytest.mark.rows("B3")
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("overlap", [True, False])
 def test_masks__context_and_targets_never_share_a_token(grid: tuple[int, int], overlap: bool) -> None:
@@ -39,6 +40,7 @@ def test_masks__cover_every_token_the_last_row_and_column_too(grid: tuple[int, i
     torch.testing.assert_close(often, often.flip(0, 1), atol=0.08, rtol=0)
 
 
+@pytest.mark.rows("B7")
 def test_masks__same_seed_same_masks_other_step_other_masks() -> None:
     first, second = generator((8, 8), seed=3), generator((8, 8), seed=3)
     for _ in range(2):
@@ -49,6 +51,7 @@ def test_masks__same_seed_same_masks_other_step_other_masks() -> None:
     assert not torch.equal(first(16, step=1)[1], generator((8, 8), seed=4)(16, step=1)[1])
 
 
+@pytest.mark.rows("E8")
 def test_masks__differ_between_images_of_a_batch() -> None:
     _, targets = generator((8, 8))(64)
     assert len(torch.unique(targets.any(dim=1), dim=0)) > 50
@@ -68,6 +71,7 @@ def test_masks__target_blocks_are_rectangles_with_the_asked_area_and_aspect(grid
     assert (rows / columns).max() <= 1.5 + 1e-6
 
 
+@pytest.mark.rows("B2")
 def test_masks__without_overlap_blocks_lie_apart() -> None:
     masks = generator((14, 14), allow_target_overlap=False)
     context, targets = masks(128)
@@ -78,6 +82,7 @@ def test_masks__without_overlap_blocks_lie_apart() -> None:
     assert targets.any(dim=2).all()
 
 
+@pytest.mark.rows("B4")
 def test_masks__statistics_count_what_a_drawing_shows() -> None:
     masks = generator((4, 4), num_target_masks=2)
     context = torch.zeros(1, 4, 4, dtype=torch.bool)
@@ -217,6 +222,7 @@ def test_masks__ranges_and_shares_that_are_none_are_errors() -> None:
             generator((8, 8), **options)
 
 
+@pytest.mark.rows("B2")
 def test_without_overlap__too_many_blocks_shrink_and_the_achieved_scale_says_so() -> None:
     masks = generator((8, 8), allow_target_overlap=False, num_target_masks=8, max_attempts=2)
     context, targets = masks(256)
@@ -253,6 +259,7 @@ def test_converters__both_conventions_give_the_same_indices() -> None:
     assert one.context_valid.tolist() == [[True, True, False], [True, True, True]]
 
 
+@pytest.mark.rows("A15")
 def test_converters__ambiguous_or_impossible_masks_are_errors() -> None:
     used = torch.ones(2, 4, dtype=torch.bool)
     with pytest.raises(TrainingError, match="boolean mask is ambiguous"):

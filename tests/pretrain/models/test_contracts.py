@@ -22,12 +22,14 @@ def model(request: pytest.FixtureRequest) -> HJEPA:
     return create_hjepa("vit_tiny_patch4_16", num_hierarchies=request.param, **SMALL).eval()
 
 
+@pytest.mark.rows("A12")
 @pytest.mark.parametrize("branch", ["ema", "teacher", "taget", ""])
 def test_extract_features__an_unknown_branch_is_refused(model: HJEPA, branch: Any) -> None:
     with pytest.raises(UnknownNameError, match="unknown encoder branch"):
         model.extract_features(torch.zeros(1, 3, 16, 16), 0, encoder=branch)
 
 
+@pytest.mark.rows("A11", "A15")
 @pytest.mark.parametrize(
     ("images", "mask", "message"),
     [
@@ -48,6 +50,7 @@ def test_forward__masks_and_images_that_do_not_fit_are_named(
         model(torch.zeros(images), masked)
 
 
+@pytest.mark.rows("A5", "A13")
 def test_create_hjepa__can_be_told_the_steps_over_which_the_momentum_rises(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -47,6 +47,7 @@ def half_masked(count: int = 4) -> torch.Tensor:
     return mask
 
 
+@pytest.mark.rows("A4")
 def test_target_encoder__equals_context_at_step_zero() -> None:
     model = small(drop_path=0.2)
     for mine, other in zip(
@@ -74,6 +75,7 @@ def test_update_target_encoder__returns_the_momentum_of_the_schedule() -> None:
     assert model.update_target_encoder(current_step=10) == pytest.approx(1.0)
 
 
+@pytest.mark.rows("A3")
 @pytest.mark.parametrize("positions", ["learned", "rope"])
 @pytest.mark.parametrize("class_token", [False, True])
 def test_zero_mode__with_a_key_mask_equals_drop_mode(class_token: bool, positions: str) -> None:
@@ -89,6 +91,7 @@ def test_zero_mode__with_a_key_mask_equals_drop_mode(class_token: bool, position
     assert (dropped[-1] - literal[-1]).abs().max() > 0.01
 
 
+@pytest.mark.rows("A3")
 @pytest.mark.parametrize("mode", ["drop", "zero"])
 def test_context_encoder__hidden_pixels_do_not_leak(mode: str) -> None:
     encoder = ContextEncoder(create_vit("vit_tiny_patch4_32", depth=2).eval(), taps=(1, 2), mask_mode=mode)
@@ -165,6 +168,7 @@ def test_forward__boolean_mask_is_an_error() -> None:
         small()(photographs(), half_masked().bool())
 
 
+@pytest.mark.rows("A7")
 @pytest.mark.parametrize("choice", [{}, {"order": "coarse_to_fine"}, {"fpn": True}])
 def test_predictor__indexed_and_binary_forms_agree(choice: dict[str, Any]) -> None:
     model = small(predictor={**SMALL["predictor"], **choice})
@@ -181,6 +185,7 @@ def test_predictor__indexed_and_binary_forms_agree(choice: dict[str, Any]) -> No
     assert (whole[mask == 0] == 0).all()
 
 
+@pytest.mark.rows("A7")
 def test_predictor__answers_differ_between_places_and_do_not_depend_on_other_questions() -> None:
     predictor = small().predictor
     tokens, context = torch.randn(2, 5, 192), torch.arange(5).expand(2, -1)
@@ -191,6 +196,7 @@ def test_predictor__answers_differ_between_places_and_do_not_depend_on_other_que
     assert (few[:, 0] - few[:, 1]).abs().max() > 1e-3
 
 
+@pytest.mark.rows("A9")
 def test_pooling__cells_are_two_dimensional() -> None:
     rows, columns = 14, 14
     coordinates = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float().unsqueeze(0)
@@ -200,6 +206,7 @@ def test_pooling__cells_are_two_dimensional() -> None:
     assert pooled[3, 3].tolist() == [12.5, 12.5]
 
 
+@pytest.mark.rows("A12")
 def test_extract_features__gives_cells_of_each_level_from_both_encoders() -> None:
     model = small()
     with torch.no_grad():
@@ -213,6 +220,7 @@ def test_extract_features__gives_cells_of_each_level_from_both_encoders() -> Non
         model.extract_features(photographs(), 3)
 
 
+@pytest.mark.rows("A14")
 def test_parameters__vit_base_counts_of_document_000() -> None:
     config = {"embed_dim": 512, "num_heads": 8}
     with torch.device("meta"):
@@ -246,6 +254,7 @@ def test_create__same_seed_same_weights_and_the_global_generator_is_left_alone()
         assert torch.equal(tensor, second.state_dict()[name]), name
 
 
+@pytest.mark.rows("A13")
 def test_create__unknown_key_and_wrong_width_are_errors() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'model.tap' \(did you mean 'taps'\?\)"):
         create_hjepa("vit_tiny_patch4_32", tap="final")
@@ -278,6 +287,7 @@ def sharpen(vit: Any) -> Any:
     return vit.eval()
 
 
+@pytest.mark.rows("F")
 @pytest.mark.parametrize(("positions", "matters"), [("rope", True), ("none", False)])
 def test_rope__where_patches_lie_changes_features(positions: str, matters: bool) -> None:
     """Patches of one colour each, mirrored, are the same set of patches: without positions nothing would change."""
@@ -312,6 +322,7 @@ def test_rope__a_run_round_trips_through_the_toolkit(tmp_path: Path, class_token
         torch.testing.assert_close(output[:, class_token:], cells, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.rows("F")
 def test_layer_scale__scales_every_branch_and_is_learned_without_decay() -> None:
     model = small(layer_scale=1e-6)
     scales = [scale for block in model.context_encoder.vit.blocks for scale in (block.ls1.gamma, block.ls2.gamma)]
@@ -369,6 +380,7 @@ def test_order__coarse_to_fine_with_padding_equals_each_image_alone() -> None:
         torch.testing.assert_close(both["predictions"][level][:1], alone["predictions"][level], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.rows("F")
 @pytest.mark.parametrize("global_query", [False, True])
 def test_fpn__an_answer_adds_that_of_the_cell_it_lies_in(global_query: bool) -> None:
     """A 14x14 grid has 7x7 and 4x4 cells: those at the border hold fewer tokens."""
@@ -430,6 +442,7 @@ def test_global_query__no_gradient_flows_into_the_target() -> None:
     assert all(parameter.grad.any() for parameter in model.global_head.parameters())
 
 
+@pytest.mark.rows("F")
 @pytest.mark.parametrize("positions", ["sincos", "rope"])
 def test_checkpoint_activations__same_loss_and_gradients_with_dropped_paths(positions: str) -> None:
     model = small(positions=positions, drop_path=0.5).train()

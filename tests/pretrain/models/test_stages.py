@@ -223,6 +223,7 @@ def test_settings__what_only_tokens_have_is_named_in_one_message() -> None:
         settings(mask_mode="drop")
 
 
+@pytest.mark.rows("C2")
 def test_pretrain__a_run_with_stages_moves_its_weights_and_measures_every_level(whole: Path) -> None:
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["steps"] == 6

@@ -130,6 +130,7 @@ def test_cycle_consistency__hand_computed() -> None:
     assert losses.cycle_consistency(original, returned).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.rows("C3")
 def test_cycle_consistency__collapse_costs_more_than_spread_and_as_much_as_knowing_nothing() -> None:
     vectors = spread()
     half = vectors.clone()

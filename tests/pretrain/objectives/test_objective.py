@@ -97,6 +97,7 @@ def test_view_pairs__local_views_meet_whole_ones_alone() -> None:
     assert view_pairs(4) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
 
 
+@pytest.mark.rows("F")
 def test_training_loss__multi_crop_means_over_pairs_with_a_whole_view() -> None:
     made = outputs(views=4, predicted=False)
     whole = {"invariance": 1.0, "contrast": 1.0, "variance": 1.0}

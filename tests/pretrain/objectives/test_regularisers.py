@@ -45,6 +45,7 @@ SEEN = [(name, POINT) for name in TERMS if name != "covariance"] + [
 ]
 
 
+@pytest.mark.rows("C3", "F")
 @pytest.mark.parametrize(("name", "collapsed"), SEEN, ids=[f"{n}-{'point' if c is POINT else 'line'}" for n, c in SEEN])
 def test_regularisers__collapse_costs_more_than_spread(name: str, collapsed: Tensor) -> None:
     assert TERMS[name](collapsed).item() > 2 * TERMS[name](spread()).item()
@@ -107,6 +108,7 @@ def test_vicreg__hand_computed_with_the_weights_of_the_paper() -> None:
     assert vicreg_module.vicreg(first, second).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.rows("F")
 def test_c_jepa__is_the_level_loss_and_a_thousandth_of_vicreg() -> None:
     prediction, target = spread(8, 6).reshape(4, 2, 6), spread(8, 6, seed=1).reshape(4, 2, 6)
     valid = torch.tensor([[True, True], [True, False]] * 2)
@@ -127,6 +129,7 @@ def test_sigreg__hand_computed_against_the_integral_for_one_direction() -> None:
     assert sigreg(vectors, along, knots=2001).item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.rows("F")
 def test_sigreg__of_a_standard_normal_is_the_noise_of_its_size() -> None:
     values = [sigreg(spread(1000, seed=seed), directions()).item() for seed in range(20)]
     assert sum(values) / 20 == pytest.approx(1.05 / 1000, rel=0.1)

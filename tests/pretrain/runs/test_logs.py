@@ -83,6 +83,7 @@ def test_logs__name_the_extra_that_is_missing_before_anything_is_read(monkeypatc
         check_logs(DiagnosticsSettings(wandb="project"))
 
 
+@pytest.mark.rows("F")
 def test_tensorboard__shows_the_same_numbers_and_forgets_what_a_resumed_run_repeats(tmp_path: Path) -> None:
     accumulator = need_module("tensorboard.backend.event_processing.event_accumulator")
     settings = DiagnosticsSettings(tensorboard=True)
@@ -138,6 +139,7 @@ class FakeWandb(types.ModuleType):
         self.finished += 1
 
 
+@pytest.mark.rows("F")
 def test_wandb__gets_the_same_numbers_over_our_step_in_one_run_for_all_sessions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

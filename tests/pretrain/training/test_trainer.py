@@ -92,6 +92,7 @@ def test_accumulate__adds_the_gradients_of_the_parts(cifar10_sample: Path) -> No
     assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(made).items())
 
 
+@pytest.mark.rows("A6")
 def test_step__the_target_follows_the_context_encoder_after_the_optimiser_step(cifar10_sample: Path) -> None:
     made = trainer(cifar10_sample)
     before = made.model.target_encoder.vit.blocks[0].mlp.fc1.weight.clone()

@@ -99,6 +99,7 @@ def choose_block(page: Any, number: int) -> None:
     page.locator("#layer").fill(str(number))
 
 
+@pytest.mark.rows("E5")
 def test_explorer__numbers_are_the_models_own_attention(visit: Callable, file: Path, attention: np.ndarray) -> None:
     page = visit(file)
     for image, block, head, (row, column) in ((0, 2, 0, (1, 3)), (1, 0, 2, (3, 0)), (2, 1, 1, (0, 0))):
