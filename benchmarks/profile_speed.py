@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--calls", action="store_true", help="print where the time goes instead of writing the result")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        settings = ProfileSettings(model="features:made", cache_dir=Path(folder) / "cache", quiet=True)
+        settings = ProfileSettings(model="features:made", cache_dir=Path(folder) / "cache", device="cpu", quiet=True)
         import_features([made(Path(folder), chosen.train, chosen.test)], name="made", cache_dir=settings.cache_dir)
         start, seconds, wall = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}, {}
         for name, run in parts(settings).items():

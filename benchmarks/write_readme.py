@@ -222,6 +222,84 @@ without a word; seed {found["seed"]}, {found["seconds"] / 60:.0f} minutes with a
 """ + "\n".join(lines)
 
 
+def profile_speed() -> str:
+    """Return the section about `profile_speed.py`: CPU seconds of each part of a profile, and its memory."""
+    file = HERE / "results" / "profile_speed.json"
+    if not file.is_file():
+        return ""
+    found = json.loads(file.read_text())
+    rows = "\n".join(
+        f"| {name} | {seconds:.1f} | {found['wall_seconds'][name]:.1f} |"
+        for name, seconds in found["cpu_seconds"].items()
+    )
+    train, test = found["images"]
+    levels, width = found["levels"]
+    return f"""
+
+## `profile_speed.py`
+
+`hjepa profile` without changes on stored features, {train:,} train and {test:,} test images, {levels} levels of
+{width}: {sum(found["cpu_seconds"].values()):.0f} CPU seconds (bar {found["bar_seconds"]} s on two cores),
+{found["memory_bytes"] / 2**20:,.0f} MiB over the start (bar {found["bar_bytes"] / 2**20:,.0f}); {versions(found)}.
+
+| part | CPU s | s |
+|---|---|---|
+{rows}"""
+
+
+# Of a profile's factors and measures, those that the page shows: what and where, and what serves retrieval.
+_FACTORS = (
+    "class",
+    "superclass",
+    "colour",
+    "texture",
+    "size",
+    "x",
+    "y",
+    "count",
+    "background",
+    "lightness",
+    "contrast",
+)
+_MEASURES = ("kNN k=20", "mAP", "clustering NMI", "RankMe", "TwoNN dimension", "hubness")
+
+
+def profiles() -> str:
+    """Return the section about `profiles.py`: what each level tells of every factor, per dataset."""
+    file = HERE / "results" / "profiles.json"
+    if not file.is_file():
+        return ""
+    text = """
+
+## `profiles.py`
+
+What each level tells, test images: accuracy in percent or R2 of a linear probe, then measures; see docs/profile.md.
+"""
+    for title, entries in json.loads(file.read_text()).items():
+        levels = [(entry, level) for entry in entries for level in entry["levels"]]
+        header = [f"{entry['model']} {'joined' if level['fused'] else level['level']}" for entry, level in levels]
+        lines = [f"| {title} | " + " | ".join(header) + " |", "|---" * (1 + len(levels)) + "|"]
+        for factor in _FACTORS:
+            cells = [_told(level["factors"].get(factor)) for _, level in levels]
+            lines += [f"| {factor} | {' | '.join(cells)} |"] if any(cells) else []
+        for measure in _MEASURES:
+            values = [level["measures"].get(measure) for _, level in levels]
+            shown = ["" if value is None else f"{value:.3g}" for value in values]
+            lines += [f"| {measure} | {' | '.join(shown)} |"] if any(shown) else []
+        train, test = entries[0]["images"]
+        lines.append(f"\n{entries[0]['dataset']}: {train:,} train and {test:,} test images.")
+        text += "\n" + "\n".join(lines) + "\n"
+    return text
+
+
+def _told(score: list[float] | None) -> str:
+    """Return a value in percent where chance is above 0, as R2 else."""
+    if score is None:
+        return ""
+    value, _, _, chance = score
+    return f"{100 * value:.1f}" if chance else f"{value:.2f}"
+
+
 def versions(found: dict[str, Any]) -> str:
     """Return the versions of torch, FAISS, scikit-learn and the peers in a result."""
     wanted = ("torch", "faiss-gpu", "faiss-cpu", "scikit-learn", "lightly", "easyfsl")
@@ -237,6 +315,8 @@ if __name__ == "__main__":
         + extract_speed()
         + probe_speed()
         + stream_bank()
+        + profile_speed()
+        + profiles()
         + faults()
         + "\n"
     )
