@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hjepa_eval.config import describe_problems
 from hjepa_eval.errors import ResultError, first_few
@@ -24,7 +24,7 @@ _FILES = "*__*__*.json"
 _FEW = 3
 # The sha256 of a record's JSON without this key, in canonical form.
 _CHECKSUM = "sha256"
-_EDITED = "it was changed after it was written; run that probe again"
+DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 
 def check_folder(folder: Path) -> None:
@@ -47,18 +47,7 @@ def write_record(record: Record, folder: Path) -> Path:
     Raises:
         ResultError: the folder cannot be written, or a number is not finite; no part of a file is left.
     """
-    path = folder / record.file_name
-    wrong = not_finite(record.model_dump())
-    if wrong:
-        raise ResultError(f"{path} is not written: {first_few(wrong, _FEW)}")
-    # As it will be read: keys of JSON are words.
-    content = json.loads(json.dumps(record.model_dump(mode="json")))
-    text = json.dumps({**content, _CHECKSUM: hash_json(content)}, indent=1) + "\n"
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise ResultError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from None
-    return path
+    return write_document(record, folder / record.file_name)
 
 
 def read_record(path: Path) -> Record:
@@ -71,22 +60,68 @@ def read_record(path: Path) -> Record:
             names the fields that do not hold.
     """
     content = _read_json(path)
-    checksum = content.pop(_CHECKSUM, None)
+    checked = content.get("schema_version", 0) >= CHECKSUM_SINCE
+    return check_document(content, path, Record, record_problems, again="run that probe again", checksum=checked)
+
+
+def write_document(document: BaseModel, path: Path) -> Path:
+    """Write a document as JSON, with the checksum of its content, and return its path.
+
+    Raises:
+        ResultError: it cannot be written, or a number is not finite; no part of a file is left.
+    """
+    wrong = not_finite(document.model_dump())
+    if wrong:
+        raise ResultError(f"{path} is not written: {first_few(wrong, _FEW)}")
+    # As it will be read: keys of JSON are words.
+    content = json.loads(json.dumps(document.model_dump(mode="json")))
+    text = json.dumps({**content, _CHECKSUM: hash_json(content)}, indent=1) + "\n"
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise ResultError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from None
+    return path
+
+
+def check_document(
+    content: dict[str, Any],
+    path: Path,
+    schema: type[DocumentT],
+    problems: Callable[[DocumentT], Iterable[str]],
+    *,
+    again: str,
+    checksum: bool = True,
+) -> DocumentT:
+    """Return the document that a file's content is.
+
+    Args:
+        content: of the file, with the checksum of the rest.
+        path: of the file, for messages.
+        schema: what it must be.
+        problems: gives what cannot be so in a document of the schema.
+        again: how to make one anew.
+        checksum: it must have one.
+
+    Raises:
+        ResultError: it was changed after it was written; the message names the fields that do not hold.
+    """
+    edited = f"it was changed after it was written; {again}"
+    stated = content.pop(_CHECKSUM, None)
     wrong = not_finite(content)
     if wrong:
-        raise ResultError(f"{path}: {first_few(wrong, _FEW)}; {_EDITED}")
+        raise ResultError(f"{path}: {first_few(wrong, _FEW)}; {edited}")
     try:
-        record = Record.model_validate(content)
+        document = schema.model_validate(content)
     except ValidationError as error:
-        raise ResultError(describe_problems(Record, error, str(path))) from None
-    wrong = record_problems(record)
+        raise ResultError(describe_problems(schema, error, str(path))) from None
+    wrong = list(problems(document))
     if wrong:
-        raise ResultError(f"{path}: {first_few(wrong, _FEW)}; {_EDITED}")
-    if checksum is None and record.schema_version >= CHECKSUM_SINCE:
-        raise ResultError(f"{path} has no {_CHECKSUM}, the checksum of its content; {_EDITED}")
-    if checksum is not None and checksum != hash_json(content):
-        raise ResultError(f"{path} does not have the content that its {_CHECKSUM} is of; {_EDITED}")
-    return record
+        raise ResultError(f"{path}: {first_few(wrong, _FEW)}; {edited}")
+    if checksum and stated is None:
+        raise ResultError(f"{path} has no {_CHECKSUM}, the checksum of its content; {edited}")
+    if stated is not None and stated != hash_json(content):
+        raise ResultError(f"{path} does not have the content that its {_CHECKSUM} is of; {edited}")
+    return document
 
 
 def _read_json(path: Path) -> dict[str, Any]:

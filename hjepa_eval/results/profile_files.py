@@ -7,17 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from hjepa_eval.config import describe_problems
-from hjepa_eval.errors import ResultError, first_few
-from hjepa_eval.features.fingerprint import hash_json, write_atomically
-from hjepa_eval.results.checks import not_finite
+from hjepa_eval.errors import ResultError
+from hjepa_eval.results.files import check_document, write_document
 from hjepa_eval.results.profiles import PROFILE_SUFFIX, PROFILE_VERSION, LevelProfile, Profile
 
-_CHECKSUM = "sha256"
-_FEW = 3
-_EDITED = "it was changed after it was written; run hjepa profile again"
 _CLOSE = 1e-6
 
 
@@ -27,17 +20,7 @@ def write_profile(profile: Profile, folder: Path) -> Path:
     Raises:
         ResultError: the folder cannot be written, or a number is not finite; no part of a file is left.
     """
-    path = folder / profile.file_name
-    wrong = not_finite(profile.model_dump())
-    if wrong:
-        raise ResultError(f"{path} is not written: {first_few(wrong, _FEW)}")
-    content = json.loads(json.dumps(profile.model_dump(mode="json")))
-    text = json.dumps({**content, _CHECKSUM: hash_json(content)}, indent=1) + "\n"
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        raise ResultError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from None
-    return path
+    return write_document(profile, folder / profile.file_name)
 
 
 def read_profile(path: Path) -> Profile:
@@ -59,20 +42,7 @@ def read_profile(path: Path) -> Profile:
         raise ResultError(
             f"{path} has profile version {version}, this program reads up to {PROFILE_VERSION}; update hjepa"
         )
-    checksum = content.pop(_CHECKSUM, None)
-    wrong = not_finite(content)
-    if wrong:
-        raise ResultError(f"{path}: {first_few(wrong, _FEW)}; {_EDITED}")
-    try:
-        profile = Profile.model_validate(content)
-    except ValidationError as error:
-        raise ResultError(describe_problems(Profile, error, str(path))) from None
-    wrong = list(profile_problems(profile))
-    if wrong:
-        raise ResultError(f"{path}: {first_few(wrong, _FEW)}; {_EDITED}")
-    if checksum != hash_json(content):
-        raise ResultError(f"{path} does not have the content that its {_CHECKSUM} is of; {_EDITED}")
-    return profile
+    return check_document(content, path, Profile, profile_problems, again="run hjepa profile again")
 
 
 def find_profiles(paths: Sequence[Path], *, damaged: Callable[[ResultError], None] | None = None) -> list[Profile]:
