@@ -26,6 +26,7 @@ DEAR = (
     "docs/test_readme.py",
     "pretrain/distributed/test_ranks_end.py",
     "pretrain/distributed/test_ranks_learn.py",
+    "pretrain/distributed/test_two_nodes.py",
     "docs/test_docs.py",
     "report/page/test_page_browser.py",
     "pretrain/training/test_trainer.py",

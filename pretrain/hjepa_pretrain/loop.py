@@ -249,7 +249,8 @@ class _Run:
         if not measuring:
             self._log(done, measured=False)
             return
-        self.story.diagnosis, self.story.measured_at = self.task.measure(self.steps, done), step
+        with self.clock.stopped():
+            self.story.diagnosis, self.story.measured_at = self.task.measure(self.steps, done), step
         if self.ranks.leader:
             self.task.measure_work(self.story.work, self.steps, done)
         self._log(done, measured=True)  # Before the alarms, so that what they saw stays to be looked at.

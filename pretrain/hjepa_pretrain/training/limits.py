@@ -31,6 +31,16 @@ class Clock:
         """Begin to count this session's time."""
         self._started = time.monotonic()
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let the time of the body count for nothing: what is measured takes none of the training's minutes."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            if self._started is not None:
+                self._started += time.monotonic() - began
+
     @property
     def session(self) -> float:
         """Seconds of training in this session."""
