@@ -1,4 +1,4 @@
-"""Two network namespaces as two nodes under torchrun: what differs from two ranks on one node is that they have a wire."""
+"""Two network namespaces as two nodes under torchrun: unlike two ranks on one node they have a wire between them."""
 
 from __future__ import annotations
 
