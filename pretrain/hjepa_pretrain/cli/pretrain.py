@@ -197,7 +197,7 @@ def _next(summary: Summary, settings: PretrainSettings | LearnerRun, run_dir: Pa
     from hjepa_pretrain.config.learners import TokensRun
 
     if isinstance(settings, TokensRun):
-        file = min((run_dir / "features").glob("*.npz"))
+        file = min(path for path in (run_dir / "features").glob("*.npz") if not path.stem.endswith("-untrained"))
         return f"hjepa import {file} --name {file.stem}, then hjepa eval --model features:{file.stem}"
     unjudged = summary.measures and not any(score is not None for score in summary.measures["knn"])
     return f"hjepa eval --model {run_dir}{' --dataset NAME, of images with classes' if unjudged else ''}"

@@ -95,7 +95,7 @@ class TokensRun(Settings):
 
     @model_validator(mode="after")
     def _length_is_read(self) -> TokensRun:
-        if self.task in ("tabular", "image_text") and "length" in self.data.model_fields_set:
+        if self.task in ("tabular", "image_text") and self.data.length != KindData().length:
             raise ValueError(f"data.length is of series and texts; nothing of task {self.task} reads it, leave it out")
         return self
 

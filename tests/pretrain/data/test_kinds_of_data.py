@@ -104,6 +104,7 @@ def test_run__a_table_becomes_levels_that_evaluation_reads(tmp_path: Path) -> No
     values = ["data.sets=[wine]", "train.epochs=1", "train.batch_size=32", "model.width=16", "model.depth=3"]
     settings = load_learner(preset, values, flags={})
     assert isinstance(settings, TokensRun)
+    assert learner_settings(settings.model_dump(mode="json"), "a run's config.json") == settings
     corpus = load_tables(["wine"])
     learner = build_learner(settings, corpus)
     train = settings.train.model_dump(exclude_unset=True)
