@@ -30,10 +30,15 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 def kill_later(process: Run, seconds: float, number: int) -> Ended:
-    """Let a run work for some seconds, send it a signal, and wait for its end."""
+    """Let a run work for some seconds, send it a signal (SIGINT at every other moment twice), and wait for its end."""
     time.sleep(seconds)
     process.send(number)
+    if number == signal.SIGINT and int(seconds * 1000) % 2:
+        time.sleep(0.02)
+        process.send(number)
     ended = process.wait()
+    if number == signal.SIGINT and ended.err.count(b"hjepa: interrupted") > 1:
+        raise Fault(f"told of one interrupt twice: {ended.err[-300:]!r}")
     if b"Traceback" in ended.err:
         raise Fault(f"traceback after {signal.Signals(number).name}: {ended.err.decode().strip().splitlines()[-1]}")
     return ended
