@@ -23,6 +23,7 @@ from hjepa_eval.probes.few_labels.low_shot import low_shot
 from hjepa_eval.probes.knn import knn
 from hjepa_eval.probes.linear.linear import logistic_regression
 from hjepa_eval.probes.linear.ridge import ridge_regression
+from hjepa_eval.probes.linear.sgd import Head, Recipe, train_heads
 from hjepa_eval.probes.samples import Samples
 
 Rows = NDArray[np.float32]
@@ -292,3 +293,53 @@ def test_linear_map__sizes_and_common_parts_change_nothing(shift: float, size: f
     target = source @ generator.normal(size=(6, 4)) + 0.5 * generator.normal(size=(200, 4))
     plain = linear_map_r2(source, target)
     assert linear_map_r2((source + shift) * size, (target + shift) / size) == pytest.approx(plain, abs=1e-3)
+
+
+def sgd_reference(rows: Rows, labels: NDArray[np.int64], head: Head, recipe: Recipe, asked: Rows) -> NDArray[np.int64]:
+    """Return the classes of `asked` by stochastic gradient descent of one head in float64, momentum and all."""
+    exact, dims = rows.astype(np.float64), rows.shape[1]
+    weight, bias = np.random.default_rng(0).normal(0, 0.01, (10, dims)), np.zeros(10)
+    speed, drift = np.zeros_like(weight), np.zeros(10)
+    mean, variance = np.zeros(dims), np.ones(dims)
+    per_pass = len(rows) // recipe.batch
+    for step in range(recipe.steps):
+        number, place = divmod(step, per_pass)
+        chosen = np.random.default_rng((0, number)).permutation(len(rows))[place * recipe.batch :][: recipe.batch]
+        shown = exact[chosen]
+        if head.batch_norm:
+            middle, spread = shown.mean(axis=0), shown.var(axis=0)
+            mean += 0.1 * (middle - mean)
+            variance += 0.1 * (spread * recipe.batch / (recipe.batch - 1) - variance)
+            shown = (shown - middle) / np.sqrt(spread + 1e-6)
+        logits = shown @ weight.T + bias
+        error = np.exp(logits - logits.max(axis=1, keepdims=True))
+        error = error / error.sum(axis=1, keepdims=True) - np.eye(10)[labels[chosen]]
+        speed = 0.9 * speed + error.T @ shown / len(shown) + head.weight_decay * weight
+        drift = 0.9 * drift + error.mean(axis=0) + head.weight_decay * bias
+        weight, bias = (
+            weight - head.lr * recipe.factor(step) * speed,
+            bias - head.lr * recipe.factor(step) * drift,
+        )
+    asked = asked.astype(np.float64)
+    asked = (asked - mean) / np.sqrt(variance + 1e-6) if head.batch_norm else asked
+    return (asked @ weight.T + bias).argmax(axis=1)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_sgd_heads__equal_float64_or_say_that_they_diverged(pixels: Samples, case: str, norm: bool) -> None:
+    train, test = split(moved(pixels.features / 16, case), pixels.labels)
+    # Steps that keep to the size of what is read, which heads without normalisation do not see to themselves.
+    size = 1.0 if norm else float(np.abs(train.features.astype(np.float64)).max())
+    head = Head(0.1 / max(size, 1.0) ** 2, weight_decay=1e-4, batch_norm=norm)
+    if not head.lr > 1e-30:
+        return
+    # Running means of fewer steps lag behind a large common part, in float64 too.
+    recipe = Recipe("sgd", batch=64, steps=240, warmup=5)
+    trained = train_heads([train.features], train.labels, num_classes=10, heads=[head], recipe=recipe)
+    if not trained.finite[0]:
+        assert case == "huge"
+        return
+    ours = trained.scores(test.features, 0).argmax(axis=1)
+    theirs = sgd_reference(train.features, train.labels, head, recipe, test.features)
+    assert (ours == theirs).mean() >= 0.98

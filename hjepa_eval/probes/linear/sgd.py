@@ -89,16 +89,25 @@ class HeadWeights:
         weight: float32 [H, C, D].
         bias: float32 [H, C].
         finite: bool [H], False where training diverged.
+        centre: float64 [H, D], what batch normalisation subtracts; else 0.
+        offset: float32 [H, C], the bias of features less `centre`.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     finite: NDArray[np.bool_]
+    centre: NDArray[np.float64]
+    offset: NDArray[np.float32]
 
     def scores(self, features: NDArray[np.float32], index: int) -> NDArray[np.float32]:
-        """Return the logits [N, C] of `features` [N, D] by the head at `index`."""
-        logits = torch.from_numpy(features) @ torch.from_numpy(self.weight[index]).T
-        return np.asarray((logits + torch.from_numpy(self.bias[index])).numpy())
+        """Return the logits [N, C] of `features` [N, D] by the head at `index`.
+
+        What all features share is subtracted before the product, which would drown their differences.
+        """
+        centre = self.centre[index]
+        shown = (features - centre).astype(np.float32) if centre.any() else features
+        logits = torch.from_numpy(shown) @ torch.from_numpy(self.weight[index]).T
+        return np.asarray((logits + torch.from_numpy(self.offset[index])).numpy())
 
 
 def train_heads(
@@ -152,10 +161,14 @@ def train_heads(
             for group in groups:
                 group.step(inputs, own, recipe.factor(step))
     weight, bias = torch.empty(len(heads), num_classes, dims), torch.empty(len(heads), num_classes)
+    centre, offset = torch.zeros(len(heads), dims, dtype=torch.float64), torch.empty(len(heads), num_classes)
     for group in groups:
         weight[group.places], bias[group.places] = group.folded()
+        offset[group.places] = group.weight[:, :, -1].cpu()
+        if group.norm:
+            centre[group.places] = group.norm.mean.cpu()
     finite = weight.isfinite().all(dim=2).all(dim=1) & bias.isfinite().all(dim=1)
-    return HeadWeights(weight.numpy(), bias.numpy(), finite.numpy())
+    return HeadWeights(weight.numpy(), bias.numpy(), finite.numpy(), centre.numpy(), offset.numpy())
 
 
 def _check_recipe(heads: Sequence[Head], recipe: Recipe, batch: int) -> None:
@@ -222,7 +235,7 @@ class _Group:
         weight, bias = self.weight[:, :, :-1].double(), self.weight[:, :, -1].double()
         if self.norm:
             weight = weight * (self.norm.variance.double() + _NORM_EPS).rsqrt()
-            bias = bias - weight @ self.norm.mean.double()
+            bias = bias - weight @ self.norm.mean
         return weight.float().cpu(), bias.float().cpu()
 
 
@@ -240,13 +253,14 @@ class _BatchNorm:
     """Batch normalisation without scale and shift: the batch's moments in training, running ones [D] at test."""
 
     def __init__(self, dims: int, device: torch.device) -> None:
-        self.mean = torch.zeros(dims, device=device)
+        # A large common part would drown what is left of it in float32.
+        self.mean = torch.zeros(dims, dtype=torch.float64, device=device)
         self.variance = torch.ones(dims, device=device)
 
     def normalise(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return `inputs` [B, D] normalised by their own moments, which the running ones then take in."""
-        mean = inputs.mean(dim=0)
-        centred = inputs - mean
+        mean = inputs.mean(dim=0, dtype=torch.float64)
+        centred = (inputs - mean).float()
         variance = centred.square().mean(dim=0)  # torch.var over the first axis takes ten times as long
         self.mean.lerp_(mean, _NORM_MOMENTUM)
         # torch normalises by the biased variance and keeps the unbiased one.
