@@ -7,9 +7,10 @@ YAML files are read against it. Precedence: flags, then environment, then YAML, 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -237,9 +238,23 @@ def build(schema: type[SettingsT], values: Mapping[str, Any], source: str) -> Se
         ConfigError: one or more values do not fit; the message names `source` and lists them all.
     """
     try:
-        return schema.model_validate(dict(values))
+        made = schema.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError(describe_problems(schema, error, source)) from None
+    if endless := list(_endless(made.model_dump())):
+        raise ConfigError(f"{source}: {'; '.join(endless)}")
+    return made
+
+
+def _endless(value: Any, path: str = "") -> Iterator[str]:
+    """Yield where a setting is infinite or no number: nothing can be computed with it, nor written as JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{path} is {value}, expected a finite number"
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict | list | tuple):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, part in parts:
+        yield from _endless(part, f"{path}.{name}".strip("."))
 
 
 def environment_values(schema: type[BaseModel], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -326,6 +341,7 @@ def build_together(schemas: Sequence[type[Settings]], given: Mapping[str, Any], 
         values = {schema.model_fields[keys[key]].alias or keys[key]: given[key] for key in given if key in keys}
         try:
             made.append(schema.model_validate(values))
+            problems += _endless(made[-1].model_dump())
         except ValidationError as error:
             problems += _problems(schema, error)
     if problems:

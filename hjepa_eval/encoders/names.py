@@ -36,6 +36,8 @@ def parse_name(spec: str, usages: Mapping[str, str]) -> tuple[str, str, dict[str
         if ":" not in usage and colon:
             raise EncoderError(f"--model {spec}: {kind} takes no argument; write {usage}")
         return kind, argument, options
+    if not name.strip():
+        raise UnknownNameError(f"--model is empty; give one of: {', '.join(usages.values())}")
     if colon and (name.rpartition(":")[0].endswith(".py") or _can_be_imported(kind, argument)):
         return "file", name, options
     if is_run(Path(name)):

@@ -295,7 +295,7 @@ _LONGEST = 60
 
 def _as_file(name: str) -> str:
     """Return a name as part of a file's: of a long one its last 60 characters, from the beginning of a word."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "unnamed"
     if len(plain) <= _LONGEST:
         return plain
     end = plain[-_LONGEST:]

@@ -16,6 +16,7 @@ def test_file_name__of_a_long_name_begins_with_a_word() -> None:
     long = "timm:vit_small_patch14_reg4_dinov2.lvd142m?checkpoint=weights/checkpoint0099.pth?taps=3,6,9,12"
     file = named(record_of(), name=long).file_name
     assert file.startswith("lvd142m-checkpoint-weights-")
+    assert named(record_of(), name="\u00fc").file_name.startswith("unnamed__")
     assert named(record_of(), name="x" * 90).file_name.startswith("x" * 60 + "__")
 
 

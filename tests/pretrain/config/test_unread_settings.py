@@ -110,3 +110,9 @@ def test_settings__what_nothing_reads_in_a_mode_is_refused_there_with_the_reason
 def test_settings__modes_and_keys_are_those_that_are_tried() -> None:
     assert {mode.name for mode in MODES} == CHOICES.keys()
     assert {key for mode in MODES for key in mode.unread} == OTHER.keys()
+
+
+@pytest.mark.parametrize("value", ["inf", ".inf", "-.inf", ".nan"])
+def test_settings__that_are_no_finite_numbers_are_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.(lr|weight_decay)"):
+        built(f"train.lr={value}", f"train.weight_decay={value}")
