@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hjepa_eval.datasets.transform import Transform
-from hjepa_eval.encoders.readouts import Level, check_readout, get_readout
+from hjepa_eval.encoders.readouts import Level, check_readout, level_widths, read_levels
 from hjepa_eval.errors import EncoderError
 
 __all__ = ["Encoder", "Level", "check_outputs", "hash_tensors"]
@@ -101,19 +101,20 @@ def embed_images(
     from hjepa_eval.datasets.images import as_image, fit
 
     check_readout(readout, encoder.levels)
-    reader, weights = get_readout(readout), next(encoder.parameters(), torch.empty(0))
+    weights = next(encoder.parameters(), torch.empty(0))
     encoder.eval()
     names = [level.name for level in encoder.levels]
     keys = [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names)]
-    parts: list[list[Tensor]] = [[torch.empty(0, reader.width(level))] for level in encoder.levels]
+    parts: list[list[Tensor]] = [[torch.empty(0, width)] for width in level_widths(readout, encoder.levels)]
     for start in range(0, len(images), batch_size):
         part = enumerate(images[start : start + batch_size], start)
         fitted = [fit(as_image(image, name=f"image {place}"), encoder.transform) for place, image in part]
         batch = torch.stack(fitted).to(weights.device)
         outputs = encoder(encoder.transform.normalise(batch))
         check_outputs(encoder, outputs, len(batch))
-        for level, output, rows in zip(encoder.levels, outputs, parts, strict=True):
-            rows.append(reader.read(output.float(), level).cpu())
+        features = read_levels(readout, [output.float() for output in outputs], encoder.levels)
+        for read, rows in zip(features, parts, strict=True):
+            rows.append(read.cpu())
     return {key: torch.cat(rows).numpy() for key, rows in zip(keys, parts, strict=True)}
 
 

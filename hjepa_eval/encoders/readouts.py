@@ -38,11 +38,21 @@ class Level:
 
 @dataclass(frozen=True)
 class Readout:
-    """A function from tokens `[B, T, D]` to features `[B, F]`, and the width `F` for a level."""
+    """A function from tokens `[B, T, D]` to features `[B, F]`, and the width `F` for a level.
+
+    Attributes:
+        read: of one level.
+        width: of one level.
+        description: what it is.
+        prefix: tokens before the cells that it needs.
+        together: levels, this one and those before it, whose features stand side by side; as many as there are.
+    """
 
     read: Callable[[Tensor, Level], Tensor]
     width: Callable[[Level], int]
     description: str
+    prefix: int = 0
+    together: int = 1
 
 
 def _cells(tokens: Tensor, level: Level) -> Tensor:
@@ -60,6 +70,18 @@ def _max(tokens: Tensor, level: Level) -> Tensor:
 def _cls(tokens: Tensor, level: Level) -> Tensor:
     check_readout("cls", [level])
     return tokens[:, 0]
+
+
+def _cls_mean(tokens: Tensor, level: Level) -> Tensor:
+    import torch
+
+    check_readout("cls_mean", [level])
+    return torch.cat([tokens[:, 0], _mean(tokens, level)], dim=1)
+
+
+def _registers(tokens: Tensor, level: Level) -> Tensor:
+    check_readout("registers", [level])
+    return tokens[:, 1 : level.prefix].mean(1)
 
 
 def _quadrants(level: Level) -> tuple[int, int]:
@@ -81,7 +103,16 @@ def _tokens(tokens: Tensor, level: Level) -> Tensor:
 READOUTS: dict[str, Readout] = {
     "mean": Readout(_mean, lambda level: level.dim, "mean of the level's cells"),
     "max": Readout(_max, lambda level: level.dim, "maximum over the level's cells"),
-    "cls": Readout(_cls, lambda level: level.dim, "class token"),
+    "cls": Readout(_cls, lambda level: level.dim, "class token", prefix=1),
+    "cls_mean": Readout(
+        _cls_mean, lambda level: 2 * level.dim, "class token, then the mean of the cells, as DINOv2", prefix=1
+    ),
+    "registers": Readout(
+        _registers, lambda level: level.dim, "mean of the tokens between class token and cells", prefix=2
+    ),
+    "last4": Readout(
+        _mean, lambda level: level.dim, "means of this level and the three before it, as I-JEPA of blocks", together=4
+    ),
     "grid": Readout(
         _grid, lambda level: level.dim * _quadrants(level)[0] * _quadrants(level)[1], "means of the 2x2 quadrants"
     ),
@@ -94,12 +125,44 @@ def check_readout(name: str, levels: Sequence[Level]) -> None:
 
     Raises:
         UnknownNameError: there is no such readout.
-        EncoderError: it is `cls`, and a level has no class token.
+        EncoderError: it reads a class token or registers, and a level has none.
     """
-    get_readout(name)
-    for level in levels if name == "cls" else ():
-        if level.prefix == 0:
-            raise EncoderError(f"level {level.index} ({level.name}) has no class token; use --readout mean")
+    needed = get_readout(name).prefix
+    for level in levels:
+        if level.prefix < needed:
+            lacks = "class token" if level.prefix == 0 else "token between its class token and its cells"
+            raise EncoderError(f"level {level.index} ({level.name}) has no {lacks}; use --readout mean")
+
+
+def read_levels(name: str, outputs: Sequence[Tensor], levels: Sequence[Level]) -> list[Tensor]:
+    """Return the features `[B, F]` of every level from all levels' tokens, finest first."""
+    import torch
+
+    readout = get_readout(name)
+    single = [readout.read(tokens, level) for tokens, level in zip(outputs, levels, strict=True)]
+    if readout.together == 1:
+        return single
+    return [torch.cat(single[max(0, place + 1 - readout.together) : place + 1], dim=1) for place in range(len(single))]
+
+
+def level_widths(name: str, levels: Sequence[Level]) -> list[int]:
+    """Return the width of every level's features, finest first."""
+    readout = get_readout(name)
+    single = [readout.width(level) for level in levels]
+    return [sum(single[max(0, place + 1 - readout.together) : place + 1]) for place in range(len(single))]
+
+
+def single_readout(name: str) -> Readout:
+    """Return a readout that reads one level only, as a head that is trained with an encoder does.
+
+    Raises:
+        UnknownNameError: there is no such readout.
+        EncoderError: it reads several levels.
+    """
+    readout = get_readout(name)
+    if readout.together > 1:
+        raise EncoderError(f"--readout {name} reads several levels, and a fine-tuned head one; use --readout mean")
+    return readout
 
 
 def get_readout(name: str) -> Readout:

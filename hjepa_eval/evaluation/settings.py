@@ -46,7 +46,7 @@ Shares = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_s
 Names = Annotated[tuple[str, ...], BeforeValidator(_split), Field(min_length=1)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 
-ReadoutName = Literal["mean", "max", "cls", "grid", "tokens"]
+ReadoutName = Literal["mean", "max", "cls", "cls_mean", "registers", "last4", "grid", "tokens"]
 Readouts = Annotated[tuple[ReadoutName, ...], BeforeValidator(_split)]
 EncoderNames = Annotated[tuple[str, ...], BeforeValidator(_encoder_names)]
 Blocks = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_levels)]
@@ -157,7 +157,8 @@ class ExtractCommandSettings(ImageSettings):
     views: int = views_option()
     readouts: Annotated[Readouts, Field(min_length=1)] = option(
         ("mean",),
-        "repeatable: mean or max of the cells, cls, grid (means of 2x2 quadrants), tokens (all cells, row by row)",
+        "repeatable: mean or max of the cells, cls, cls_mean, registers, last4 (means of four levels), grid (means of "
+        "2x2 quadrants), tokens (all cells, row by row)",
         group=DATA,
         alias="readout",
     )

@@ -19,7 +19,7 @@ import numpy as np
 
 from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders.handle import EncoderHandle
-from hjepa_eval.encoders.readouts import check_readout, get_readout
+from hjepa_eval.encoders.readouts import check_readout, level_widths
 from hjepa_eval.errors import CompileError, DataError, StoreError, first_few
 from hjepa_eval.extraction.passes import Compute, Pass, Progress
 from hjepa_eval.features.cache import has_store_of_before, store_folder
@@ -70,7 +70,7 @@ def describe(
         EncoderError: the encoder's levels lack what the readout reads.
     """
     check_readout(readout, encoder.levels)
-    reader = get_readout(readout)
+    widths = level_widths(readout, encoder.levels)
     identity: dict[str, Any] = {
         "dataset": {"fingerprint": dataset.fingerprint, "split": dataset.split},
         "encoder": encoder.identity,
@@ -90,8 +90,8 @@ def describe(
         split=dataset.split,
         readout=readout,
         levels=tuple(
-            StoredLevel(level.index, level.name, reader.width(level), level.grid, level.tokens)
-            for level in encoder.levels
+            StoredLevel(level.index, level.name, width, level.grid, level.tokens)
+            for level, width in zip(encoder.levels, widths, strict=True)
         ),
         class_names=dataset.class_names,
         dataset_size=len(dataset),

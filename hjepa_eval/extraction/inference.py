@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
-from hjepa_eval.encoders.readouts import get_readout
+from hjepa_eval.encoders.readouts import get_readout, level_widths, read_levels
 from hjepa_eval.errors import CompileError
 from hjepa_eval.machine.devices import float32_products
 
@@ -82,7 +82,9 @@ class Inference:
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
-        self._readouts = {name: get_readout(name) for name in readouts}
+        for name in readouts:
+            get_readout(name)
+        self._readouts = tuple(readouts)
         self._checked = False
         self._compiled: Any = None
         self._failures: tuple[type[Exception], ...] = ()
@@ -165,15 +167,10 @@ class Inference:
         outputs = self.tokens(self.encoder.transform.normalise(images))
         check_outputs(self.encoder, outputs, len(images))
         tokens = [output.float() for output in outputs]
-        return {
-            name: [readout.read(each, level) for each, level in zip(tokens, self.encoder.levels, strict=True)]
-            for name, readout in self._readouts.items()
-        }
+        return {name: read_levels(name, tokens, self.encoder.levels) for name in self._readouts}
 
     def _nothing(self) -> Features:
-        widths = {
-            name: [readout.width(level) for level in self.encoder.levels] for name, readout in self._readouts.items()
-        }
+        widths = {name: level_widths(name, self.encoder.levels) for name in self._readouts}
         return {name: [torch.empty(0, width) for width in each] for name, each in widths.items()}
 
     def _compare(self, compiled: Features, eager: Features, count: int) -> None:

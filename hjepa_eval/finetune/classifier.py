@@ -15,7 +15,7 @@ from hjepa_eval.datasets.randomness import seeded_generator
 from hjepa_eval.encoders.kinds.run import is_run, weights_folder, write_sums
 from hjepa_eval.encoders.kinds.timm_network import ViTEncoder
 from hjepa_eval.encoders.protocol import Encoder, check_outputs
-from hjepa_eval.encoders.readouts import get_readout
+from hjepa_eval.encoders.readouts import single_readout
 from hjepa_eval.errors import CheckpointError, EncoderError, unknown
 from hjepa_eval.features.fingerprint import write_atomically
 from hjepa_eval.finetune.checkpoint import write_tensors
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
         if level not in known:
             raise unknown(f"level of {encoder.name}", str(level), [str(index) for index in known])
         self.place = known.index(level)
-        self.level, self.readout, self.bf16 = encoder.levels[self.place], get_readout(readout), bf16
+        self.level, self.readout, self.bf16 = encoder.levels[self.place], single_readout(readout), bf16
         self.encoder = _without_later_blocks(encoder, self.place)
         self.head = nn.Linear(self.readout.width(self.level), num_classes)
         nn.init.trunc_normal_(self.head.weight, std=_HEAD_STD, generator=seeded_generator(seed, 0, "head"))

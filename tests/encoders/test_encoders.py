@@ -15,7 +15,7 @@ from hjepa_eval.encoders.kinds.pixels import load_pixels
 from hjepa_eval.encoders.kinds.run import newest_run
 from hjepa_eval.encoders.kinds.timm_network import wrap_timm
 from hjepa_eval.encoders.protocol import check_outputs, hash_tensors
-from hjepa_eval.encoders.readouts import READOUTS
+from hjepa_eval.encoders.readouts import READOUTS, level_widths, read_levels, single_readout
 from hjepa_eval.encoders.vit import check_levels, create_vit, pool_cells, resolve_taps, spread_taps
 from hjepa_eval.errors import CheckpointError, EncoderError, HjepaError
 
@@ -126,8 +126,13 @@ def test_readouts__widths_and_hand_computed_values() -> None:
     assert READOUTS["mean"].read(tokens, level).tolist() == [[7, 8]]
     assert READOUTS["max"].read(tokens, level).tolist() == [[12, 13]]
     assert READOUTS["tokens"].read(tokens, level).tolist() == [list(range(2, 14))]
+    assert READOUTS["cls_mean"].read(tokens, level).tolist() == [[0, 1, 7, 8]]
+    registered = Level(0, "x", 2, (2, 2), prefix=3)
+    assert READOUTS["registers"].read(tokens, registered).tolist() == [[3, 4]]
     for readout in READOUTS.values():
-        assert readout.read(tokens, level).shape == (1, readout.width(level))
+        assert readout.read(tokens, registered).shape == (1, readout.width(registered))
+    with pytest.raises(EncoderError, match="no token between its class token and its cells"):
+        READOUTS["registers"].read(tokens, level)
     with pytest.raises(EncoderError, match="no class token"):
         READOUTS["cls"].read(tokens, Level(0, "x", 2, (2, 3)))
 
@@ -307,3 +312,13 @@ def test_identity__sees_what_weights_cannot_show(tmp_path: Path) -> None:
     first, second = load_encoder(str(few)), load_encoder(str(many))
     assert first.weights_hash() == second.weights_hash()
     assert first.identity() != second.identity()
+
+
+def test_readouts__last4_joins_the_means_of_a_level_and_the_three_before_it() -> None:
+    levels = [Level(number, "x", 1 + number, (1, 2)) for number in range(5)]
+    outputs = [torch.full((1, 2, 1 + number), float(number)) for number in range(5)]
+    features = read_levels("last4", outputs, levels)
+    assert [each.shape[1] for each in features] == level_widths("last4", levels) == [1, 3, 6, 10, 14]
+    assert features[4].tolist() == [[1.0] * 2 + [2.0] * 3 + [3.0] * 4 + [4.0] * 5]
+    with pytest.raises(EncoderError, match="reads several levels"):
+        single_readout("last4")

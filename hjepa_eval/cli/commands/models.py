@@ -12,7 +12,7 @@ from hjepa_eval.datasets.protocol import ImageDataset
 from hjepa_eval.encoders import find_network, load_encoder
 from hjepa_eval.encoders.costs import LevelCost, encoder_costs
 from hjepa_eval.encoders.protocol import Encoder
-from hjepa_eval.encoders.readouts import READOUTS, Level
+from hjepa_eval.encoders.readouts import READOUTS, Level, level_widths
 from hjepa_eval.evaluation.models.given import load_split, resolve
 from hjepa_eval.evaluation.settings import ImageSettings
 from hjepa_eval.extraction.timing import Milliseconds, encoder_timing, timed_batch
@@ -86,7 +86,7 @@ def _levels(encoder: Encoder, costs: Sequence[LevelCost], times: Sequence[Millis
             "uncounted": list(cost.uncounted),
             "milliseconds": spent and spent.median,
             "spread": spent and spent.spread,
-            "readouts": _widths(level),
+            "readouts": _widths(encoder.levels, level),
         }
         for level, cost, spent in zip(encoder.levels, costs, times or (None,) * len(encoder.levels), strict=True)
     ]
@@ -137,9 +137,12 @@ def _spanned(pattern: str, names: list[str]) -> str:
     return pattern.replace("*", f"{numbers[0]}-{numbers[-1]}" if whole else ",".join(map(str, numbers)))
 
 
-def _widths(level: Level) -> dict[str, int]:
-    """Return the numbers per image of each readout that the level has; `cls` needs a class token."""
-    return {name: readout.width(level) for name, readout in READOUTS.items() if name != "cls" or level.prefix > 0}
+def _widths(levels: Sequence[Level], level: Level) -> dict[str, int]:
+    """Return the numbers per image of each readout that a level has; some need a class token."""
+    place = list(levels).index(level)
+    return {
+        name: level_widths(name, levels)[place] for name, readout in READOUTS.items() if level.prefix >= readout.prefix
+    }
 
 
 def lines(description: dict[str, Any]) -> list[str]:

@@ -78,7 +78,7 @@ def read_cells(options: Mapping[str, str], *, size: int, spec: str) -> int:
     return cells
 
 
-def load_pixels(argument: str, options: Mapping[str, str]) -> Encoder:
+def load_pixels(argument: str, options: Mapping[str, str] | None = None) -> Encoder:
     """Return `pixels` or `pixels:SIZE`; with `?cells=` the colours of cells.
 
     Raises:
@@ -87,5 +87,5 @@ def load_pixels(argument: str, options: Mapping[str, str]) -> Encoder:
     if argument and not (argument.isdigit() and int(argument) > 0):
         raise EncoderError(f"pixels:{argument}: expected a size in pixels, such as pixels:32")
     size = int(argument or 32)
-    cells = read_cells(options, size=size, spec=f"pixels:{size}")
+    cells = read_cells(options or {}, size=size, spec=f"pixels:{size}")
     return Colours(size, cells) if cells else Pixels(size)

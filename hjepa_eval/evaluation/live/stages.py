@@ -86,9 +86,10 @@ def _architecture(model: str) -> str:
 
 def _numbers_per_image(settings: ProbeSettings, encoder: EncoderHandle) -> int:
     """Return the sum of the widths that a probe reads, over levels and seeds: what the size of its stage counts."""
-    from hjepa_eval.encoders.readouts import READOUTS
+    from hjepa_eval.encoders.readouts import level_widths
 
-    levels = [level for level in encoder.levels if not settings.level or level.index in settings.level]
-    width = sum(READOUTS[settings.readout].width(level) for level in levels)
+    widths = zip(encoder.levels, level_widths(settings.readout, encoder.levels), strict=True)
+    levels = [width for level, width in widths if not settings.level or level.index in settings.level]
+    width = sum(levels)
     joined = settings.fuse == "concat" and len(levels) > 1
     return width * (2 if joined else 1) * len(settings.all_seeds)

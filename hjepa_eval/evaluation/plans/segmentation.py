@@ -106,6 +106,7 @@ def _ceiling_scores(regions: Regions, ceilings: Ceilings, seed: int) -> list[Sco
     share = regions.miou() / max(soft.value, 1e-12)
     return [
         make_score("accuracy", regions.accuracy_interval(seed=seed)),
+        make_score("chance", regions.single_class().miou_interval(seed=seed), of="miou"),
         make_score("ceiling", soft, of="miou", cells="soft"),
         make_score("ceiling", majority, of="miou", cells="majority"),
         make_score("share", Interval(share, share, share, soft.num_samples, "of the soft ceiling"), of="miou"),

@@ -52,6 +52,13 @@ class Regions:
         self.true[image] = np.bincount(true, minlength=classes)
         self.guessed[image] = np.bincount(guessed, minlength=classes)
 
+    def single_class(self) -> Regions:
+        """Return the counts of predicting the most frequent true class everywhere, which is what chance is here."""
+        label = int(self.true.sum(axis=0).argmax())
+        right, guessed = np.zeros_like(self.true), np.zeros_like(self.true)
+        right[:, label], guessed[:, label] = self.true[:, label], self.true.sum(axis=1)
+        return Regions(right, self.true, guessed)
+
     def iou(self) -> NDArray[np.float64]:
         """Return intersection over union of each class, float64 [C]; NaN for a class without a true pixel."""
         return _iou(self.right.sum(axis=0), self.true.sum(axis=0), self.guessed.sum(axis=0))

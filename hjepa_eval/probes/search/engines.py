@@ -200,6 +200,29 @@ def _search_torch(device: str, part: torch.Tensor, queries: torch.Tensor, count:
         product = chunk @ part.T
         if metric == "euclidean":
             product = product.mul_(2).sub_(squares).sub_(chunk.square().sum(dim=1, keepdim=True))
-        similarity, index = product.topk(count, dim=1)
+        similarity, index = largest(product, count)
         found.append((similarity.cpu(), index.cpu()))
     return torch.cat([pair[0] for pair in found]), torch.cat([pair[1] for pair in found])
+
+
+# Columns whose largest number is looked at before any other: one pass over them costs a tenth of a selection.
+_GROUP = 64
+
+
+def largest(values: torch.Tensor, count: int) -> Found:
+    """Return the `count` largest numbers of each row of `values` [Q, N] and their columns, falling.
+
+    On a CPU only the groups of 64 columns are searched that have the `count` highest maxima: a number in another group
+    is at most as large as each of these, so leaving it out changes ties at most.
+    """
+    groups = values.shape[1] // _GROUP
+    if values.device.type != "cpu" or groups < 4 * count:
+        return values.topk(count, dim=1)
+    whole = groups * _GROUP
+    maxima = values[:, :whole].view(len(values), groups, _GROUP).amax(dim=2)
+    chosen = maxima.topk(count, dim=1, sorted=False).indices
+    inside = (chosen[:, :, None] * _GROUP + torch.arange(_GROUP)).flatten(1)
+    rest = torch.arange(whole, values.shape[1]).expand(len(values), -1)
+    columns = torch.cat([inside, rest], dim=1)
+    found, place = values.gather(1, columns).topk(count, dim=1)
+    return found, columns.gather(1, place)

@@ -109,6 +109,7 @@ def test_knn_segmentation__noise_does_no_better_than_the_background_alone(truth:
     found = segment_by_neighbours(bank, other, truth)
     background = truth.score(np.zeros((32, 32), np.int64) for _ in range(IMAGES))
     assert found.miou() < background.miou() + 0.05
+    assert found.single_class().miou() == background.miou()
 
 
 def test_knn_segmentation__votes_equal_the_plain_formula(truth: Truth) -> None:

@@ -11,7 +11,7 @@ import hjepa_eval.probes.search.engines as engines_module
 from hjepa_eval.errors import ProbeError
 from hjepa_eval.probes.knn import knn
 from hjepa_eval.probes.samples import Samples
-from hjepa_eval.probes.search.engines import Engine, choose_engine
+from hjepa_eval.probes.search.engines import Engine, choose_engine, largest
 from hjepa_eval.probes.search.search import nearest
 
 METRICS = ("cosine", "euclidean")
@@ -153,3 +153,13 @@ def test_gpu__k_above_the_limit_of_faiss_and_knn(digits: tuple[Samples, Samples]
     assert found.backend == "torch-cuda"
     assert (found.index == nearest(bank, queries, k=3000).index).all()
     assert knn(*digits, num_classes=10, device="cuda").scores == knn(*digits, num_classes=10).scores
+
+
+def test_largest__are_those_of_a_full_selection() -> None:
+    values = torch.randn(7, 64 * 40 + 13, generator=torch.Generator().manual_seed(0))
+    values[0, -1] = 9.0
+    for count in (1, 9):
+        expected = values.topk(count, dim=1)
+        found, columns = largest(values, count)
+        assert torch.equal(found, expected.values)
+        assert torch.equal(columns, expected.indices)
