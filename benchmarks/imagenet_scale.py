@@ -35,7 +35,7 @@ IMAGES, WIDTH, CLASSES, TEST, PART = 1_281_167, 384, 1000, 50_000, 20_000
 _BLOCK = 1 << 15
 
 
-def draw(file: Path, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def draw(file: Path, count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Write `count` features to `file` and return them as a memory map, with their labels."""
     labels = np.arange(count, dtype=np.int64) * 7919 % CLASSES
     spread = (np.arange(1, WIDTH + 1) ** -0.5).astype(np.float32)
@@ -43,7 +43,7 @@ def draw(file: Path, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]
     rows = np.lib.format.open_memmap(file, "w+", dtype=np.float32, shape=(count, WIDTH))
     for start in range(0, count, _BLOCK):
         own = labels[start : start + _BLOCK]
-        noise = np.random.default_rng((1, start)).standard_normal((len(own), WIDTH), dtype=np.float32)
+        noise = np.random.default_rng((seed, start)).standard_normal((len(own), WIDTH), dtype=np.float32)
         rows[start : start + len(own)] = (0.12 * means[own] + noise) * spread
     rows.flush()
     return np.load(file, mmap_mode="r"), labels
@@ -90,8 +90,8 @@ def main() -> None:
     options = parser.parse_args()
     count = int(options.share * IMAGES)
     with tempfile.TemporaryDirectory() as folder:
-        rows, labels = draw(Path(folder) / "train.npy", count)
-        shown, known = draw(Path(folder) / "test.npy", min(TEST, count))
+        rows, labels = draw(Path(folder) / "train.npy", count, 1)
+        shown, known = draw(Path(folder) / "test.npy", min(TEST, count), 2)
         test = Samples(np.array(shown), known)
         part = slice(0, min(options.part, count))
         small = [
