@@ -19,8 +19,10 @@ def steps(
     folder: Path, name: str, *, ranks: int = 2, parts: int = 1, backend: str = "", sections: Any = None, **train: Any
 ) -> list[dict[str, Any]]:
     """Return tensors and losses of every rank after five steps."""
-    accumulated = merge(ON_RANKS, {"train": {"accumulate": 2, **train}, "diagnostics": {"bank": 0}})
-    settings = json.dumps(merge(accumulated, sections or {}))
+    made = merge({**ON_RANKS, "diagnostics": {"bank": 0}}, {"train": {"accumulate": 2, **train}}, sections or {})
+    if made["train"].get("predicted_share") == 0:
+        del made["model"]["predictor"]  # Nothing reads its sizes.
+    settings = json.dumps(made)
     _, codes = finish(*rank_processes([SUPPORT / "rank_steps.py", settings, folder / name, 5, parts, backend], ranks))
     assert codes == [0] * ranks
     return [torch.load(folder / f"{name}.{rank}") for rank in range(ranks)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
-from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.config.settings import PredictorSettings, PretrainSettings
 from hjepa_pretrain.data.training_data import load_training_data
 from hjepa_pretrain.runs.files import run_transform
 from hjepa_pretrain.training.step import resolve_compile, step_loss
@@ -105,7 +105,9 @@ def test_step__the_target_follows_the_context_encoder_after_the_optimiser_step(c
 def test_step__whole_image_objectives_alone_need_no_target_pass(
     cifar10_sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = trainer(cifar10_sample, train={"predicted_share": 0.0, "whole_image": {"predict": 0.0}})
+    unread = {"predictor": PredictorSettings().model_dump()}  # Nothing reads its sizes.
+    train = {"predicted_share": 0.0, "whole_image": {"predict": 0.0}}
+    made = trainer(cifar10_sample, model=unread, train=train)
     monkeypatch.setattr(made.model.target_encoder, "forward", None)
     made.train_step(0.5)
     assert "level_0" not in made.terms
