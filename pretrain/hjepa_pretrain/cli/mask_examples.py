@@ -34,9 +34,10 @@ def draw_mask_examples(run: Path, places: NDArray[np.int64]) -> tuple[MaskExampl
         CheckpointError: the run's `config.json` cannot be read.
     """
     from hjepa_pretrain.checks import build_settings
+    from hjepa_pretrain.config.unread import as_recorded
 
     try:
-        settings = build_settings(read_run_config(run).get("settings", {}), str(run))
+        settings = build_settings(as_recorded(read_run_config(run).get("settings", {})), str(run))
         if not settings.train.predicted_share:
             return None, NO_TOKENS
         drawn = _draw(settings, places)

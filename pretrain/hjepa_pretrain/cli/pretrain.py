@@ -280,6 +280,7 @@ def _settings_of(
     from hjepa_pretrain.cli.learners import find_learner, load_learner
     from hjepa_pretrain.config.flat_keys import from_flat
     from hjepa_pretrain.config.learners import learner_settings
+    from hjepa_pretrain.config.unread import as_recorded
 
     if not (run_dir / "config.json").is_file():
         raise CheckpointError(f"{run_dir} holds no run to go on with; it has no config.json")
@@ -292,4 +293,4 @@ def _settings_of(
     if "task" in written:
         return learner_settings(merge(written, parse_assignments(given), flags), str(run_dir))
     assigned = from_flat(parse_assignments(given), source="--set")
-    return build_settings(merge(written, assigned, flags), str(run_dir))
+    return build_settings(merge(as_recorded(written), assigned, flags), str(run_dir))

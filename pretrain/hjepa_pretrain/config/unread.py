@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -119,9 +119,23 @@ def without_unread(written: Mapping[str, Any], given: Mapping[str, Any], assigne
     except ValidationError:  # Said elsewhere, with its source.
         return dict(written)
     modes = [mode for mode in MODES if mode.chosen(after) and not mode.chosen(before)]
+    return _without_keys_of(modes, written, kept=assigned)
+
+
+def as_recorded(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a run's settings what nothing read: earlier versions accepted it, and their runs go on."""
+    try:
+        settings = PretrainSettings.model_validate(dict(written))
+    except ValidationError:  # Said elsewhere, with its source.
+        return dict(written)
+    return _without_keys_of([mode for mode in MODES if mode.chosen(settings)], written, kept={})
+
+
+def _without_keys_of(modes: Sequence[Mode], written: Mapping[str, Any], *, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings without what is unread in `modes`, but for what `kept` gives."""
     left: dict[str, Any] = dict(written)
     for key in {key for mode in modes for key in mode.unread}:
-        if not _holds(assigned, key.split(".")):
+        if not _holds(kept, key.split(".")):
             left = _without(left, key.split("."))
     return left
 

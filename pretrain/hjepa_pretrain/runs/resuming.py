@@ -11,6 +11,7 @@ import torch
 from hjepa_eval.errors import TrainingError, first_few
 from hjepa_eval.extraction.inference import can_compile
 from hjepa_eval.features.fingerprint import differences
+from hjepa_pretrain.config.unread import as_recorded
 from hjepa_pretrain.distributed.processes import ProcessGroup
 from hjepa_pretrain.runs.checkpoint import Checkpoint, folder, list_checkpoints, newest_checkpoint, read_checkpoint
 
@@ -101,8 +102,9 @@ def check_same(run_dir: Path, old: Mapping[str, Any], new: Mapping[str, Any]) ->
     Raises:
         TrainingError: they differ; the first differences are shown.
     """
+    before, now = ({**config, "settings": as_recorded(config.get("settings") or {})} for config in (old, new))
     parts = ("settings", "dataset", "encoder")
-    changed = differences({key: old.get(key) for key in parts}, {key: new[key] for key in parts})
+    changed = differences({key: before.get(key) for key in parts}, {key: now[key] for key in parts})
     changed = [change for change in changed if not change.startswith(tuple(f"settings.{name}:" for name in _FREE))]
     if changed:
         raise TrainingError(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.settings import PretrainSettings
-from hjepa_pretrain.config.unread import MODES
+from hjepa_pretrain.config.unread import MODES, as_recorded
 
 from hjepa_eval.config import merge, parse_assignments
 from hjepa_eval.errors import ConfigError
@@ -116,3 +116,15 @@ def test_settings__modes_and_keys_are_those_that_are_tried() -> None:
 def test_settings__that_are_no_finite_numbers_are_refused(value: str) -> None:
     with pytest.raises(ConfigError, match=r"train\.(lr|weight_decay)"):
         built(f"train.lr={value}", f"train.weight_decay={value}")
+
+
+def test_as_recorded__runs_of_before_go_on_without_what_nothing_reads() -> None:
+    written = {
+        "model": {"predictor": {"depth": 2}},
+        "train": {"predicted_share": 0, "whole_image": {"variance": 1.0}, "loss": "mse", "loss_beta": 3.0},
+    }
+    assert as_recorded(written) == {
+        "model": {"predictor": {}},
+        "train": {"predicted_share": 0, "whole_image": {"variance": 1.0}, "loss": "mse"},
+    }
+    assert as_recorded({"model": {"predictor": {"depth": 2}}}) == {"model": {"predictor": {"depth": 2}}}
