@@ -121,10 +121,10 @@ def test_settings__that_are_no_finite_numbers_are_refused(value: str) -> None:
 def test_as_recorded__runs_of_before_go_on_without_what_nothing_reads() -> None:
     written = {
         "model": {"predictor": {"depth": 2}},
-        "train": {"predicted_share": 0, "whole_image": {"variance": 1.0}, "loss": "mse", "loss_beta": 3.0},
+        "train": {"predicted_share": 0, "whole_image": {"variance": 1.0}, "loss_beta": 3.0},
     }
     assert as_recorded(written) == {
         "model": {"predictor": {}},
-        "train": {"predicted_share": 0, "whole_image": {"variance": 1.0}, "loss": "mse"},
+        "train": {"predicted_share": 0, "whole_image": {"variance": 1.0}},
     }
     assert as_recorded({"model": {"predictor": {"depth": 2}}}) == {"model": {"predictor": {"depth": 2}}}
