@@ -288,12 +288,14 @@ def test_ranks__more_of_them_than_gpus_are_refused_before_they_meet() -> None:
 
 
 def test_tf32__convolutions_use_it_by_choice_only() -> None:
-    conv: Any = torch.backends.cudnn.conv
-    before = conv.fp32_precision
+    cudnn: Any = torch.backends.cudnn
+    before = (cudnn.allow_tf32, cudnn.conv.fp32_precision)
     with devices.float32_products("fp32"):
-        assert conv.fp32_precision == "ieee"
+        assert not cudnn.allow_tf32
+        assert cudnn.conv.fp32_precision != "tf32"
     with devices.float32_products("tf32"):
-        assert conv.fp32_precision == "tf32"
-    assert conv.fp32_precision == before
+        assert cudnn.allow_tf32
+        assert cudnn.conv.fp32_precision == "tf32"
+    assert (cudnn.allow_tf32, cudnn.conv.fp32_precision) == before
     with pytest.raises(ConfigError, match="tf32 needs an NVIDIA GPU"):
         devices.resolve_precision("tf32", "cpu")

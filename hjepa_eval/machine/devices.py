@@ -142,15 +142,19 @@ def float32_products(precision: str = "fp32") -> Iterator[None]:
     fast = precision == "tf32"
     if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch 2.9 and later
         name, on, off = "fp32_precision", "tf32", "ieee"
-        switches = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
+        switches, operators = [backends.cuda.matmul, backends.mkldnn.matmul], [backends.cudnn.conv, backends.cudnn.rnn]
     else:
         name, on, off = "allow_tf32", cast(Any, True), cast(Any, False)
-        switches = [backends.cuda.matmul, backends.cudnn]
-    before = [getattr(switch, name) for switch in switches]
+        switches, operators = [backends.cuda.matmul], [backends.cudnn]
+    before = [getattr(switch, name) for switch in (*switches, *operators)]
     try:
         for switch in switches:
-            setattr(switch, name, on if fast and switch is not backends.mkldnn.matmul else off)
+            setattr(switch, name, on if fast and switch is backends.cuda.matmul else off)
+        # By the older switch: torch.export reads it, and torch raises where the newer ones were set and it was not.
+        backends.cudnn.allow_tf32 = fast
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            setattr(switch, name, value)
+        backends.cudnn.allow_tf32 = before[-1] in ("tf32", True)
+        for switch, value in zip((*switches, *operators), before, strict=True):
+            if getattr(switch, name) != value:
+                setattr(switch, name, value)
