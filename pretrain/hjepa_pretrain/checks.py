@@ -34,7 +34,20 @@ def load_settings(
     written = without_rivals(from_flat(read_yaml(path), source=str(path)), assigned)
     more = merge(environment_values(PretrainSettings), assigned, flags or {})
     written = without_unread(written, merge(written, more), more)
+    if "cell_coverage" not in more.get("masking", {}):
+        written = _without_idle_coverage(written, more)
     return build_settings(merge(written, more), f"{path} and options")
+
+
+def _without_idle_coverage(written: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave a file's `masking.cell_coverage` out where the masks that are asked for hide whole cells or none."""
+    left = dict(written)
+    masking = left.get("masking")
+    if isinstance(masking, Mapping) and "cell_coverage" in masking and "type" in more.get("masking", {}):
+        settings = build(PretrainSettings, merge(written, more), "settings")
+        if _hides_whole_cells(settings.masking, encoder_shape(settings).grid, settings.model.num_hierarchies):
+            left["masking"] = {name: value for name, value in masking.items() if name != "cell_coverage"}
+    return left
 
 
 def build_settings(values: Mapping[str, Any], source: str) -> PretrainSettings:

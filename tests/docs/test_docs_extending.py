@@ -23,10 +23,11 @@ DRIVER = """
 import json, sys
 import {program}
 print({program}.__file__)
-for arguments in json.loads(sys.argv[1]):
+for arguments in json.loads(sys.argv.pop()):
     print("$", *arguments, flush=True)
     try:
-        {program}.main(arguments)
+        sys.argv[1:] = arguments
+        {program}.main()
     except SystemExit as stop:
         assert stop.code == 0, (arguments, stop.code)
 """

@@ -24,7 +24,8 @@ def test_models__one_encoder_as_a_table(hjepa) -> None:
     assert [line[LAST_COLUMN:].strip() for line in lines[1:2]] == ["ms/image"]
     assert all(float(line[LAST_COLUMN:].partition("±")[0]) > 0 for line in lines[2:5])
     assert lines[5:7] == [
-        "readouts and their widths: mean 192, max 192, cls 192, grid 768, tokens 12288/3072/768",
+        "readouts and their widths: mean 192, max 192, cls 192, cls_mean 384, last4 192/384/576, grid 768, "
+        "tokens 12288/3072/768",
         "parameters and GFLOP from the image up to that level alone; a multiply-add is 2 FLOP, elementwise work is 0",
     ]
     assert re.fullmatch(
@@ -39,7 +40,7 @@ def test_models__one_encoder_as_json(hjepa) -> None:
     assert looked["image_size"] == 224
     assert looked["gflop"] == looked["levels"][3]["gflop"] == 3.627122688
     assert [level["parameters"] for level in looked["levels"]] == [157_504, 683_072, 2_782_784, 11_176_512]
-    assert looked["levels"][0]["readouts"] == {"mean": 64, "max": 64, "grid": 256, "tokens": 56 * 56 * 64}
+    assert looked["levels"][0]["readouts"] == {"mean": 64, "max": 64, "last4": 64, "grid": 256, "tokens": 56 * 56 * 64}
     assert all(level["milliseconds"] > 0 for level in looked["levels"])
     assert looked["milliseconds"] > 0
     assert looked["timed"].keys() == {"device", "hardware", "threads", "precision", "batch", "steady"}

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from hjepa_eval.encoders import handle as handle_module
-from hjepa_eval.encoders import load_encoder, precision
+from hjepa_eval.encoders import load_encoder
 from hjepa_eval.encoders.costs import encoder_costs
 from hjepa_eval.encoders.handle import EncoderHandle, open_encoder
 from hjepa_eval.evaluation.models import costs as level_costs_module
 from hjepa_eval.evaluation.models.costs import LevelCosts, level_costs
 from hjepa_eval.extraction import timing as timing_module
+from hjepa_eval.machine import devices
 
 TINY = "random:vit_tiny_patch2_8?taps=1,2"
 KNN = ("knn", "--model", TINY, "--dataset", "digits", "--max-samples", 60, "--precision", "fp32", "--json")
@@ -203,7 +204,7 @@ def test_records__what_gflop_leave_out_is_said(hjepa) -> None:
 
 
 def test_hardware_name__is_what_the_system_calls_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_CPU_INFO", tmp_path / "cpuinfo")
-    assert precision.hardware_name("cpu"), "a system without such a file has another name for it"
+    monkeypatch.setattr(devices, "_CPU_INFO", tmp_path / "cpuinfo")
+    assert devices.hardware_name("cpu"), "a system without such a file has another name for it"
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Quick: 9\nmodel name\t: Quick: 9\n")
-    assert precision.hardware_name("cpu") == "Quick: 9"
+    assert devices.hardware_name("cpu") == "Quick: 9"

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hjepa_pretrain.config.settings import PretrainSettings
+from hjepa_pretrain.checks import load_settings
 from hjepa_pretrain.loop import pretrain
 from numpy.typing import NDArray
 
-from hjepa_eval.config import find_preset, load
 from hjepa_eval.datasets import load_dataset
 from hjepa_eval.datasets.images import stack_images
 from hjepa_eval.encoders.kinds.run import load_run
@@ -21,9 +20,7 @@ from hjepa_eval.metrics.linear_map import linear_map_r2
 
 def trained_readouts(folder: Path, *assignments: str) -> list[NDArray[np.float32]]:
     """Return the mean token of every level of a trained encoder, for all train digits."""
-    settings = load(
-        PretrainSettings, config=find_preset("digits", "pretrain"), assignments=["train.minutes=null", *assignments]
-    )
+    settings = load_settings("digits", ["train.minutes=null", *assignments])
     dataset = load_dataset("digits", "train")
     pretrain(settings, dataset, run_dir=folder)
     encoder = load_run(folder, {}).eval()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.geometry import resolve_geometry
+from hjepa_pretrain.config.settings import PredictorSettings
 from hjepa_pretrain.data.training_data import load_training_data
 from hjepa_pretrain.diagnostics.alarms import Alarms
 from hjepa_pretrain.diagnostics.measuring import _summary, mask_summary, measure_levels, step_gflop
@@ -104,12 +105,13 @@ def test_step_gflop__is_that_of_a_real_step_and_touches_nothing(reads: list[int]
 
 
 def test_step_gflop__counts_encoders_with_stages() -> None:
-    stages = {
+    stages: dict[str, Any] = {
         "model": {"encoder_type": "test_resnet", "encoder_depth": None, "mask_mode": "zero"},
         "masking": {"context_tokens": 24},
         "data": {"image_size": 32, "augmentation": "asym+global"},
         "train": {"predicted_share": 0, "whole_image": {"contrast": 1.0}},
     }
+    stages["model"]["predictor"] = PredictorSettings().model_dump()  # Nothing reads its sizes.
     assert step_gflop(trainer(**stages)) > 0
 
 

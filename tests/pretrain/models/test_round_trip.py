@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hjepa_pretrain import loop
+from hjepa_pretrain import loop, tasks
 from hjepa_pretrain.checks import build_settings
 from hjepa_pretrain.config.settings import PretrainSettings
 from hjepa_pretrain.training.trainer import Trainer
@@ -46,7 +46,7 @@ def test_run__of_every_size_gives_evaluation_the_features_that_it_trained(
             super().__init__(*arguments, **options)
             made.append(self)
 
-    monkeypatch.setattr(loop, "Trainer", Kept)
+    monkeypatch.setattr(tasks, "Trainer", Kept)
     loop.pretrain(settings(size), load_dataset("digits", "train"), run_dir=tmp_path / "run")
     trained, images = made[0].model.eval(), torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     features = {}

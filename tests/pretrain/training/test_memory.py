@@ -136,6 +136,7 @@ def test_memory__a_vit_base_is_what_the_documents_say() -> None:
         ("predictor", 19.7),
         ("heads", 1.8),
         ("projector", 0.0),
+        ("crop_heads", 0.0),
     ]
     assert round(sum(part.trainable for part in parts) / 1e6) == 107
     assert parts[1].trainable == 0
