@@ -98,9 +98,7 @@ def _heat_map(profile: Profile, levels: Sequence[LevelProfile], beaten: Sequence
             best = [score for level in other.levels if (score := _of(level, factor)) is not None]
             row.append_text(_cell(max(best, key=lambda score: score.value, default=None), star=" "))
         yield row + Text(f"  chance {100 * known[0].chance:.0f}" if sign else "", "dim")
-    yield Text(
-        "colour: the way from chance to all; *: the best level, told from the next by a paired test (Holm)", "dim"
-    )
+    yield Text("colour: from chance to all; *: the best level, told from the next (paired test, Holm)", "dim")
 
 
 def _of(level: LevelProfile, factor: str) -> FactorScore | None:

@@ -43,8 +43,8 @@ _SEED = re.compile(r"seed[-_=]?\d+")
 # Of levels, checkpoints, seeds and models: how items come to be in one group, in words for a cell that has too few.
 ACROSS = {
     "levels": "levels of one model",
-    "checkpoints": "checkpoints of one run (RUN/checkpoints/step-N, RUN) at one level",
-    "seeds": "seeds of one model (--seed, or names that differ in seed-N alone) at one level",
+    "checkpoints": "checkpoints of one run at one level (RUN/checkpoints/step-N)",
+    "seeds": "seeds of one model at one level (--seed, or names with seed-N)",
     "models": "models, each at its last level",
 }
 

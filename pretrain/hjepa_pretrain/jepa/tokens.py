@@ -132,11 +132,6 @@ class TokenJEPA(Learner):
         self.ema = EmaSchedule(base=momentum, end=momentum_end)
         self.ratio, self.mask_level, self.weights = mask_ratio, mask_level, (prediction, contrast)
 
-    @property
-    def level_names(self) -> tuple[str, ...]:
-        """What the cells of each level are."""
-        return self.encoder.tokens.names
-
     def train(self, mode: bool = True) -> TokenJEPA:
         """Set the mode; the moving average stays in evaluation mode."""
         super().train(mode)
