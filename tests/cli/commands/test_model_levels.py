@@ -34,6 +34,7 @@ def test_models__one_encoder_as_a_table(hjepa) -> None:
     )
 
 
+@pytest.mark.slow
 def test_models__one_encoder_as_json(hjepa) -> None:
     looked = json.loads(hjepa("models", "random:resnet18", "--json").out)
     assert looked["parameters"] == 11_176_512

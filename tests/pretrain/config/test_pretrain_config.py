@@ -302,7 +302,14 @@ CHEAP = {
 }
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+# Two steps of these are still a third of a minute and more each.
+LARGE = ("as_documented", "cifar10_h100", "cifar100_h100", "flat_ijepa_cifar10_h100", "imagenet1k", "imagenette_h100")
+
+
+@pytest.mark.parametrize(
+    "preset",
+    [pytest.param(path, marks=pytest.mark.slow if path.stem in LARGE else (), id=path.stem) for path in PRESETS],
+)
 def test_presets__run_two_steps(preset: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     comment = "".join(line for line in preset.read_text().splitlines() if line.startswith("# "))
     assert comment.startswith(("# hjepa pretrain --config configs/pretrain/", "# torchrun"))
