@@ -102,6 +102,7 @@ def test_rehearsal__a_step_has_the_cpus_losses_and_waits_for_nothing(name: str, 
     assert measured == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_rehearsal__a_run_that_goes_on_has_the_same_bits(tmp_path: Path, pretend: Callable[[], Any]) -> None:
     changes = {"train": {"checkpoint_interval": 2, "log_interval": 2, "device": "cuda"}, "diagnostics": {"bank": 0}}
     settings, dataset = settings_of(**changes), load_dataset("digits", "train")

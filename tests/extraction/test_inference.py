@@ -56,6 +56,7 @@ def test_inference__a_batch_without_readable_images_has_no_rows(encoder: Encoder
     assert [tuple(level.shape) for level in found["mean"]] == [(0, 192)] * 3
 
 
+@pytest.mark.slow
 def test_inference__compiled_features_are_the_eager_ones_for_short_batches_too(
     encoder: Encoder, images: torch.Tensor
 ) -> None:

@@ -227,6 +227,7 @@ def test_ctrl_c__in_a_real_terminal_gives_the_cursor_back_and_advice(cifar10_sam
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
 
 
+@pytest.mark.slow
 def test_demo__has_its_report_beside_the_run_and_its_records_below(hjepa, page, monkeypatch) -> None:
     # The demo's own settings, on fewer images and after fewer steps.
     given_values = request.given_values

@@ -86,6 +86,7 @@ def test_pretrain__a_killed_rank_ends_all_and_resume_gives_the_undisturbed_run(
     assert_same_run(undisturbed, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_pretrain__under_torchrun_a_killed_rank_ends_all_and_resume_gives_the_undisturbed_run(
     undisturbed: Path, config: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_pretrain__ctrl_c_on_one_rank_stops_all_after_a_checkpoint(
     assert_same_run(undisturbed, run)
 
 
+@pytest.mark.slow
 def test_pretrain__goes_on_with_other_numbers_of_ranks_and_other_ways_to_hold_weights(
     undisturbed: Path, config: Path, tmp_path: Path
 ) -> None:
