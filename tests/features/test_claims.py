@@ -109,3 +109,4 @@ def test_stay__counts_its_uses_and_keeps_others_from_removing(tmp_path: Path) ->
 def test_stay__of_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "claims").touch()
     stay(tmp_path / "features" / "digits" / "train" / "abc")()
+    assert [path.name for path in tmp_path.iterdir()] == ["claims"], "and nothing is left"

@@ -11,6 +11,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
+import torch
 from hjepa_pretrain.runs.files import read_summary
 
 from hjepa_eval.cli import main
@@ -51,9 +52,11 @@ def test_load_run__a_summary_without_a_sum_or_no_summary_at_all_is_taken_as_it_i
     summary = json.loads(path.read_bytes())
     del summary["sha256"]
     path.write_text(json.dumps(summary))
-    load_run(finished, {})
+    weights = load_run(finished, {}).state_dict()
     path.unlink()
-    load_run(finished, {})
+    again = load_run(finished, {}).state_dict()
+    assert weights
+    assert all(torch.equal(tensor, again[name]) for name, tensor in weights.items())
 
 
 def test_summary__one_number_that_was_changed_is_no_finished_run(finished: Path) -> None:
